@@ -1,0 +1,84 @@
+"""Builds the two compiled modules: ``_ops`` (libtorch stable ABI) and ``_codec`` (no torch)."""
+
+import glob
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+
+import torch
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+TORCH = pathlib.Path(torch.__file__).parent
+CXX = ["-std=c++20", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-g0"]
+# Torch 2.11 is the oldest whose stable ABI holds all that the bindings call.
+STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
+NVCC = [
+    *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC", "-Xptxas=-v,-warn-spills,-warn-lmem-usage"),
+    *("-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_80,code=sm_80"),
+    "-gencode=arch=compute_80,code=compute_80",
+]
+
+
+def headers(*folders):
+    """Returns the headers of the folders, which the sdist and rebuilds must follow."""
+    names = ("*.h", "*.inl", "*.cuh")
+    return [p for f in folders for n in names for p in sorted(glob.glob(f"csrc/{f}/{n}"))]
+
+
+def nvcc():
+    """Returns the CUDA compiler, or None where there is none or SPARSEFL_NO_CUDA=1 forbids it."""
+    if os.environ.get("SPARSEFL_NO_CUDA") == "1":
+        return None
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
+
+
+class BuildExt(build_ext):
+    """Adds nvcc's objects to ``_ops`` and names it without a Python tag: it is no Python module."""
+
+    def get_ext_filename(self, name):
+        if name.endswith("_ops"):
+            return os.path.join(*name.split(".")) + ".so"
+        return super().get_ext_filename(name)
+
+    def build_extension(self, extension):
+        compiler = nvcc()
+        if extension.name.endswith("_ops") and compiler and extension.cuda:
+            os.makedirs(self.build_temp, exist_ok=True)
+            for source in extension.cuda:
+                target = os.path.join(self.build_temp, pathlib.Path(source).stem + ".cu.o")
+                subprocess.run([compiler, *NVCC, "-Icsrc", "-c", source, "-o", target], check=True)
+                extension.extra_objects.append(target)
+            extension.sources += ["csrc/bindings/ops_cuda.cpp"]
+            extension.include_dirs += [str(pathlib.Path(compiler).resolve().parents[1] / "include")]
+            extension.extra_link_args += [
+                f"-L{pathlib.Path(compiler).resolve().parents[1] / 'lib64'}",
+                *("-lcudart_static", "-lrt", "-ldl", "-lpthread"),
+            ]
+        super().build_extension(extension)
+
+
+ops = Extension(
+    "sparsefl._ops",
+    sources=["csrc/bindings/ops_cpu.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))],
+    depends=headers("cpu", "bindings", "cuda"),
+    include_dirs=["csrc", str(TORCH / "include"), str(TORCH / "include/torch/csrc/api/include")],
+    extra_compile_args=[*CXX, *STABLE],
+    library_dirs=[str(TORCH / "lib")],
+    extra_link_args=["-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"],
+)
+ops.cuda = sorted(glob.glob("csrc/cuda/*.cu"))
+codec = Pybind11Extension(
+    "sparsefl._codec",
+    sources=["csrc/bindings/codec.cpp", *sorted(glob.glob("csrc/codec/*.cpp"))],
+    depends=headers("codec", "bindings"),
+    include_dirs=["csrc"],
+    extra_compile_args=CXX,
+    cxx_std=20,
+)
+with ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() if platform else 1):
+    setup(ext_modules=[ops, codec], cmdclass={"build_ext": BuildExt})
