@@ -1,0 +1,52 @@
+# Each target sets up its own .venv when there is none, or when a file it was made from has changed.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+BUILD_INPUTS := setup.py pyproject.toml $(shell find csrc -type f)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A virtual environment names its own folder in its scripts: one that was moved or copied is made anew.
+$(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c '' 2>/dev/null \
+	|| rm -f $(VENV)/.dependencies $(VENV)/.built)
+
+.PHONY: demo test test-full bench lint format clean
+
+demo: $(VENV)/.built .data/.fetched
+	$(RUN) -m sparsefl.cli compare --out demo
+
+# Only here are warnings of our own C++ errors: another compiler's new warning must not stop a user.
+test test-full: export CFLAGS += -Werror
+test: $(VENV)/.built .data/.fetched
+	tools/test.sh
+
+test-full: $(VENV)/.built .data/.fetched
+	tools/test.sh --full
+
+bench: $(VENV)/.built
+	$(RUN) -m sparsefl.cli bench --json bench/results/local.json
+
+lint: $(VENV)/.dependencies
+	tools/lint.sh
+
+format: $(VENV)/.dependencies
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	find csrc -type f | xargs -r $(VENV)/bin/clang-format -i
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)/.built sparsefl/_*.so
+
+$(VENV)/.dependencies: pyproject.toml constraints.txt tools/create_venv.sh
+	tools/create_venv.sh "$(PYTHON)" $(VENV)
+	echo "$(CURDIR)" > $@
+
+$(VENV)/.built: $(VENV)/.dependencies $(BUILD_INPUTS)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+# Without the data set the demo runs on the digits that the package ships, so a failed fetch is no error.
+.data/.fetched: tools/fetch_fashion_mnist.sh
+	mkdir -p .data
+	tools/fetch_fashion_mnist.sh && touch $@ \
+		|| echo "Fashion-MNIST is not to be had here: the demo falls back to the UCI digits."

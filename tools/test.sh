@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs all checks in the virtual environment that `make` set up. --full adds the tests marked slow.
+# Its last line is "N passed, N failed, N skipped", summed over all pytest runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+reports=build/reports
+rm -rf "$reports"
+mkdir -p "$reports"
+
+select=(-m "not slow")
+[ "${1:-}" = "--full" ] && select=()
+
+summary() {
+  $python - "$reports" <<'PY'
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+for report in pathlib.Path(sys.argv[1]).glob("*.xml"):
+    for suite in ElementTree.parse(report).iter("testsuite"):
+        for key in total:
+            total[key] += int(suite.get(key, 0))
+failed = total["failures"] + total["errors"]
+print(f"{total['tests'] - failed - total['skipped']} passed, {failed} failed, {total['skipped']} skipped")
+PY
+}
+trap summary EXIT
+
+suite() {
+  local name=$1
+  shift
+  echo "--- $name"
+  $python -m pytest -q --durations=5 --junitxml="$reports/$name.xml" "${select[@]}" "$@"
+}
+
+echo "--- lint"
+tools/lint.sh
+echo "--- CUDA"
+tools/compile_cuda.sh
+suite all
+best=$($python -c 'from sparsefl.ops import isa; print(isa())')
+for isa in scalar avx2 avx512; do
+  [ "$isa" = "$best" ] && continue
+  if [ "$(SPARSEFL_ISA=$isa $python -c 'from sparsefl.ops import isa; print(isa())' 2>/dev/null)" != "$isa" ]; then
+    echo "--- $isa: this machine lacks it"
+    continue
+  fi
+  SPARSEFL_ISA=$isa suite "isa-$isa" tests/ops tests/codec
+done
