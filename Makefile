@@ -16,7 +16,7 @@ demo: $(VENV)/.built .data/.fetched
 	$(RUN) -m sparsefl.cli compare --out demo
 
 # Only here are warnings of our own C++ errors: another compiler's new warning must not stop a user.
-test test-full: export CFLAGS += -Werror
+test test-full: export CPPFLAGS += -Werror
 test: $(VENV)/.built .data/.fetched
 	tools/test.sh
 
