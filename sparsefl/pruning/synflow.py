@@ -1,0 +1,105 @@
+"""SynFlow: data-free pruning at initialisation by synaptic flow.
+
+Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving
+synaptic flow", NeurIPS 2020, arXiv 2006.05467; algorithm 1 with the exponential schedule.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sparsefl.pruning._prunable import (
+    check_density,
+    keep_largest,
+    prunable_weights,
+    split_masks,
+)
+
+
+def synflow(
+    model: nn.Module, density: float, example_input: Tensor, iterations: int = 100
+) -> dict[str, Tensor]:
+    """Keep the ``round(density * N)`` weights that carry most synaptic flow, over all layers.
+
+    With ``R = sum(f(1; |theta * M|))`` the score of a weight is ``|dR/dtheta * theta|``. Iteration
+    ``i`` of ``n`` keeps the ``round(density**(i/n) * N)`` best, globally; equal scores go to the
+    lowest index (layers in module order, row-major within one); a pruned weight never returns.
+
+    The flow is computed on a float64 copy in eval mode, on the CPU or wherever the model is, with
+    *every* parameter and floating-point buffer replaced by its absolute value and one sample of
+    ones as input. float64 because float32 overflows in deep nets (R is 3e22 for VGG-16 at its
+    initialisation). Running means of batch norm are 0 at initialisation, where this is meant to
+    be used; in a trained model their absolute value is subtracted, so that flow may turn negative
+    and end in a ReLU.
+
+    Run it on weights drawn from a continuous distribution (Kaiming normal, say): on constant
+    magnitudes the scores of a layer are tied, and the choice by index drops whole layers.
+
+    Args:
+        model: Plain torch model; left untouched.
+        density: Share of weights kept over all linear and convolution layers, in (0, 1].
+        example_input: ``[batch, ...]``; only the shape of one sample is used.
+        iterations: Steps of the schedule. With a single one layers collapse at low densities.
+
+    Returns:
+        ``{parameter name: bool tensor of the weight's shape}``.
+
+    Raises:
+        TypeError: if an argument is of the wrong type, or the model's output is no tensor.
+        ValueError: if ``density`` or ``iterations`` is out of range, there is nothing to prune,
+            or the scores are not finite.
+    """
+    check_density(density)
+    if not isinstance(example_input, Tensor):
+        raise TypeError(f"example_input must be a tensor, got {type(example_input).__name__}")
+    if example_input.dim() < 1 or example_input.shape[0] < 1:
+        raise ValueError(f"example_input needs a batch of samples, got {list(example_input.shape)}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    weights = prunable_weights(model)
+    flow = _absolute_copy(model)
+    theta = list(prunable_weights(flow).values())
+    ones = torch.ones((1, *example_input.shape[1:]), dtype=torch.float64, device=theta[0].device)
+    total = sum(weight.numel() for weight in theta)
+    keep = torch.ones(total, dtype=torch.bool, device=theta[0].device)
+    for step in range(1, iterations + 1):
+        share = density if step == iterations else density ** (step / iterations)
+        scores = _flow_scores(flow, theta, ones).masked_fill_(~keep, -1.0)
+        keep = keep_largest(scores, round(share * total))
+        _apply(keep, theta)
+    return split_masks(keep, weights)
+
+
+def _absolute_copy(model: nn.Module) -> nn.Module:
+    """Copy the model in float64 and eval mode, parameters and buffers absolute."""
+    flow = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        for tensor in (*flow.parameters(), *flow.buffers()):
+            if tensor.dtype is not torch.bool:
+                tensor.abs_()
+    return flow.requires_grad_(True)
+
+
+def _flow_scores(flow: nn.Module, theta: list[nn.Parameter], ones: Tensor) -> Tensor:
+    """Score every weight by ``|dR/dtheta * theta|``, flat in the weights' order."""
+    with torch.enable_grad():
+        output = flow(ones)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the model's output must be a tensor, got {type(output).__name__}")
+        gradients = torch.autograd.grad(output.sum(), theta, allow_unused=True)
+    pieces = [
+        torch.zeros_like(weight) if gradient is None else (gradient * weight).abs()
+        for gradient, weight in zip(gradients, theta, strict=True)
+    ]
+    scores = torch.cat([piece.detach().flatten() for piece in pieces])
+    if not bool(scores.isfinite().all()):
+        raise ValueError("synaptic flow is not finite: weights hold NaN, or overflow float64")
+    return scores
+
+
+def _apply(keep: Tensor, theta: list[nn.Parameter]) -> None:
+    """Zero the pruned weights of the copy, in place."""
+    with torch.no_grad():
+        for weight, piece in zip(theta, keep.split([w.numel() for w in theta]), strict=True):
+            weight.mul_(piece.view_as(weight))

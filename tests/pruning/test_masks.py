@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from sparsefl.pruning import erdos_renyi, magnitude, random
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 50))
+
+
+def kept(masks):
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def test_magnitude_keeps_the_largest_of_all_layers():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].weight.data = torch.tensor([[0.1, -5.0], [2.0, 0.2]])
+    model[1].weight.data = torch.tensor([[3.0, -0.3]])
+    masks = magnitude(model, 0.5)
+    assert masks["0.weight"].tolist() == [[False, True], [True, False]]
+    assert masks["1.weight"].tolist() == [[True, False]]
+
+
+def test_magnitude_by_layer_keeps_the_share_of_each():
+    masks = magnitude(net(), 0.25, scope="layer")
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+        "0.weight": round(0.25 * 216),
+        "3.weight": round(0.25 * 14400),
+    }
+
+
+def test_random_masks_repeat_with_the_seed_and_differ_without():
+    a, b, c = random(net(), 0.1, seed=4), random(net(), 0.1, seed=4), random(net(), 0.1, seed=5)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["3.weight"], c["3.weight"])
+    assert int(a["3.weight"].sum()) == 1440
+
+
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("kernel", [True, False], ids=["erk", "er"])
+def test_erdos_renyi_meets_the_density_and_keeps_small_layers_denser(density, kernel):
+    masks = erdos_renyi(net(), density, kernel=kernel)
+    total = sum(mask.numel() for mask in masks.values())
+    assert abs(kept(masks) - density * total) <= len(masks)
+    share = {name: mask.float().mean().item() for name, mask in masks.items()}
+    assert share["0.weight"] >= share["3.weight"]
+
+
+def test_erdos_renyi_layer_counts_follow_the_formula():
+    model = nn.Sequential(nn.Linear(100, 300), nn.Linear(300, 10))
+    masks = erdos_renyi(model, 0.02)
+    first, second = (int(mask.sum()) for mask in masks.values())
+    assert first / second == pytest.approx(400 / 310, rel=0.01)
+
+
+def test_bad_scope_and_density_are_named():
+    with pytest.raises(ValueError, match="scope"):
+        magnitude(net(), 0.5, scope="row")
+    with pytest.raises(ValueError, match="density"):
+        random(net(), 0.0)
