@@ -3,10 +3,11 @@
 import glob
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
+import sysconfig
 
+import pybind11
 import torch
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import Extension, setup
@@ -14,10 +15,14 @@ from setuptools.command.build_ext import build_ext
 
 TORCH = pathlib.Path(torch.__file__).parent
 CXX = ["-std=c++20", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-g0"]
+# As system headers, so that -Werror is for our own code only.
+FOREIGN = [TORCH / "include", pybind11.get_include(), sysconfig.get_path("include")]
+CXX += [f"-isystem{folder}" for folder in FOREIGN]
 # Torch 2.11 is the oldest whose stable ABI holds all that the bindings call.
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 NVCC = [
-    *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC", "-Xptxas=-v,-warn-spills,-warn-lmem-usage"),
+    *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC"),
+    "-Xptxas=-v,-warn-spills,-warn-lmem-usage",
     *("-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_80,code=sm_80"),
     "-gencode=arch=compute_80,code=compute_80",
 ]
@@ -41,11 +46,13 @@ class BuildExt(build_ext):
     """Adds nvcc's objects to ``_ops`` and names it without a Python tag: it is no Python module."""
 
     def get_ext_filename(self, name):
+        """Returns a module's path, for ``_ops`` one without a tag of the Python version."""
         if name.endswith("_ops"):
             return os.path.join(*name.split(".")) + ".so"
         return super().get_ext_filename(name)
 
     def build_extension(self, extension):
+        """Compiles the CUDA sources where nvcc is found, then the rest as usual."""
         compiler = nvcc()
         if extension.name.endswith("_ops") and compiler and extension.cuda:
             os.makedirs(self.build_temp, exist_ok=True)
@@ -66,7 +73,7 @@ ops = Extension(
     "sparsefl._ops",
     sources=["csrc/bindings/ops_cpu.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))],
     depends=headers("cpu", "bindings", "cuda"),
-    include_dirs=["csrc", str(TORCH / "include"), str(TORCH / "include/torch/csrc/api/include")],
+    include_dirs=["csrc"],
     extra_compile_args=[*CXX, *STABLE],
     library_dirs=[str(TORCH / "lib")],
     extra_link_args=["-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"],
@@ -80,5 +87,5 @@ codec = Pybind11Extension(
     extra_compile_args=CXX,
     cxx_std=20,
 )
-with ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() if platform else 1):
+with ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() or 1):
     setup(ext_modules=[ops, codec], cmdclass={"build_ext": BuildExt})
