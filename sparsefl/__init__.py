@@ -1,0 +1,58 @@
+"""Sparse federated learning whose FLOP and byte savings you can time.
+
+Names load on first use, so that ``Support`` and ``sparsefl.codec`` work where torch is absent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
+    from sparsefl.nn import densify, sparsify
+    from sparsefl.ops import batch_last
+    from sparsefl.support import Support
+
+    __version__: str
+
+__all__ = [
+    "Support",
+    "__version__",
+    "batch_last",
+    "codec",
+    "data",
+    "densify",
+    "fl",
+    "models",
+    "nn",
+    "ops",
+    "pruning",
+    "reference",
+    "sparsify",
+]
+
+_MODULES = frozenset({"codec", "data", "fl", "models", "nn", "ops", "pruning", "reference"})
+_HOME_OF = {
+    "Support": "sparsefl.support",
+    "batch_last": "sparsefl.ops",
+    "densify": "sparsefl.nn",
+    "sparsify": "sparsefl.nn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = importlib.import_module(f"sparsefl.{name}")
+    elif name in _HOME_OF:
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("sparsefl")
+    else:
+        raise AttributeError(f"module 'sparsefl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

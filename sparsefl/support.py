@@ -1,0 +1,306 @@
+"""Support: which positions of one tensor are kept. Needs numpy alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+import struct
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Kind: TypeAlias = Literal["unstructured", "block", "rows", "columns"]
+Mask: TypeAlias = "npt.NDArray[np.bool_] | torch.Tensor"
+
+_DIGEST_BYTES = 16
+
+
+class Support:
+    """The kept positions of one tensor, immutable and hashable by content.
+
+    Stored as a packed bitmap of one bit a position. Make one with ``from_mask``, ``from_indices``,
+    ``from_packed`` or ``random``.
+    """
+
+    __slots__ = ("_digest", "_indices", "_nnz", "_packed", "_shape")
+
+    _shape: tuple[int, ...]
+    _packed: npt.NDArray[np.uint8]
+    _nnz: int
+    _indices: npt.NDArray[np.int64] | None
+    _digest: bytes | None
+
+    def __init__(self) -> None:
+        """Refuses: the named constructors say what the argument is.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "Support() is not called directly: use Support.from_mask(mask), "
+            "Support.from_indices(shape, indices) or Support.random(shape, density, seed)"
+        )
+
+    @classmethod
+    def _trusted(cls, shape: tuple[int, ...], packed: npt.NDArray[np.uint8], nnz: int) -> Support:
+        """Wraps a bitmap whose length, count and trailing bits the caller has checked."""
+        support = object.__new__(cls)
+        packed.flags.writeable = False
+        for name, value in (("_shape", shape), ("_packed", packed), ("_nnz", nnz)):
+            object.__setattr__(support, name, value)
+        object.__setattr__(support, "_indices", None)
+        object.__setattr__(support, "_digest", None)
+        return support
+
+    @classmethod
+    def from_mask(cls, mask: Mask) -> Support:
+        """Keep the positions where ``mask`` is true.
+
+        Args:
+            mask: Which positions are kept, of the tensor's shape, bool; numpy array or torch tensor
+                on any device. Copied.
+
+        Returns:
+            The support.
+
+        Raises:
+            TypeError: if ``mask`` is neither, or not bool.
+        """
+        array = _as_numpy(mask, "mask")
+        if array.dtype != np.bool_:
+            raise TypeError(f"mask must be bool, got {array.dtype}")
+        packed = np.packbits(array, bitorder="little")  # flattens row-major
+        return cls._trusted(array.shape, packed, int(np.count_nonzero(array)))
+
+    @classmethod
+    def from_indices(cls, shape: Iterable[int], indices: npt.ArrayLike | torch.Tensor) -> Support:
+        """Keep the positions at the given flat row-major indices.
+
+        Args:
+            shape: Shape of the tensor.
+            indices: Flat row-major positions, ``[nnz]``, integer, strictly increasing.
+
+        Returns:
+            The support.
+
+        Raises:
+            TypeError: if ``indices`` is not of an integer dtype.
+            ValueError: if ``indices`` is not one-dimensional, strictly increasing and in range.
+        """
+        dims, numel = _checked_shape(shape)
+        flat = _as_numpy(indices, "indices") if hasattr(indices, "detach") else np.asarray(indices)
+        if flat.size == 0:
+            flat = flat.astype(np.int64)
+        if flat.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers, got {flat.dtype}")
+        if flat.ndim != 1:
+            raise ValueError(f"indices must be one-dimensional, got shape {flat.shape}")
+        if flat.size and not (
+            flat[0] >= 0 and flat[-1] < numel and bool(np.all(flat[:-1] < flat[1:]))
+        ):
+            raise ValueError(f"indices must increase strictly within [0, {numel}) for shape {dims}")
+        mask = np.zeros(numel, dtype=np.bool_)
+        mask[flat] = True
+        return cls._trusted(dims, np.packbits(mask, bitorder="little"), int(flat.size))
+
+    @classmethod
+    def from_packed(cls, shape: Iterable[int], packed: bytes | npt.NDArray[np.uint8]) -> Support:
+        """Keep the positions whose bit is set; the inverse of ``packed``.
+
+        Args:
+            shape: Shape of the tensor.
+            packed: Row-major bitmap, ``[ceil(numel / 8)]`` bytes, least significant bit first; the
+                bits past the last position are zero. Copied.
+
+        Returns:
+            The support.
+
+        Raises:
+            TypeError: if ``packed`` is neither bytes nor uint8.
+            ValueError: if its length is wrong, or a bit past the last position is set.
+        """
+        dims, numel = _checked_shape(shape)
+        raw = np.frombuffer(packed, dtype=np.uint8) if isinstance(packed, bytes) else packed
+        if not isinstance(raw, np.ndarray) or raw.dtype != np.uint8:
+            raise TypeError(f"packed must be bytes or a uint8 array, got {type(packed).__name__}")
+        if raw.shape != ((numel + 7) // 8,):
+            raise ValueError(
+                f"packed must be [{(numel + 7) // 8}] for shape {dims}, got {raw.shape}"
+            )
+        if numel % 8 and int(raw[-1]) >> (numel % 8):
+            raise ValueError(
+                f"packed has bits set past the last of the {numel} positions of {dims}"
+            )
+        nnz = int(np.count_nonzero(np.unpackbits(raw)))
+        return cls._trusted(dims, raw.copy(), nnz)
+
+    @classmethod
+    def random(cls, shape: Iterable[int], density: float, seed: int = 0) -> Support:
+        """Keep ``round(density * numel)`` positions drawn without replacement.
+
+        The positions whose 64-bit Philox words are smallest are kept, ties to the lowest index:
+        equal arguments give equal supports on every machine.
+
+        Args:
+            shape: Shape of the tensor.
+            density: Fraction to keep, within [0, 1].
+            seed: Non-negative seed of the stream.
+
+        Returns:
+            The support.
+
+        Raises:
+            ValueError: if ``density`` is outside [0, 1] or ``seed`` is negative.
+        """
+        dims, numel = _checked_shape(shape)
+        if not 0.0 <= density <= 1.0:
+            raise ValueError(f"density must be within [0, 1], got {density}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        nnz = round(density * numel)
+        mask = np.zeros(numel, dtype=np.bool_)
+        if nnz:
+            words = np.random.Philox(seed).random_raw(numel)
+            limit = np.partition(words, nnz - 1)[nnz - 1]
+            mask = words < limit
+            ties = np.flatnonzero(words == limit)
+            mask[ties[: nnz - int(np.count_nonzero(mask))]] = True
+        return cls._trusted(dims, np.packbits(mask, bitorder="little"), nnz)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self._shape
+
+    @property
+    def numel(self) -> int:
+        """Number of positions of the tensor."""
+        return math.prod(self._shape)
+
+    @property
+    def nnz(self) -> int:
+        """Number of kept positions."""
+        return self._nnz
+
+    @property
+    def density(self) -> float:
+        """Kept fraction ``nnz / numel``; 0 for a tensor of no elements."""
+        return self._nnz / self.numel if self.numel else 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """Structure of the kept positions; only ``"unstructured"`` is made so far."""
+        return "unstructured"
+
+    @property
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Row-major bitmap, ``[ceil(numel / 8)]``, least significant bit first, read-only."""
+        return self._packed
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """Flat row-major kept positions, ``[nnz]``, increasing, read-only; computed once."""
+        if self._indices is None:
+            flat = np.flatnonzero(self.to_numpy_mask()).astype(np.int64, copy=False)
+            flat.flags.writeable = False
+            object.__setattr__(self, "_indices", flat)
+            return flat
+        return self._indices
+
+    @property
+    def digest(self) -> bytes:
+        """BLAKE2b-128 of shape and bitmap, equal on every machine (codec/FORMAT.md defines it)."""
+        if self._digest is None:
+            head = struct.pack(f"<B{len(self._shape)}Q", len(self._shape), *self._shape)
+            state = hashlib.blake2b(head, digest_size=_DIGEST_BYTES)
+            state.update(memoryview(self._packed))
+            object.__setattr__(self, "_digest", state.digest())
+        return cast("bytes", self._digest)
+
+    def to_numpy_mask(self) -> npt.NDArray[np.bool_]:
+        """Returns a fresh bool array of ``shape``, true where kept."""
+        bits = np.unpackbits(self._packed, count=self.numel, bitorder="little")
+        return bits.view(np.bool_).reshape(self._shape)
+
+    def to_mask(self) -> torch.Tensor:
+        """Returns a fresh bool torch tensor of ``shape`` on the CPU, true where kept.
+
+        Raises:
+            ImportError: where torch is not installed; ``to_numpy_mask`` needs none.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError("Support.to_mask needs torch; use Support.to_numpy_mask") from error
+        return torch.from_numpy(self.to_numpy_mask())
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when shape, structure and kept positions are."""
+        if not isinstance(other, Support):
+            return NotImplemented
+        if self is other:
+            return True
+        same = self._shape == other._shape and self._nnz == other._nnz and self.kind == other.kind
+        return same and bool(np.array_equal(self._packed, other._packed))
+
+    def __hash__(self) -> int:
+        """Hash of the content."""
+        return int.from_bytes(self.digest[:8], "little")
+
+    def __repr__(self) -> str:
+        """Shape, count, density and structure."""
+        return (
+            f"Support(shape={self._shape}, nnz={self._nnz}, density={self.density:.4g}, "
+            f"kind={self.kind!r})"
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuses.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"Support is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        """Refuses.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"Support is immutable: cannot delete {name!r}")
+
+    def __copy__(self) -> Support:
+        """Returns itself: it cannot change."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Support:
+        """Returns itself: it cannot change."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Support], tuple[tuple[int, ...], bytes]]:
+        """Pickles as shape and bitmap, checked again when read."""
+        return Support.from_packed, (self._shape, self._packed.tobytes())
+
+
+def _checked_shape(shape: Iterable[int]) -> tuple[tuple[int, ...], int]:
+    """Returns the shape as a tuple of ints, and its number of elements."""
+    dims = tuple(operator.index(d) for d in shape)
+    if any(d < 0 for d in dims):
+        raise ValueError(f"shape must not have negative sizes, got {dims}")
+    return dims, math.prod(dims)
+
+
+def _as_numpy(value: object, what: str) -> npt.NDArray[Any]:
+    """Returns an array or a tensor of any device as a numpy array."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "detach"):
+        return cast("npt.NDArray[Any]", value.detach().cpu().numpy())
+    raise TypeError(f"{what} must be a numpy array or a torch tensor, got {type(value).__name__}")
