@@ -28,10 +28,15 @@ NVCC = [
 ]
 
 
+def sources(*patterns, without=None):
+    """Returns the files under csrc that match a pattern, sorted, but for those of an ending."""
+    found = [p for pattern in patterns for p in sorted(glob.glob(f"csrc/{pattern}"))]
+    return [p for p in found if not (without and p.endswith(without))]
+
+
 def headers(*folders):
     """Returns the headers of the folders, which the sdist and rebuilds must follow."""
-    names = ("*.h", "*.inl", "*.cuh")
-    return [p for f in folders for n in names for p in sorted(glob.glob(f"csrc/{f}/{n}"))]
+    return sources(*(f"{folder}/*.{kind}" for folder in folders for kind in ("h", "inl", "cuh")))
 
 
 def nvcc():
@@ -60,7 +65,7 @@ class BuildExt(build_ext):
                 target = os.path.join(self.build_temp, pathlib.Path(source).stem + ".cu.o")
                 subprocess.run([compiler, *NVCC, "-Icsrc", "-c", source, "-o", target], check=True)
                 extension.extra_objects.append(target)
-            extension.sources += ["csrc/bindings/ops_cuda.cpp"]
+            extension.sources += sources("bindings/ops_*_cuda.cpp")
             extension.include_dirs += [str(pathlib.Path(compiler).resolve().parents[1] / "include")]
             extension.extra_link_args += [
                 f"-L{pathlib.Path(compiler).resolve().parents[1] / 'lib64'}",
@@ -71,18 +76,18 @@ class BuildExt(build_ext):
 
 ops = Extension(
     "sparsefl._ops",
-    sources=["csrc/bindings/ops_cpu.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))],
+    sources=sources("bindings/ops_*.cpp", "cpu/*.cpp", without="_cuda.cpp"),
     depends=headers("cpu", "bindings", "cuda"),
     include_dirs=["csrc"],
     extra_compile_args=[*CXX, *STABLE],
     library_dirs=[str(TORCH / "lib")],
     extra_link_args=["-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"],
 )
-ops.cuda = sorted(glob.glob("csrc/cuda/*.cu"))
+ops.cuda = sources("cuda/*.cu")
 codec = Pybind11Extension(
     "sparsefl._codec",
-    sources=["csrc/bindings/codec.cpp", *sorted(glob.glob("csrc/codec/*.cpp"))],
-    depends=headers("codec", "bindings"),
+    sources=sources("bindings/codec*.cpp", "codec/*.cpp"),
+    depends=headers("codec", "bindings", "cpu"),
     include_dirs=["csrc"],
     extra_compile_args=CXX,
     cxx_std=20,
