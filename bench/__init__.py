@@ -1,0 +1,1 @@
+"""Benchmarks of the ops: one registry of cases, run by ``sparsefl bench`` and by the tests."""

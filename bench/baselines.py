@@ -1,0 +1,126 @@
+"""Baselines that a user would have to write by hand: dense without autograd, and MKL's CSR."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from .problem import Gradients, Problem, Step
+
+# From this size of a gradient on, glibc's fresh pages show in the time of a dense step.
+LARGE_BUFFER_BYTES = 4 << 20
+
+
+def nothing() -> None:
+    """Forget nothing: these steps keep their buffers."""
+
+
+def preallocated_linear(problem: Problem) -> Step | None:
+    """Prepare three dense matrix products into buffers that are kept: no autograd, no page faults.
+
+    Large buffers that are allocated anew cost a dense weight gradient up to twice its time, so
+    there this variant is the strictest baseline. Returns None for smaller weights, where autograd's
+    own time, which a user of dense torch pays as well, would be all that it leaves out.
+    """
+    if problem.weight.numel() * problem.weight.element_size() < LARGE_BUFFER_BYTES:
+        return None
+    x, weight, bias, grad = problem.x, problem.weight, problem.bias, problem.grad
+    out = torch.empty_like(grad)
+    gradients = Gradients(torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias))
+    mask = problem.support.to_mask()
+    scale = 1.0 if problem.magnitude is None else problem.magnitude
+
+    def backward(_: torch.Tensor) -> None:
+        torch.mm(grad, weight, out=gradients.x)
+        torch.mm(grad.t(), x, out=gradients.weight)
+        torch.sum(grad, 0, out=gradients.bias)
+
+    return Step(
+        nothing,
+        lambda: torch.addmm(bias, x, weight.t(), out=out),
+        backward,
+        lambda: gradients._replace(weight=gradients.weight[mask] * scale),
+    )
+
+
+class CsrWeight:
+    """MKL's compressed rows of a matrix, of its transpose, and of its pattern."""
+
+    def __init__(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
+        """Build the three, 32-bit indices; ``weight`` and ``mask`` are ``[rows, columns]``."""
+        self.forward = csr(weight, mask)
+        self.transposed = csr(weight.t().contiguous(), mask.t().contiguous())
+        self.pattern = csr(torch.zeros_like(weight), mask)
+
+    def weight_gradient(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Compute ``grad @ x.T`` at the kept positions; ``[rows, n]`` and ``[columns, n]``."""
+        product: torch.Tensor = torch.sparse.sampled_addmm(self.pattern, grad, x.t(), beta=0.0)
+        return product.values()
+
+
+def csr(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Build the CSR tensor of the kept positions, explicit zeros included."""
+    rows = torch.zeros(mask.shape[0] + 1, dtype=torch.int32)
+    rows[1:] = mask.sum(1).cumsum(0)
+    columns = mask.nonzero()[:, 1].to(torch.int32)
+    with warnings.catch_warnings():
+        # Torch says once in a process that CSR tensors are in beta.
+        warnings.simplefilter("ignore")
+        return torch.sparse_csr_tensor(
+            rows, columns, weight[mask], size=weight.shape, check_invariants=False
+        )
+
+
+def csr_linear(problem: Problem) -> Step:
+    """Prepare MKL's CSR products with operands given feature-major, their favourable form.
+
+    The transposes that row-major tensors would need are not timed.
+    """
+    matrix = CsrWeight(problem.weight, problem.support.to_mask())
+    x, grad = problem.x.t().contiguous(), problem.grad.t().contiguous()  # [in, N], [out, N]
+    scale = 1.0 if problem.magnitude is None else problem.magnitude
+    bias = problem.bias[:, None]
+    held: list[Gradients] = []
+
+    def backward(_: torch.Tensor) -> None:
+        gradients = (matrix.transposed @ grad, matrix.weight_gradient(grad, x), grad.sum(1))
+        held[:] = [Gradients(*gradients)]
+
+    return Step(
+        held.clear,
+        lambda: (matrix.forward @ x).add_(bias).t(),
+        backward,
+        lambda: held[0]._replace(x=held[0].x.t(), weight=held[0].weight * scale),
+    )
+
+
+def csr_conv2d(problem: Problem) -> Step:
+    """Prepare a convolution as im2col and MKL's CSR products, as sparse federated peers do it."""
+    assert problem.conv is not None
+    conv, kernel = problem.conv, problem.weight.shape[2:]
+    rows = problem.weight.shape[0]
+    mask = problem.support.to_mask().reshape(rows, -1)
+    matrix = CsrWeight(problem.weight.reshape(rows, -1), mask)
+    batch, size = problem.x.shape[0], problem.x.shape[2:]
+    grad = problem.grad.transpose(0, 1).reshape(rows, -1)  # [out, N * H * W]
+    scale = 1.0 if problem.magnitude is None else problem.magnitude
+    columns: list[torch.Tensor] = []
+    held: list[Gradients] = []
+
+    def forward() -> torch.Tensor:
+        unfolded = F.unfold(problem.x, kernel, stride=conv.stride, padding=conv.padding)
+        columns[:] = [unfolded.transpose(0, 1).reshape(unfolded.shape[1], -1)]
+        out = (matrix.forward @ columns[0]).add_(problem.bias[:, None])
+        return out.view(rows, batch, *problem.grad.shape[2:]).transpose(0, 1)
+
+    def backward(_: torch.Tensor) -> None:
+        unfolded = (matrix.transposed @ grad).view(columns[0].shape[0], batch, -1).transpose(0, 1)
+        x = F.fold(unfolded, size, kernel, stride=conv.stride, padding=conv.padding)
+        held[:] = [Gradients(x, matrix.weight_gradient(grad, columns[0]), grad.sum(1))]
+
+    def gradients() -> Gradients:
+        return held[0]._replace(weight=held[0].weight * scale)
+
+    return Step(held.clear, forward, backward, gradients)

@@ -1,0 +1,154 @@
+"""One benchmarked computation: its tensors, its reference, and the step that a provider runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from sparsefl.support import Support
+
+from .tolerance import allowed_error, max_error
+
+Shape = dict[str, int]
+
+
+class Conv(NamedTuple):
+    """Stride and zero padding, the same in both directions."""
+
+    stride: int
+    padding: int
+
+
+class Gradients(NamedTuple):
+    """Gradients of the input, of the kept weights (``[nnz]``, row-major) and of the bias."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+class Step(NamedTuple):
+    """A training step's forward and backward pass, cut so that each can be timed.
+
+    Attributes:
+        reset: Forgets the last step's gradients; not timed.
+        forward: Computes the output.
+        backward: Computes all three gradients from the output's gradient.
+        gradients: Returns them as row-major tensors; not timed.
+    """
+
+    reset: Callable[[], None]
+    forward: Callable[[], torch.Tensor]
+    backward: Callable[[torch.Tensor], None]
+    gradients: Callable[[], Gradients]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The tensors of one point.
+
+    Attributes:
+        x: Input, ``[batch, in]`` or ``[N, C, H, W]``, float32.
+        weight: Dense weight, zero outside the support.
+        bias: ``[out]``.
+        grad: Gradient of the output.
+        support: Kept positions of the weight.
+        magnitude: Of every kept weight, for the sign ops; None for the others.
+        conv: Stride and padding; None for linear layers.
+    """
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    grad: torch.Tensor
+    support: Support
+    magnitude: float | None
+    conv: Conv | None
+
+    def to(self, target: torch.memory_format | torch.dtype) -> Problem:
+        """Return the problem with its tensors in a dtype, or the 4-d ones in a memory format."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            if isinstance(target, torch.dtype):
+                return tensor.to(target)
+            return tensor.contiguous(memory_format=target) if tensor.dim() == 4 else tensor
+
+        x, weight, bias, grad = map(move, (self.x, self.weight, self.bias, self.grad))
+        return dataclasses.replace(self, x=x, weight=weight, bias=bias, grad=grad)
+
+    def dense(self) -> tuple[torch.Tensor, Gradients]:
+        """Compute the output and the gradients with dense torch in the problem's dtype."""
+        x, weight, bias = (t.detach().requires_grad_() for t in (self.x, self.weight, self.bias))
+        if self.conv is None:
+            out = F.linear(x, weight, bias)
+        else:
+            out = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
+        grads = torch.autograd.grad(out, (x, weight, bias), self.grad)
+        scale = 1.0 if self.magnitude is None else self.magnitude
+        kept = grads[1][self.support.to_mask()] * scale
+        return out.detach(), Gradients(grads[0], kept, grads[2])
+
+    def flops(self, density: float) -> int:
+        """Count the FLOPs of a forward pass, ``2 * density * weights * output positions``."""
+        positions = self.grad.numel() // self.grad.shape[1]
+        return round(2 * density * self.weight.numel()) * positions
+
+
+def autograd_step(
+    call: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    problem: Problem,
+    weight: torch.Tensor,
+    kept: Callable[[torch.Tensor], torch.Tensor],
+) -> Step:
+    """Prepare a step that runs through autograd, as a training loop does.
+
+    Args:
+        call: The layer, of input, weight and bias.
+        problem: Gives the input, the bias and the output's gradient.
+        weight: The leaf that holds the weights, in the provider's own form.
+        kept: Turns its gradient into that of the kept weights, row-major.
+    """
+    x, bias = (t.clone().requires_grad_() for t in (problem.x, problem.bias))
+    leaves = (x, weight, bias)
+
+    def reset() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    def gradients() -> Gradients:
+        assert x.grad is not None
+        assert weight.grad is not None
+        assert bias.grad is not None
+        return Gradients(x.grad, kept(weight.grad), bias.grad)
+
+    def backward(out: torch.Tensor) -> None:
+        torch.autograd.backward(out, problem.grad)
+
+    return Step(reset, lambda: call(*leaves), backward, gradients)
+
+
+class Checker:
+    """Compares steps with the float64 reference by the error that dense float32 makes."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Compute the reference and the allowed errors, once for all providers of a point."""
+        exact, exact_gradients = problem.to(torch.float64).dense()
+        single, single_gradients = problem.dense()
+        self.exact = (exact, *exact_gradients)
+        singles = (single, *single_gradients)
+        self.allowed = [allowed_error(e, s) for e, s in zip(self.exact, singles, strict=True)]
+
+    def correct(self, step: Step) -> bool:
+        """Say whether the output and all three gradients of a step are within the rule."""
+        step.reset()
+        out = step.forward()
+        step.backward(out)
+        actual = (out.detach(), *step.gradients())
+        return all(
+            a.shape == e.shape and max_error(a, e) <= bound
+            for a, e, bound in zip(actual, self.exact, self.allowed, strict=True)
+        )
