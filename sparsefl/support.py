@@ -219,7 +219,7 @@ class Support:
         if self._digest is None:
             head = struct.pack(f"<B{len(self._shape)}Q", len(self._shape), *self._shape)
             state = hashlib.blake2b(head, digest_size=_DIGEST_BYTES)
-            state.update(memoryview(self._packed))
+            state.update(self._packed.data)
             object.__setattr__(self, "_digest", state.digest())
         return cast("bytes", self._digest)
 

@@ -4,17 +4,282 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bindings/random.h"
+#include "codec/crc32c.h"
+#include "codec/message.h"
 
 namespace py = pybind11;
 
+namespace sparsefl {
 namespace {
 
-// Seed streams of csrc/codec/philox.h and normal.h.
-void bind_streams(py::module_&) {}
+using codec::Dtype;
+using codec::Message;
+using codec::Source;
+using codec::SupportMode;
+using codec::Target;
+using codec::TensorSpec;
+using codec::ValueMode;
+using Bitmap = py::array_t<uint8_t, py::array::c_style>;
+
+constexpr const char* kModule = "sparsefl._codec";
+
+// The dtypes and sizes of a schema's tensors by ordinal, and its fingerprint.
+struct SchemaTable {
+  uint64_t fingerprint;
+  std::vector<TensorSpec> tensors;
+};
+
+// `_codec.Refused(reason, where)`; the Python side makes a CodecError or a ValueError of it.
+PyObject* refused_type = nullptr;
+
+[[noreturn]] void raise_refused(const codec::Status& status) {
+  py::object arguments = py::make_tuple(static_cast<int>(status.reason), status.where);
+  PyErr_SetObject(refused_type, arguments.ptr());
+  throw py::error_already_set();
+}
+
+// What the Python side guarantees; a failure is a mistake of ours, not of the user.
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("_codec: ") + what);
+}
+
+std::span<const uint8_t> as_span(const py::bytes& data) {
+  char* begin = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(data.ptr(), &begin, &size) != 0) throw py::error_already_set();
+  return {reinterpret_cast<const uint8_t*>(begin), static_cast<size_t>(size)};
+}
+
+SchemaTable make_schema(uint64_t fingerprint, const py::array_t<uint64_t>& numels,
+                        const py::array_t<uint8_t>& dtypes) {
+  require(numels.ndim() == 1 && dtypes.ndim() == 1 && numels.size() == dtypes.size(),
+          "numels and dtypes differ in length");
+  SchemaTable table{fingerprint, {}};
+  for (py::ssize_t i = 0; i < numels.size(); ++i) {
+    const Dtype dtype = static_cast<Dtype>(dtypes.at(i));
+    require(codec::item_bytes(dtype) != 0, "unknown dtype");
+    table.tensors.push_back({numels.at(i), dtype});
+  }
+  return table;
+}
+
+// Sources of one message, and the arrays that they point into.
+struct Sources {
+  std::vector<Source> list;
+  std::vector<py::object> owners;
+};
+
+void point_at(const py::handle& array, uint64_t bytes, const uint8_t** at, Sources* sources) {
+  if (array.is_none()) return;
+  const py::array held = py::reinterpret_borrow<py::array>(array);
+  require(py::isinstance<py::array>(array) && (held.flags() & py::array::c_style) != 0,
+          "an array is not contiguous");
+  require(static_cast<uint64_t>(held.nbytes()) == bytes, "an array has the wrong size");
+  *at = static_cast<const uint8_t*>(held.data());
+  sources->owners.push_back(held);
+}
+
+// Each item: (ordinal, support mode, value mode, scale, count or seed, bitmap | None, values |
+// None)
+Sources load_sources(const SchemaTable& schema, const py::list& items) {
+  Sources sources;
+  uint64_t next_ordinal = 0;
+  for (const py::handle& item : items) {
+    const auto fields = py::cast<py::tuple>(item);
+    require(fields.size() == 7, "a source has seven fields");
+    Source s;
+    s.ordinal = py::cast<uint32_t>(fields[0]);
+    s.support = static_cast<SupportMode>(py::cast<uint8_t>(fields[1]));
+    s.value = static_cast<ValueMode>(py::cast<uint8_t>(fields[2]));
+    s.scale = py::cast<float>(fields[3]);
+    s.count = py::cast<uint64_t>(fields[4]);
+    require(s.ordinal >= next_ordinal && s.ordinal < schema.tensors.size(), "ordinal out of order");
+    next_ordinal = uint64_t{s.ordinal} + 1;
+    const TensorSpec& spec = schema.tensors[s.ordinal];
+    require(codec::is_allowed(s.support, s.value, spec.dtype), "modes do not go together");
+    const uint64_t item_bytes = codec::memory_item_bytes(s.value, spec.dtype);
+    const bool has_bitmap = s.support == SupportMode::kBitmap || s.support == SupportMode::kShared;
+    require(s.support == SupportMode::kSeed || s.count <= spec.numel, "count exceeds the tensor");
+    point_at(fields[5], (spec.numel + 7) / 8, &s.bitmap, &sources);
+    point_at(fields[6], s.count * item_bytes, &s.values, &sources);
+    require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
+    require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
+    sources.list.push_back(s);
+  }
+  return sources;
+}
+
+Message lay_out(const SchemaTable& schema, const Sources& sources) {
+  Message message = codec::lay_out(schema.tensors, sources.list);
+  for (const codec::Descriptor& d : message.descriptors) {
+    uint64_t kept = 0;
+    for (const codec::Chunk& c : std::span(message.chunks).subspan(d.first_chunk, d.chunks))
+      kept += c.count;
+    require(d.support == SupportMode::kSeed || kept == d.count, "a count is not its bitmap's");
+  }
+  return message;
+}
+
+uint64_t message_bytes(const SchemaTable& schema, const py::list& items) {
+  const Sources sources = load_sources(schema, items);
+  py::gil_scoped_release release;
+  return lay_out(schema, sources).total_bytes;
+}
+
+py::bytes encode(const SchemaTable& schema, const py::list& items, uint32_t round,
+                 uint64_t base_fingerprint) {
+  const Sources sources = load_sources(schema, items);
+  Message message = lay_out(schema, sources);
+  message.schema_fingerprint = schema.fingerprint;
+  message.base_fingerprint = base_fingerprint;
+  message.round = round;
+  py::bytes out = py::reinterpret_steal<py::bytes>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.total_bytes)));
+  if (!out) throw py::error_already_set();
+  auto* begin = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
+  codec::Status status;
+  {
+    py::gil_scoped_release release;
+    status = codec::write(schema.tensors, sources.list, message, begin);
+  }
+  if (!status.ok()) raise_refused(status);
+  return out;
+}
+
+py::dtype memory_dtype(ValueMode mode, Dtype dtype) {
+  if (mode == ValueMode::kSign) return py::dtype("int8");
+  if (mode == ValueMode::kFp32 || mode == ValueMode::kBf16) return py::dtype("float32");
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return py::dtype("float64");
+    case Dtype::kFloat16:
+      return py::dtype("float16");
+    case Dtype::kInt64:
+      return py::dtype("int64");
+    case Dtype::kInt32:
+      return py::dtype("int32");
+    case Dtype::kInt16:
+      return py::dtype("int16");
+    case Dtype::kInt8:
+      return py::dtype("int8");
+    case Dtype::kBool:
+      return py::dtype("bool");
+    default:
+      return py::dtype("uint8");
+  }
+}
+
+// A parsed message: what it says is known and checked, its chunks are decoded by read().
+class Reader {
+ public:
+  Reader(std::shared_ptr<SchemaTable> schema, py::bytes data)
+      : schema_(std::move(schema)), data_(std::move(data)) {
+    const std::span<const uint8_t> bytes = as_span(data_);
+    codec::Status status;
+    {
+      py::gil_scoped_release release;
+      status = codec::parse(bytes, schema_->fingerprint, schema_->tensors, &message_);
+    }
+    if (!status.ok()) raise_refused(status);
+  }
+
+  uint32_t round() const { return message_.round; }
+  uint64_t base_fingerprint() const { return message_.base_fingerprint; }
+
+  // (ordinal, support mode, value mode, scale, count or seed) of each descriptor.
+  py::list descriptors() const {
+    py::list all;
+    for (const codec::Descriptor& d : message_.descriptors)
+      all.append(py::make_tuple(d.ordinal, static_cast<int>(d.support), static_cast<int>(d.value),
+                                d.scale, d.count));
+    return all;
+  }
+
+  // Returns (bitmap | None, values | None) of each descriptor. `bases` has the base's bitmap for
+  // each descriptor of shared support, and None for the others.
+  py::list read(const py::list& bases) const {
+    require(bases.size() == message_.descriptors.size(), "one base a descriptor");
+    std::vector<Target> targets;
+    std::vector<Bitmap> held;
+    py::list result;
+    for (size_t i = 0; i < message_.descriptors.size(); ++i) {
+      const codec::Descriptor& d = message_.descriptors[i];
+      const TensorSpec& spec = schema_->tensors[d.ordinal];
+      const auto bitmap_bytes = static_cast<py::ssize_t>((spec.numel + 7) / 8);
+      Target target;
+      py::object bitmap = py::none();
+      py::object values = py::none();
+      if (d.support == SupportMode::kBitmap) {
+        Bitmap fresh(bitmap_bytes);
+        target.bitmap = fresh.mutable_data();
+        bitmap = fresh;
+      } else if (d.support == SupportMode::kShared) {
+        held.push_back(py::cast<Bitmap>(bases[i]));
+        require(held.back().size() == bitmap_bytes, "a base has the wrong size");
+        target.base = held.back().data();
+      }
+      if (d.value != ValueMode::kNone) {
+        py::array fresh(memory_dtype(d.value, spec.dtype), static_cast<py::ssize_t>(d.count));
+        target.values = static_cast<uint8_t*>(fresh.mutable_data());
+        values = fresh;
+      }
+      targets.push_back(target);
+      result.append(py::make_tuple(bitmap, values));
+    }
+    const std::span<const uint8_t> bytes = as_span(data_);
+    codec::Status status;
+    {
+      py::gil_scoped_release release;
+      status = codec::read(bytes, schema_->tensors, message_, targets);
+    }
+    if (!status.ok()) raise_refused(status);
+    return result;
+  }
+
+ private:
+  std::shared_ptr<SchemaTable> schema_;
+  py::bytes data_;
+  Message message_;
+};
+
+void bind_codec(py::module_& m) {
+  const std::string name = std::string(kModule) + ".Refused";
+  refused_type = PyErr_NewException(name.c_str(), PyExc_Exception, nullptr);
+  m.add_object("Refused", refused_type);
+  py::class_<SchemaTable, std::shared_ptr<SchemaTable>>(m, "SchemaTable")
+      .def(py::init(&make_schema), py::arg("fingerprint"), py::arg("numels"), py::arg("dtypes"));
+  py::class_<Reader>(m, "Reader")
+      .def(py::init<std::shared_ptr<SchemaTable>, py::bytes>(), py::arg("schema"), py::arg("data"))
+      .def_property_readonly("round", &Reader::round)
+      .def_property_readonly("base_fingerprint", &Reader::base_fingerprint)
+      .def_property_readonly("descriptors", &Reader::descriptors)
+      .def("read", &Reader::read, py::arg("bases"));
+  m.def("message_bytes", &message_bytes, py::arg("schema"), py::arg("sources"));
+  m.def("encode", &encode, py::arg("schema"), py::arg("sources"), py::arg("round"),
+        py::arg("base_fingerprint"));
+  m.def(
+      "crc32c",
+      [](const py::bytes& data) {
+        const std::span<const uint8_t> bytes = as_span(data);
+        return codec::crc32c(bytes.data(), bytes.size());
+      },
+      py::arg("data"));
+  m.def("crc32c_path", &codec::crc32c_path);
+}
 
 }  // namespace
+}  // namespace sparsefl
 
 PYBIND11_MODULE(_codec, m) {
   m.doc() = "Wire codec and seed streams of sparsefl; knows no torch.";
-  bind_streams(m);
+  sparsefl::bind_codec(m);
+  sparsefl::bind_streams(m);
 }

@@ -1,0 +1,74 @@
+#include "codec/bits.h"
+
+#include <bit>
+#include <cstring>
+
+#include "codec/format.h"
+
+namespace sparsefl::codec {
+namespace {
+
+constexpr uint64_t kOnes = 0x0101010101010101;
+
+// Gathers the low bits of eight bytes into one byte, byte 0 lowest: byte i, times 2^(56 - 7i),
+// lands on bit 56 + i, and no other product touches the top byte or carries into it.
+uint8_t gather_low_bits(uint64_t bytes) {
+  return static_cast<uint8_t>(((bytes & kOnes) * 0x0102040810204080) >> 56);
+}
+
+// Spreads the bits of a byte over eight bytes of 0 or 1, the inverse of gather_low_bits: byte i
+// keeps only bit i, and adding 0x80 - 2^i carries it to the byte's top.
+uint64_t spread_bits(uint8_t bits) {
+  const uint64_t apart = (bits * kOnes) & 0x8040201008040201;
+  return ((apart + 0x00406070787C7E7F) >> 7) & kOnes;
+}
+
+// A byte of 0 or 1 becomes +1 or -1 as int8: 1 or 0xFF. No byte carries into its neighbour.
+uint64_t to_signs(uint64_t negative) { return kOnes + negative * 0xFE; }
+
+}  // namespace
+
+// Plain words: the compiler's code reads at memory speed, and every machine gives the same bytes.
+
+uint64_t popcount(const uint8_t* data, size_t bytes) {
+  uint64_t total = 0;
+  size_t i = 0;
+  for (; i + 8 <= bytes; i += 8) total += std::popcount(load<uint64_t>(data + i));
+  for (; i < bytes; ++i) total += std::popcount(data[i]);
+  return total;
+}
+
+bool pack_signs(const int8_t* signs, size_t n, uint8_t* out) {
+  uint64_t wrong = 0;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(signs);
+  const auto pack = [&wrong](uint64_t eight) {
+    const uint64_t negative = (eight >> 7) & kOnes;
+    wrong |= eight ^ to_signs(negative);
+    return gather_low_bits(negative);
+  };
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) out[i / 8] = pack(load<uint64_t>(bytes + i));
+  if (i < n) {
+    uint64_t rest = kOnes;
+    std::memcpy(&rest, bytes + i, n - i);
+    out[i / 8] = pack(rest);
+  }
+  return wrong == 0;
+}
+
+void unpack_signs(const uint8_t* data, size_t n, int8_t* signs) {
+  auto* bytes = reinterpret_cast<uint8_t*>(signs);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) store(bytes + i, to_signs(spread_bits(data[i / 8])));
+  if (i < n) {
+    const uint64_t rest = to_signs(spread_bits(data[i / 8]));
+    std::memcpy(bytes + i, &rest, n - i);
+  }
+}
+
+void fill_bits(size_t n, uint8_t* out) {
+  std::memset(out, 0xFF, n / 8);
+  if (n % 8) out[n / 8] = static_cast<uint8_t>((1u << (n % 8)) - 1);
+}
+
+}  // namespace sparsefl::codec

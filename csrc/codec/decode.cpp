@@ -1,0 +1,251 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "codec/bits.h"
+#include "codec/crc32c.h"
+#include "codec/floats.h"
+#include "codec/message.h"
+
+namespace sparsefl::codec {
+namespace {
+
+using Bytes = std::span<const uint8_t>;
+
+Status refuse(Reason reason, int64_t where = -1) { return Status{reason, where}; }
+
+bool is_zero(const uint8_t* data, size_t bytes) {
+  return std::all_of(data, data + bytes, [](uint8_t b) { return b == 0; });
+}
+
+bool is_known(SupportMode mode) {
+  return mode == SupportMode::kDense || mode == SupportMode::kShared ||
+         mode == SupportMode::kBitmap || mode == SupportMode::kSeed;
+}
+
+bool is_known(ValueMode mode) {
+  return mode == ValueMode::kNone || mode == ValueMode::kSign || mode == ValueMode::kFp32 ||
+         mode == ValueMode::kBf16 || mode == ValueMode::kRaw;
+}
+
+// Checksum of header and tables with the checksum's own field read as zero.
+uint32_t tables_checksum(Bytes tables) {
+  const uint8_t zero[4] = {};
+  const size_t after = header::kChecksumAt + sizeof zero;
+  uint32_t crc = crc32c(tables.data(), header::kChecksumAt);
+  crc = crc32c(zero, sizeof zero, crc);
+  return crc32c(tables.data() + after, tables.size() - after, crc);
+}
+
+// The fields that say how to read the rest, before any of it is read.
+Status check_envelope(Bytes data) {
+  if (data.size() < kHeaderBytes) return refuse(Reason::kTruncated);
+  const uint8_t* h = data.data();
+  if (std::memcmp(h, kMagic, sizeof kMagic) != 0) return refuse(Reason::kMagic);
+  if (load<uint16_t>(h + header::kMajorAt) != kMajor) return refuse(Reason::kVersion);
+  const uint64_t total = load<uint64_t>(h + header::kTotalBytesAt);
+  if (data.size() < total) return refuse(Reason::kTruncated);
+  if (data.size() > total) return refuse(Reason::kLength);
+  const uint64_t tables = kHeaderBytes +
+                          uint64_t{kDescriptorBytes} * load<uint32_t>(h + header::kTensorsAt) +
+                          uint64_t{kChunkBytes} * load<uint32_t>(h + header::kChunksAt);
+  if (tables > total) return refuse(Reason::kTables);
+  if (load<uint32_t>(h + header::kChecksumAt) != tables_checksum(data.first(tables)))
+    return refuse(Reason::kHeaderChecksum);
+  if (load<uint32_t>(h + header::kFlagsAt) & kCriticalFlags) return refuse(Reason::kFlags);
+  if (load<uint32_t>(h + header::kProfileAt) != 0) return refuse(Reason::kProfile);
+  if (load<uint32_t>(h + header::kReservedAt) != 0) return refuse(Reason::kReserved);
+  return {};
+}
+
+Reason check_scale(const Descriptor& d) {
+  const uint32_t bits = std::bit_cast<uint32_t>(d.scale);
+  if (d.value == ValueMode::kSign) {
+    const bool sound =
+        d.scale_mode == ScaleMode::kTensor && std::isfinite(d.scale) && !(bits >> 31);
+    return sound ? Reason::kNone : Reason::kScale;
+  }
+  return d.scale_mode == ScaleMode::kNone && bits == 0 ? Reason::kNone : Reason::kScale;
+}
+
+Reason check_descriptor(const Descriptor& d, const TensorSpec& spec) {
+  if (!is_known(d.support)) return Reason::kSupportMode;
+  if (!is_known(d.value)) return Reason::kValueMode;
+  if (!is_allowed(d.support, d.value, spec.dtype)) return Reason::kCombination;
+  if (const Reason scale = check_scale(d); scale != Reason::kNone) return scale;
+  if (d.support == SupportMode::kSeed) return d.span_log2 == 0 ? Reason::kNone : Reason::kSpan;
+  if (d.span_log2 < kMinSpanLog2 || d.span_log2 > kMaxSpanLog2) return Reason::kSpan;
+  if (d.count > spec.numel) return Reason::kCount;
+  if (d.support == SupportMode::kDense && d.count != spec.numel) return Reason::kCount;
+  return Reason::kNone;
+}
+
+Descriptor load_descriptor(const uint8_t* from) {
+  Descriptor d{};
+  d.ordinal = load<uint32_t>(from + descriptor::kOrdinalAt);
+  d.support = static_cast<SupportMode>(from[descriptor::kSupportAt]);
+  d.value = static_cast<ValueMode>(from[descriptor::kValueAt]);
+  d.span_log2 = from[descriptor::kSpanAt];
+  d.scale_mode = static_cast<ScaleMode>(from[descriptor::kScaleModeAt]);
+  d.scale = load<float>(from + descriptor::kScaleAt);
+  d.count = load<uint64_t>(from + descriptor::kCountAt);
+  return d;
+}
+
+// Reads all descriptors and gives each its chunks.
+Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message* out) {
+  const uint32_t tensors = load<uint32_t>(data.data() + header::kTensorsAt);
+  const uint32_t chunks = load<uint32_t>(data.data() + header::kChunksAt);
+  uint64_t next_ordinal = 0;
+  uint64_t next_chunk = 0;
+  out->descriptors.reserve(std::min<size_t>(tensors, schema.size()));
+  for (uint32_t i = 0; i < tensors; ++i) {
+    const uint8_t* from = data.data() + kHeaderBytes + i * kDescriptorBytes;
+    Descriptor d = load_descriptor(from);
+    if (d.ordinal < next_ordinal || d.ordinal >= schema.size()) return refuse(Reason::kOrdinal, i);
+    if (from[descriptor::kCoderAt] != 0) return refuse(Reason::kValueCoder, i);
+    if (!is_zero(from + descriptor::kBlockAt, descriptor::kScaleAt - descriptor::kBlockAt))
+      return refuse(Reason::kReserved, i);
+    const TensorSpec& spec = schema[d.ordinal];
+    if (const Reason reason = check_descriptor(d, spec); reason != Reason::kNone)
+      return refuse(reason, i);
+    const uint64_t mine = chunks_of(d.support, spec.numel, d.span_log2);
+    if (mine > chunks - next_chunk) return refuse(Reason::kChunkCount, i);
+    d.first_chunk = static_cast<uint32_t>(next_chunk);
+    d.chunks = static_cast<uint32_t>(mine);
+    next_chunk += mine;
+    next_ordinal = uint64_t{d.ordinal} + 1;
+    out->descriptors.push_back(d);
+  }
+  return next_chunk == chunks ? Status{} : refuse(Reason::kChunkCount);
+}
+
+Reason check_chunk(const Chunk& c, const Descriptor& d, Dtype dtype) {
+  const uint64_t span = c.end - c.begin;
+  if (c.count > span) return Reason::kCount;
+  if (d.support == SupportMode::kDense && c.count != span) return Reason::kCount;
+  const uint64_t support_bytes =
+      d.support == SupportMode::kBitmap ? bitmap_section_bytes(span, c.count) : 0;
+  const bool exact = c.support_bytes == support_bytes &&
+                     c.value_bytes == value_section_bytes(d.value, dtype, c.count);
+  return exact ? Reason::kNone : Reason::kSectionLength;
+}
+
+// Reads the directory: bodies follow each other from its end to the end of the message.
+Status parse_directory(Bytes data, std::span<const TensorSpec> schema, Message* out) {
+  const size_t begin = kHeaderBytes + out->descriptors.size() * kDescriptorBytes;
+  const uint32_t chunks = load<uint32_t>(data.data() + header::kChunksAt);
+  const uint8_t* entry = data.data() + begin;
+  uint64_t offset = begin + uint64_t{chunks} * kChunkBytes;
+  out->chunks.reserve(chunks);
+  for (size_t i = 0; i < out->descriptors.size(); ++i) {
+    const Descriptor& d = out->descriptors[i];
+    const TensorSpec& spec = schema[d.ordinal];
+    uint64_t kept = 0;
+    for (uint64_t j = 0; j < d.chunks; ++j, entry += kChunkBytes) {
+      Chunk c{};
+      c.begin = j << d.span_log2;
+      c.end = std::min<uint64_t>(spec.numel, (j + 1) << d.span_log2);
+      c.offset = offset;
+      c.support_bytes = load<uint32_t>(entry + chunk::kSupportBytesAt);
+      c.value_bytes = load<uint32_t>(entry + chunk::kValueBytesAt);
+      c.count = load<uint32_t>(entry + chunk::kCountAt) & 0x00FFFFFF;
+      c.checksum = load<uint32_t>(entry + chunk::kChecksumAt);
+      if (entry[chunk::kParameterAt] != 0) return refuse(Reason::kReserved, i);
+      if (const Reason reason = check_chunk(c, d, spec.dtype); reason != Reason::kNone)
+        return refuse(reason, i);
+      if (body_bytes(c) > data.size() - offset) return refuse(Reason::kCoverage, i);
+      offset += body_bytes(c);
+      kept += c.count;
+      out->chunks.push_back(c);
+    }
+    if (d.support != SupportMode::kSeed && kept != d.count) return refuse(Reason::kCount, i);
+  }
+  return offset == data.size() ? Status{} : refuse(Reason::kCoverage);
+}
+
+bool uses_base(const Message& message) {
+  return std::any_of(message.descriptors.begin(), message.descriptors.end(),
+                     [](const Descriptor& d) { return d.support == SupportMode::kShared; });
+}
+
+Reason read_support(const uint8_t* body, const Chunk& c, SupportMode mode, const Target& target) {
+  const uint64_t span = c.end - c.begin;
+  const size_t bytes = (span + 7) / 8;
+  if (mode == SupportMode::kShared) {
+    if (target.base == nullptr) return Reason::kBaseMissing;
+    return popcount(target.base + c.begin / 8, bytes) == c.count ? Reason::kNone : Reason::kBitmap;
+  }
+  if (mode != SupportMode::kBitmap) return Reason::kNone;
+  uint8_t* bitmap = target.bitmap + c.begin / 8;
+  if (c.count == 0) {
+    std::memset(bitmap, 0, bytes);
+  } else if (c.count == span) {
+    fill_bits(span, bitmap);
+  } else {
+    std::memcpy(bitmap, body, bytes);
+    if (!tail_is_zero(bitmap, span)) return Reason::kPadding;
+    if (popcount(bitmap, bytes) != c.count) return Reason::kBitmap;
+  }
+  return Reason::kNone;
+}
+
+Reason read_values(const uint8_t* from, size_t n, ValueMode mode, Dtype dtype, uint8_t* values) {
+  switch (mode) {
+    case ValueMode::kNone:
+      return Reason::kNone;
+    case ValueMode::kSign:
+      unpack_signs(from, n, reinterpret_cast<int8_t*>(values));
+      return tail_is_zero(from, n) ? Reason::kNone : Reason::kPadding;
+    case ValueMode::kFp32:
+      return copy_checked(Dtype::kFloat32, from, n, values) ? Reason::kNone : Reason::kValue;
+    case ValueMode::kBf16:
+      return from_bf16(from, n, values) ? Reason::kNone : Reason::kValue;
+    case ValueMode::kRaw:
+      return copy_checked(dtype, from, n, values) ? Reason::kNone : Reason::kValue;
+  }
+  return Reason::kValueMode;
+}
+
+}  // namespace
+
+Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
+             std::span<const TensorSpec> schema, Message* out) {
+  *out = Message{};
+  if (const Status status = check_envelope(data); !status.ok()) return status;
+  out->schema_fingerprint = load<uint64_t>(data.data() + header::kSchemaAt);
+  out->base_fingerprint = load<uint64_t>(data.data() + header::kBaseAt);
+  out->round = load<uint32_t>(data.data() + header::kRoundAt);
+  out->total_bytes = data.size();
+  if (out->schema_fingerprint != schema_fingerprint) return refuse(Reason::kSchema);
+  if (const Status status = parse_descriptors(data, schema, out); !status.ok()) return status;
+  if (const Status status = parse_directory(data, schema, out); !status.ok()) return status;
+  return uses_base(*out) == (out->base_fingerprint != 0) ? Status{} : refuse(Reason::kBaseField);
+}
+
+Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
+            const Message& message, std::span<const Target> targets) {
+  for (size_t i = 0; i < message.descriptors.size(); ++i) {
+    const Descriptor& d = message.descriptors[i];
+    const Target& target = targets[i];
+    const Dtype dtype = schema[d.ordinal].dtype;
+    const uint64_t item = memory_item_bytes(d.value, dtype);
+    uint64_t done = 0;
+    for (const Chunk& c : std::span(message.chunks).subspan(d.first_chunk, d.chunks)) {
+      const uint8_t* body = data.data() + c.offset;
+      const uint8_t* section = body + padded(c.support_bytes);
+      if (crc32c(body, body_bytes(c)) != c.checksum) return refuse(Reason::kChunkChecksum, i);
+      if (!is_zero(body + c.support_bytes, padded(c.support_bytes) - c.support_bytes) ||
+          !is_zero(section + c.value_bytes, padded(c.value_bytes) - c.value_bytes))
+        return refuse(Reason::kPadding, i);
+      Reason reason = read_support(body, c, d.support, target);
+      if (reason == Reason::kNone && c.count != 0)
+        reason = read_values(section, c.count, d.value, dtype, target.values + done * item);
+      if (reason != Reason::kNone) return refuse(reason, i);
+      done += c.count;
+    }
+  }
+  return {};
+}
+
+}  // namespace sparsefl::codec

@@ -1,0 +1,251 @@
+// The wire format of sparsefl/codec/FORMAT.md as types: field offsets, modes, reasons to refuse.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace sparsefl::codec {
+
+static_assert(std::endian::native == std::endian::little, "fields are read in place");
+
+inline constexpr uint8_t kMagic[8] = {0x89, 'S', 'P', 'F', 'L', '\r', '\n', 0x1A};
+inline constexpr uint16_t kMajor = 1;
+inline constexpr uint16_t kMinor = 0;
+// A decoder refuses unknown flags of these bits and ignores the others.
+inline constexpr uint32_t kCriticalFlags = 0x0000FFFF;
+
+inline constexpr size_t kHeaderBytes = 64;
+inline constexpr size_t kDescriptorBytes = 24;
+inline constexpr size_t kChunkBytes = 16;
+inline constexpr size_t kAlignment = 8;
+inline constexpr uint8_t kMinSpanLog2 = 16;
+inline constexpr uint8_t kMaxSpanLog2 = 22;
+
+// Byte offsets of the header's fields.
+namespace header {
+inline constexpr size_t kMajorAt = 8, kMinorAt = 10, kFlagsAt = 12, kTotalBytesAt = 16;
+inline constexpr size_t kSchemaAt = 24, kBaseAt = 32, kRoundAt = 40, kTensorsAt = 44;
+inline constexpr size_t kChunksAt = 48, kProfileAt = 52, kChecksumAt = 56, kReservedAt = 60;
+}  // namespace header
+
+// Byte offsets of a descriptor's fields.
+namespace descriptor {
+inline constexpr size_t kOrdinalAt = 0, kSupportAt = 4, kValueAt = 5, kCoderAt = 6, kSpanAt = 7;
+inline constexpr size_t kScaleModeAt = 8, kBlockAt = 9, kTableAt = 10, kReservedAt = 11;
+inline constexpr size_t kScaleAt = 12, kCountAt = 16;
+}  // namespace descriptor
+
+// Byte offsets of a directory entry's fields; the count takes 3 bytes.
+namespace chunk {
+inline constexpr size_t kSupportBytesAt = 0, kValueBytesAt = 4, kCountAt = 8, kParameterAt = 11;
+inline constexpr size_t kChecksumAt = 12;
+}  // namespace chunk
+
+// Numbers 3 to 7 are kept for Golomb-Rice, rANS and deltas.
+enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kBitmap = 2, kSeed = 8 };
+// Numbers 4 to 6 are kept for int8, int4 and ternary.
+enum class ValueMode : uint8_t { kNone = 0, kSign = 1, kFp32 = 2, kBf16 = 3, kRaw = 7 };
+enum class ScaleMode : uint8_t { kNone = 0, kTensor = 1 };
+
+enum class Dtype : uint8_t {
+  kFloat32 = 1,
+  kFloat64 = 2,
+  kFloat16 = 3,
+  kBfloat16 = 4,
+  kInt64 = 5,
+  kInt32 = 6,
+  kInt16 = 7,
+  kInt8 = 8,
+  kUint8 = 9,
+  kBool = 10,
+};
+
+// Why a message is refused; sparsefl.codec.CodecReason documents each under the same number.
+enum class Reason : int {
+  kNone = 0,
+  kTruncated,
+  kMagic,
+  kVersion,
+  kFlags,
+  kProfile,
+  kLength,
+  kTables,
+  kHeaderChecksum,
+  kReserved,
+  kSchema,
+  kOrdinal,
+  kSupportMode,
+  kValueMode,
+  kValueCoder,
+  kCombination,
+  kSpan,
+  kScale,
+  kCount,
+  kChunkCount,
+  kSectionLength,
+  kCoverage,
+  kBaseField,
+  kBaseMissing,
+  kBaseMismatch,
+  kChunkChecksum,
+  kBitmap,
+  kPadding,
+  kValue,
+  kContent,
+};
+
+// One tensor of the local schema.
+struct TensorSpec {
+  uint64_t numel;
+  Dtype dtype;
+};
+
+struct Descriptor {
+  uint32_t ordinal;
+  SupportMode support;
+  ValueMode value;
+  uint8_t span_log2;
+  ScaleMode scale_mode;
+  float scale;
+  // Number of values; of a kSeed descriptor, the seed.
+  uint64_t count;
+  uint32_t first_chunk;
+  uint32_t chunks;
+};
+
+// Positions [begin, end) of one tensor. The body at `offset` is the support section and the value
+// section, each padded to kAlignment.
+struct Chunk {
+  uint64_t begin;
+  uint64_t end;
+  uint64_t offset;
+  uint32_t support_bytes;
+  uint32_t value_bytes;
+  uint32_t count;
+  uint32_t checksum;
+};
+
+struct Message {
+  uint64_t schema_fingerprint = 0;
+  uint64_t base_fingerprint = 0;
+  uint32_t round = 0;
+  std::vector<Descriptor> descriptors;
+  std::vector<Chunk> chunks;
+  uint64_t total_bytes = 0;
+};
+
+// `where` is the position of the descriptor at fault, or -1 for the message as a whole.
+struct Status {
+  Reason reason = Reason::kNone;
+  int64_t where = -1;
+  bool ok() const { return reason == Reason::kNone; }
+};
+
+template <class T>
+T load(const uint8_t* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class T>
+void store(uint8_t* to, T value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+constexpr uint64_t padded(uint64_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
+
+constexpr uint64_t body_bytes(const Chunk& c) {
+  return padded(c.support_bytes) + padded(c.value_bytes);
+}
+
+// Bytes of one element in memory, 0 for an unknown dtype.
+constexpr uint64_t item_bytes(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+    case Dtype::kInt64:
+      return 8;
+    case Dtype::kFloat32:
+    case Dtype::kInt32:
+      return 4;
+    case Dtype::kFloat16:
+    case Dtype::kBfloat16:
+    case Dtype::kInt16:
+      return 2;
+    case Dtype::kInt8:
+    case Dtype::kUint8:
+    case Dtype::kBool:
+      return 1;
+  }
+  return 0;
+}
+
+constexpr bool is_floating(Dtype dtype) {
+  return dtype == Dtype::kFloat32 || dtype == Dtype::kFloat64 || dtype == Dtype::kFloat16 ||
+         dtype == Dtype::kBfloat16;
+}
+
+// Bytes of `count` values on the wire.
+constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t count) {
+  switch (mode) {
+    case ValueMode::kNone:
+      return 0;
+    case ValueMode::kSign:
+      return (count + 7) / 8;
+    case ValueMode::kFp32:
+      return count * 4;
+    case ValueMode::kBf16:
+      return count * 2;
+    case ValueMode::kRaw:
+      return count * item_bytes(dtype);
+  }
+  return 0;
+}
+
+// Bytes of one value in memory: signs as int8, fp32 and bf16 as float, raw as the tensor's dtype.
+constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
+  switch (mode) {
+    case ValueMode::kNone:
+      return 0;
+    case ValueMode::kSign:
+      return 1;
+    case ValueMode::kFp32:
+    case ValueMode::kBf16:
+      return 4;
+    case ValueMode::kRaw:
+      return item_bytes(dtype);
+  }
+  return 0;
+}
+
+// Bytes of the bitmap of a span: none where every position of it is kept, or none is.
+constexpr uint64_t bitmap_section_bytes(uint64_t span, uint64_t count) {
+  return count == 0 || count == span ? 0 : (span + 7) / 8;
+}
+
+// Number of chunks of a tensor: one for each started span, none where a seed stands for it.
+constexpr uint64_t chunks_of(SupportMode support, uint64_t numel, uint8_t span_log2) {
+  return support == SupportMode::kSeed ? 0 : (numel + (1ull << span_log2) - 1) >> span_log2;
+}
+
+// Whether the format knows the pair of modes for a tensor of the dtype.
+constexpr bool is_allowed(SupportMode support, ValueMode value, Dtype dtype) {
+  if (support == SupportMode::kSeed) return value == ValueMode::kNone && is_floating(dtype);
+  switch (value) {
+    case ValueMode::kNone:
+      return support != SupportMode::kDense;
+    case ValueMode::kSign:
+      return support != SupportMode::kDense && is_floating(dtype);
+    case ValueMode::kFp32:
+    case ValueMode::kBf16:
+      return is_floating(dtype);
+    case ValueMode::kRaw:
+      return dtype != Dtype::kFloat32 && dtype != Dtype::kBfloat16;
+  }
+  return false;
+}
+
+}  // namespace sparsefl::codec

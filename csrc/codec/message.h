@@ -1,0 +1,57 @@
+// Reads and writes messages in memory that the caller owns. Knows neither Python nor torch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "codec/format.h"
+
+namespace sparsefl::codec {
+
+// Checks everything about a message but its chunk bodies: header, descriptors, directory, and that
+// they agree with the local schema and cover `data` exactly. Allocates no more than the schema
+// allows. `out` means nothing where the status is not ok.
+Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
+             std::span<const TensorSpec> schema, Message* out);
+
+// Where the content of one descriptor goes.
+struct Target {
+  // Bitmap of a kShared descriptor, ceil(numel / 8) bytes.
+  const uint8_t* base = nullptr;
+  // Of a kBitmap descriptor: receives ceil(numel / 8) bytes.
+  uint8_t* bitmap = nullptr;
+  // Receives count * memory_item_bytes bytes.
+  uint8_t* values = nullptr;
+};
+
+// Checks and decodes all chunks of a parsed message. Where the status is not ok the targets hold
+// nothing of use. `targets` has one entry a descriptor.
+Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
+            const Message& message, std::span<const Target> targets);
+
+// The content of one descriptor, to be written.
+struct Source {
+  uint32_t ordinal = 0;
+  SupportMode support = SupportMode::kDense;
+  ValueMode value = ValueMode::kNone;
+  float scale = 0.0f;
+  // Number of values; of a kSeed descriptor, the seed.
+  uint64_t count = 0;
+  // Bitmap of the support, ceil(numel / 8) bytes; unused by kDense and kSeed.
+  const uint8_t* bitmap = nullptr;
+  // count values in memory, as memory_item_bytes says.
+  const uint8_t* values = nullptr;
+};
+
+// Lays a message out: modes, chunks, lengths, offsets. `sources` go by increasing ordinal, their
+// modes are allowed and their counts are those of their bitmaps, which the caller has checked.
+Message lay_out(std::span<const TensorSpec> schema, std::span<const Source> sources);
+
+// Writes a message that lay_out made, message.total_bytes bytes, every one of them. Refuses values
+// that the format has no bits for: a sign that is not +1 or -1, a value that is not finite or not
+// in bfloat16's range; `where` is then the position in `sources`.
+Status write(std::span<const TensorSpec> schema, std::span<const Source> sources,
+             const Message& message, uint8_t* out);
+
+}  // namespace sparsefl::codec

@@ -1,0 +1,30 @@
+"""What clients and servers send: ``Update`` to bytes and back, checked. Needs numpy alone.
+
+``FORMAT.md`` beside this file is the normative description of the bytes.
+"""
+
+from sparsefl.codec.bounds import bound_bytes
+from sparsefl.codec.errors import CodecError, CodecReason
+from sparsefl.codec.schema import Schema, TensorSpec
+from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
+from sparsefl.codec.wire import decode, decode_support, encode, encode_support, nbytes
+
+__all__ = [
+    "CodecError",
+    "CodecReason",
+    "Dense",
+    "Entry",
+    "Regenerated",
+    "Schema",
+    "Signs",
+    "Sparse",
+    "SupportOnly",
+    "TensorSpec",
+    "Update",
+    "bound_bytes",
+    "decode",
+    "decode_support",
+    "encode",
+    "encode_support",
+    "nbytes",
+]

@@ -1,0 +1,226 @@
+"""Update: what one message says about each tensor, as numpy arrays and supports."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsefl.support import Support
+
+if TYPE_CHECKING:
+    import torch
+
+Values: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
+
+_MAX_SEED = 2**64 - 1
+_MAX_ROUND = 2**32 - 1
+
+
+class _Entry:
+    """Equality by content, arrays bit for bit up to the sign of zero."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        mine, theirs = vars(self), vars(other)
+        return all(_equal(mine[name], theirs[name]) for name in mine)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sparse(_Entry):
+    """Values at the kept positions; the others are zero, or not the message's matter.
+
+    Attributes:
+        support: Which positions are kept, of the tensor's shape.
+        values: Their values, ``[nnz]``, row-major; numpy (a torch tensor is converted).
+    """
+
+    support: Support
+    values: Any
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError, ValueError: if the values are not ``[nnz]`` numbers."""
+        _check_support(self.support)
+        object.__setattr__(self, "values", _kept(self.values, self.support, "values"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signs(_Entry):
+    """``scale * signs`` at the kept positions: one bit a kept position.
+
+    Attributes:
+        support: Which positions are kept, of the tensor's shape.
+        signs: +1 or -1, ``[nnz]``, row-major, int8; numpy (a torch tensor is converted).
+        scale: One finite float32 for the tensor, not negative.
+    """
+
+    support: Support
+    signs: Any
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError, ValueError: if signs or scale are not as the attributes say."""
+        _check_support(self.support)
+        signs = _kept(self.signs, self.support, "signs")
+        if signs.dtype != np.int8:
+            raise TypeError(f"signs must be int8, got {signs.dtype}")
+        object.__setattr__(self, "signs", signs)
+        with np.errstate(over="ignore"):
+            scale = float(np.float32(self.scale))
+        if not math.isfinite(scale) or scale < 0:
+            raise ValueError(f"scale must be finite in float32 and not negative, got {self.scale}")
+        object.__setattr__(self, "scale", abs(scale))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dense(_Entry):
+    """All values of a tensor.
+
+    Attributes:
+        values: Of the tensor's shape; numpy (a torch tensor is converted).
+    """
+
+    values: Any
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError: if ``values`` is neither an array nor a tensor."""
+        object.__setattr__(self, "values", as_array(self.values, "values"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Regenerated(_Entry):
+    """A tensor that the receiver makes itself from a seed.
+
+    Attributes:
+        seed: Of the stream named as the tensor, within [0, 2**64).
+    """
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError, ValueError: if ``seed`` is no integer of 64 bits."""
+        seed = operator.index(self.seed)
+        if not 0 <= seed <= _MAX_SEED:
+            raise ValueError(f"seed must be within [0, 2**64), got {seed}")
+        object.__setattr__(self, "seed", seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SupportOnly(_Entry):
+    """A support without values: a mask to be agreed on.
+
+    Attributes:
+        support: Which positions are kept, of the tensor's shape.
+    """
+
+    support: Support
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError: if ``support`` is no Support."""
+        _check_support(self.support)
+
+
+Entry: TypeAlias = Sparse | Signs | Dense | Regenerated | SupportOnly
+
+
+class Update(Mapping[str, Entry]):
+    """What a client or server sends: a mapping from tensor name to entry, and the round.
+
+    Immutable. Tensors of the schema may be left out.
+    """
+
+    __slots__ = ("_entries", "_round")
+
+    def __init__(self, entries: Mapping[str, Entry], round: int = 0) -> None:
+        """Gathers the entries.
+
+        Args:
+            entries: ``{name: Sparse | Signs | Dense | Regenerated | SupportOnly}``.
+            round: Number of the round, within [0, 2**32).
+
+        Raises:
+            TypeError: if an entry is of another type.
+            ValueError: if ``round`` is out of range.
+        """
+        for name, entry in entries.items():
+            if not isinstance(entry, _Entry):
+                raise TypeError(
+                    f"tensor {name!r}: expected Sparse, Signs, Dense, Regenerated or SupportOnly, "
+                    f"got {type(entry).__name__}"
+                )
+        if not 0 <= operator.index(round) <= _MAX_ROUND:
+            raise ValueError(f"round must be within [0, 2**32), got {round}")
+        self._entries = dict(entries)
+        self._round = operator.index(round)
+
+    @property
+    def round(self) -> int:
+        """Number of the round."""
+        return self._round
+
+    def __getitem__(self, name: str) -> Entry:
+        """Returns what is said about a tensor."""
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self._entries)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when round and entries are."""
+        if not isinstance(other, Update):
+            return NotImplemented
+        return self._round == other._round and self._entries == other._entries
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """The round, and the type of each entry."""
+        kinds = ", ".join(f"{name}: {type(e).__name__}" for name, e in self._entries.items())
+        return f"Update(round={self._round}, {{{kinds}}})"
+
+
+def as_array(value: object, what: str) -> npt.NDArray[Any]:
+    """Returns an array or tensor as numpy, sharing memory where it can; bfloat16 as float32.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "detach"):
+        raise TypeError(f"{what} must be a numpy array or torch tensor, got {type(value).__name__}")
+    tensor = value.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()
+    return cast("npt.NDArray[Any]", tensor.numpy())
+
+
+def _check_support(support: object) -> None:
+    if not isinstance(support, Support):
+        raise TypeError(f"support must be a Support, got {type(support).__name__}")
+
+
+def _kept(value: object, support: Support, what: str) -> npt.NDArray[Any]:
+    array = as_array(value, what)
+    if array.shape != (support.nnz,):
+        raise ValueError(f"{what} must be [{support.nnz}] for {support}, got {array.shape}")
+    return array
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and bool(np.array_equal(a, b))
+    return a == b
