@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sysconfig
+import types
 
 import pybind11
 import torch
@@ -23,8 +24,8 @@ STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 NVCC = [
     *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC"),
     "-Xptxas=-v,-warn-spills,-warn-lmem-usage",
-    *("-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_80,code=sm_80"),
-    "-gencode=arch=compute_80,code=compute_80",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
 ]
 
 
@@ -32,11 +33,6 @@ def sources(*patterns, without=None):
     """Returns the files under csrc that match a pattern, sorted, but for those of an ending."""
     found = [p for pattern in patterns for p in sorted(glob.glob(f"csrc/{pattern}"))]
     return [p for p in found if not (without and p.endswith(without))]
-
-
-def headers(*folders):
-    """Returns the headers of the folders, which the sdist and rebuilds must follow."""
-    return sources(*(f"{folder}/*.{kind}" for folder in folders for kind in ("h", "inl", "cuh")))
 
 
 def nvcc():
@@ -56,28 +52,35 @@ class BuildExt(build_ext):
             return os.path.join(*name.split(".")) + ".so"
         return super().get_ext_filename(name)
 
+    def build_extensions(self):
+        """Compiles with every core: setuptools would take one source after the other."""
+        self.mkpath(self.build_temp)
+        jobs = ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() or 1)
+        self.compiler.compile = types.MethodType(jobs.function(), self.compiler)
+        super().build_extensions()
+
     def build_extension(self, extension):
         """Compiles the CUDA sources where nvcc is found, then the rest as usual."""
         compiler = nvcc()
         if extension.name.endswith("_ops") and compiler and extension.cuda:
-            os.makedirs(self.build_temp, exist_ok=True)
             for source in extension.cuda:
-                target = os.path.join(self.build_temp, pathlib.Path(source).stem + ".cu.o")
+                target = os.path.join(self.build_temp, pathlib.Path(source).name + ".o")
                 subprocess.run([compiler, *NVCC, "-Icsrc", "-c", source, "-o", target], check=True)
                 extension.extra_objects.append(target)
             extension.sources += sources("bindings/ops_*_cuda.cpp")
-            extension.include_dirs += [str(pathlib.Path(compiler).resolve().parents[1] / "include")]
-            extension.extra_link_args += [
-                f"-L{pathlib.Path(compiler).resolve().parents[1] / 'lib64'}",
-                *("-lcudart_static", "-lrt", "-ldl", "-lpthread"),
-            ]
+            toolkit = pathlib.Path(compiler).resolve().parents[1]
+            extension.include_dirs += [str(toolkit / "include")]
+            extension.library_dirs += [str(toolkit / "lib64")]
+            extension.extra_link_args += ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
         super().build_extension(extension)
 
 
+# The sdist and rebuilds follow them.
+HEADERS = sources("*/*.h", "*/*.inl", "*/*.cuh")
 ops = Extension(
     "sparsefl._ops",
     sources=sources("bindings/ops_*.cpp", "cpu/*.cpp", without="_cuda.cpp"),
-    depends=headers("cpu", "bindings", "cuda"),
+    depends=HEADERS,
     include_dirs=["csrc"],
     extra_compile_args=[*CXX, *STABLE],
     library_dirs=[str(TORCH / "lib")],
@@ -87,10 +90,9 @@ ops.cuda = sources("cuda/*.cu")
 codec = Pybind11Extension(
     "sparsefl._codec",
     sources=sources("bindings/codec*.cpp", "codec/*.cpp"),
-    depends=headers("codec", "bindings", "cpu"),
+    depends=HEADERS,
     include_dirs=["csrc"],
     extra_compile_args=CXX,
     cxx_std=20,
 )
-with ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() or 1):
-    setup(ext_modules=[ops, codec], cmdclass={"build_ext": BuildExt})
+setup(ext_modules=[ops, codec], cmdclass={"build_ext": BuildExt})
