@@ -1,0 +1,68 @@
+// Turns operator arguments into what the kernels take. Users' mistakes were refused in
+// sparsefl.ops; the checks here would be our own bugs.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+#include "cpu/view.h"
+
+namespace sparsefl {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Calls run with a null pointer of the tensor's element type.
+template <class Run>
+void with_type(const Tensor& x, const Run& run) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return run(static_cast<float*>(nullptr));
+    case ScalarType::Double:
+      return run(static_cast<double*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, "kernels take float32 and float64");
+  }
+}
+
+template <class T>
+const T* data(const Tensor& x) {
+  STD_TORCH_CHECK(x.is_contiguous() && x.element_size() == sizeof(T), "bad operand");
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+template <class T>
+const T* data(const std::optional<Tensor>& x) {
+  return x.has_value() ? data<T>(*x) : nullptr;
+}
+
+template <class T>
+T* mutable_data(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size) {
+  return torch::stable::new_empty(like, size);
+}
+
+inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
+  return torch::stable::new_empty(like, size, type);
+}
+
+// What a sign operator adds to the values: the magnitudes, one each or one for all.
+struct Magnitudes {
+  const std::optional<Tensor>& each;
+  double constant;
+};
+
+template <class T>
+Weights<T> make_weights(const Tensor& values, const Magnitudes* magnitudes) {
+  if (magnitudes == nullptr) return {WeightKind::kValues, data<T>(values), nullptr, T{1}};
+  const auto kind =
+      magnitudes->each.has_value() ? WeightKind::kSignTensor : WeightKind::kSignConstant;
+  return {kind, data<T>(values), data<T>(magnitudes->each), static_cast<T>(magnitudes->constant)};
+}
+
+}  // namespace sparsefl

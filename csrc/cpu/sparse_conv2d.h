@@ -1,0 +1,69 @@
+// Sparse 2-d convolution without im2col, with the batch in the lanes.
+//
+// Images are batch-last: x[((channel * height + row) * width + column) * batch + sample]. One pass
+// gathers, for every point of a grid of output pixels, the kept taps of a window of the input. The
+// forward is one pass. The input gradient has stride^2 passes (phases): the output pixels with one
+// residue meet only the taps of that residue, and meet them at stride 1.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/view.h"
+
+namespace sparsefl {
+
+// One axis of a pass: grid point j lies at output coordinate origin + j * out_step and its tap t at
+// input coordinate j * in_step + tap[t], if that tap belongs to the pass at all.
+struct Axis {
+  static constexpr int32_t kNoTap = INT32_MIN;
+  int64_t input, output;  // extents in pixels
+  int64_t grid, origin, out_step, in_step;
+  const int32_t* tap;  // [kernel]
+  int64_t kernel;
+};
+
+struct Pass {
+  Axis y, x;
+  int64_t groups;
+  int64_t phase;  // which phase of the view this pass walks
+  int64_t batch;
+};
+
+// The view's rows are all groups' output channels; its columns one group's input channels times
+// kernel taps, its block a whole number of channels.
+template <class T>
+struct GatherArgs {
+  View view;
+  Pass pass;
+  Weights<T> weights;
+  const T* bias;  // [rows], or null
+  const T* x;
+  T* y;  // must not alias x; only the grid's pixels are written
+};
+
+template <class T>
+struct SampleArgs {
+  View view;  // the forward one: position is null
+  Pass pass;
+  const T* grad;  // of the output
+  const T* x;
+  T* grad_weights;  // [nnz], added to
+};
+
+template <class T>
+struct SparseConv2dKernels {
+  // Work items of a pass: tiles of the grid times groups of lanes times channel groups.
+  int64_t (*items)(const Pass&);
+  // y[n, o, p] = bias[o] + sum over kept (c, t) of weight[o, c, t] * x[n, c, p * in_step + tap[t]],
+  // for the items [begin, end); pixels outside the input count as zero.
+  void (*gather)(const GatherArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  int64_t (*gather_scratch)(const View&, const Pass&);  // elements, 64-byte aligned
+  // grad_weights[k] += sum over n, p of grad[n, o, p] * x[n, c, p * in_step + tap[t]].
+  void (*sample)(const SampleArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  int64_t (*sample_scratch)(const View&, const Pass&);
+};
+
+template <class T>
+const SparseConv2dKernels<T>& sparse_conv2d_kernels();
+
+}  // namespace sparsefl

@@ -1,0 +1,332 @@
+// The kernels of sparse_conv2d.h, written once for every instruction set.
+
+#include "cpu/simd.inl"
+#include "cpu/weights.inl"
+
+namespace sparsefl {
+namespace {
+
+// A tile of grid points, one vector of samples each: as many accumulators as the registers hold
+// beside a weight. 4 x 4 has the smallest halo for its size.
+template <class T>
+constexpr int kTileRows = Vec<T>::kLanes >= 16 ? 4 : 2;
+constexpr int kTileColumns = 4;
+template <class T>
+constexpr int kTile = kTileRows<T> * kTileColumns;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One axis of the window of input pixels that a tile needs. Pixels are sorted by their residue
+// modulo the step, so that neighbours on the grid are neighbours in the window at any stride.
+struct WindowAxis {
+  int64_t low, residues, length;
+
+  WindowAxis(const Axis& axis, int64_t points) {
+    int64_t high = low = 0;
+    bool any = false;
+    for (int64_t t = 0; t < axis.kernel; ++t) {
+      const int64_t tap = axis.tap[t];
+      if (tap == Axis::kNoTap) continue;
+      low = any && low < tap ? low : tap;
+      high = any && high > tap ? high : tap;
+      any = true;
+    }
+    residues = high - low + 1 < axis.in_step ? high - low + 1 : axis.in_step;
+    length = points + (high - low) / axis.in_step;
+  }
+  int64_t size() const { return residues * length; }
+  int64_t place(int64_t tap, int64_t step) const {
+    return (tap - low) % step * length + (tap - low) / step;
+  }
+};
+
+template <class T>
+struct Window {
+  WindowAxis y, x;
+  int64_t channels;  // of a block
+  int64_t taps;
+
+  Window(const View& view, const Pass& pass)
+      : y(pass.y, kTileRows<T>),
+        x(pass.x, kTileColumns),
+        channels(0),
+        taps(pass.y.kernel * pass.x.kernel) {
+    const int64_t columns = view.block < view.columns ? view.block : view.columns;
+    channels = columns / taps;
+  }
+  int64_t pixels() const { return y.size() * x.size(); }
+  int64_t elements() const { return channels * pixels() * Vec<T>::kLanes; }
+  int64_t table_elements() const {
+    return ceil_div(channels * taps * int64_t{sizeof(int32_t)}, 64) * 64 / int64_t{sizeof(T)};
+  }
+};
+
+// Where a block's column lies in the window: one entry a (channel, tap).
+template <class T>
+void fill_table(const Window<T>& window, const Pass& pass, int32_t* table) {
+  for (int64_t c = 0; c < window.channels; ++c) {
+    for (int64_t ky = 0; ky < pass.y.kernel; ++ky) {
+      for (int64_t kx = 0; kx < pass.x.kernel; ++kx, ++table) {
+        if (pass.y.tap[ky] == Axis::kNoTap || pass.x.tap[kx] == Axis::kNoTap) continue;
+        const int64_t place = window.y.place(pass.y.tap[ky], pass.y.in_step) * window.x.size() +
+                              window.x.place(pass.x.tap[kx], pass.x.in_step);
+        *table = static_cast<int32_t>((c * window.pixels() + place) * Vec<T>::kLanes);
+      }
+    }
+  }
+}
+
+// One item: a tile of the grid, a vector of samples, a group of channels.
+struct Item {
+  int64_t group, lane, lanes, y, x;
+
+  Item(int64_t item, const Pass& pass, int tile_rows, int tile_columns, int vector_lanes) {
+    const int64_t across = ceil_div(pass.x.grid, tile_columns);
+    const int64_t down = ceil_div(pass.y.grid, tile_rows);
+    const int64_t vectors = ceil_div(pass.batch, vector_lanes);
+    x = item % across * tile_columns;
+    item /= across;
+    y = item % down * tile_rows;
+    item /= down;
+    lane = item % vectors * vector_lanes;
+    group = item / vectors;
+    lanes = pass.batch - lane < vector_lanes ? pass.batch - lane : vector_lanes;
+  }
+};
+
+template <class T>
+Item make_item(int64_t item, const Pass& pass) {
+  return Item(item, pass, kTileRows<T>, kTileColumns, Vec<T>::kLanes);
+}
+
+template <class T>
+int64_t items(const Pass& pass) {
+  return ceil_div(pass.x.grid, kTileColumns) * ceil_div(pass.y.grid, kTileRows<T>) *
+         ceil_div(pass.batch, Vec<T>::kLanes) * pass.groups;
+}
+
+template <class T>
+inline void copy_pixel(const T* from, T* to, int64_t lanes) {
+  if (lanes == Vec<T>::kLanes) {
+    store(to, load(from));
+  } else {
+    store(to, load_some(from, lanes));
+  }
+}
+
+// Copies the window of a block's channels into contiguous memory; pixels outside the input are
+// zero. Padding, stride and dilation end here.
+template <class T>
+void copy_window(const T* x, const Pass& pass, const Window<T>& window, const Item& item,
+                 int64_t first_channel, int64_t channels, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t top = item.y * pass.y.in_step + window.y.low;
+  const int64_t left = item.x * pass.x.in_step + window.x.low;
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* plane = x + (first_channel + c) * pass.y.input * pass.x.input * pass.batch + item.lane;
+    for (int64_t ry = 0; ry < window.y.residues; ++ry) {
+      for (int64_t j = 0; j < window.y.length; ++j) {
+        const int64_t row = top + ry + j * pass.y.in_step;
+        const bool row_inside = row >= 0 && row < pass.y.input;
+        for (int64_t rx = 0; rx < window.x.residues; ++rx) {
+          for (int64_t i = 0; i < window.x.length; ++i, to += kLanes) {
+            const int64_t column = left + rx + i * pass.x.in_step;
+            if (row_inside && column >= 0 && column < pass.x.input) {
+              copy_pixel(plane + (row * pass.x.input + column) * pass.batch, to, item.lanes);
+            } else {
+              store(to, typename Vec<T>::Type{});
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Calls pixel(i, offset) for tile point i inside the grid, offset being its place in an output
+// channel.
+template <class T, class Run>
+inline void for_pixels(const Pass& pass, const Item& item, Run run) {
+  for (int r = 0; r < kTileRows<T>; ++r) {
+    if (item.y + r >= pass.y.grid) break;
+    const int64_t row = pass.y.origin + (item.y + r) * pass.y.out_step;
+    for (int q = 0; q < kTileColumns; ++q) {
+      if (item.x + q >= pass.x.grid) break;
+      const int64_t column = pass.x.origin + (item.x + q) * pass.x.out_step;
+      run(r * kTileColumns + q, (row * pass.x.output + column) * pass.batch + item.lane);
+    }
+  }
+}
+
+// acc[r][q] += weight(k) * window[place(k) + (r, q)] over k in [begin, end).
+template <class T, class R>
+inline void accumulate_tile(const R& weight, const uint16_t* index, const int32_t* table,
+                            int64_t begin, int64_t end, const T* window, int64_t row_elements,
+                            typename Vec<T>::Type* acc) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int64_t k = begin; k < end; ++k) {
+    const auto w = broadcast<T>(weight(k));
+    const T* p = window + table[index[k]];
+    for (int r = 0; r < kTileRows<T>; ++r, p += row_elements) {
+      for (int q = 0; q < kTileColumns; ++q) {
+        acc[r * kTileColumns + q] += w * load(p + q * kLanes);
+      }
+    }
+  }
+}
+
+template <class T>
+int64_t gather_scratch(const View& view, const Pass& pass) {
+  const Window<T> window(view, pass);
+  const int64_t panel = view.blocks() > 1 ? view.rows / pass.groups * kTile<T> * Vec<T>::kLanes : 0;
+  return window.table_elements() + window.elements() + panel;
+}
+
+template <class T, class R>
+void gather_item(const GatherArgs<T>& a, const R& weight, const Window<T>& window, const Item& item,
+                 const int32_t* table, T* window_data, T* panel) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const View& view = a.view;
+  const Pass& pass = a.pass;
+  const int64_t blocks = view.blocks();
+  const int64_t rows = view.rows / pass.groups;
+  const int64_t group_channels = view.columns / window.taps;
+  const int64_t plane = pass.y.output * pass.x.output * pass.batch;
+  const int64_t row_elements = window.x.size() * kLanes;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int32_t* begin = view.begin + (pass.phase * blocks + b) * view.rows + item.group * rows;
+    const int64_t first = b * window.channels;
+    const int64_t left = group_channels - first;
+    if (begin[0] != begin[rows]) {
+      copy_window(a.x, pass, window, item, item.group * group_channels + first,
+                  left < window.channels ? left : window.channels, window_data);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = item.group * rows + r;
+      T* waiting = panel + r * kTile<T> * kLanes;
+      typename Vec<T>::Type acc[kTile<T>];
+      const auto start = broadcast<T>(a.bias == nullptr ? T{0} : a.bias[row]);
+      for (int i = 0; i < kTile<T>; ++i) acc[i] = b > 0 ? load(waiting + i * kLanes) : start;
+      accumulate_tile<T>(weight, view.index, table, begin[r], begin[r + 1], window_data,
+                         row_elements, acc);
+      if (b + 1 < blocks) {
+        for (int i = 0; i < kTile<T>; ++i) store(waiting + i * kLanes, acc[i]);
+        continue;
+      }
+      for_pixels<T>(pass, item, [&](int i, int64_t offset) {
+        T* to = a.y + row * plane + offset;
+        if (item.lanes == kLanes) {
+          store(to, acc[i]);
+        } else {
+          store_some(to, acc[i], item.lanes);
+        }
+      });
+    }
+  }
+}
+
+template <class T>
+void gather(const GatherArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
+  const Window<T> window(a.view, a.pass);
+  int32_t* table = reinterpret_cast<int32_t*>(scratch);
+  T* window_data = scratch + window.table_elements();
+  fill_table(window, a.pass, table);
+  with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
+    for (int64_t i = begin; i < end; ++i) {
+      gather_item(a, weight, window, make_item<T>(i, a.pass), table, window_data,
+                  window_data + window.elements());
+    }
+  });
+}
+
+template <class T>
+int64_t sample_scratch(const View& view, const Pass& pass) {
+  const Window<T> window(view, pass);
+  return window.table_elements() + window.elements() +
+         view.rows / pass.groups * kTile<T> * Vec<T>::kLanes;
+}
+
+// The tile's gradients of all rows of the group; points outside the grid are zero.
+template <class T>
+void copy_gradients(const SampleArgs<T>& a, const Item& item, int64_t rows, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.batch;
+  for (int64_t i = 0; i < rows * kTile<T>; ++i) store(to + i * kLanes, typename Vec<T>::Type{});
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* from = a.grad + (item.group * rows + r) * plane;
+    for_pixels<T>(a.pass, item, [&](int i, int64_t offset) {
+      copy_pixel(from + offset, to + (r * kTile<T> + i) * kLanes, item.lanes);
+    });
+  }
+}
+
+// Dot products of one window with the tile's gradients. Each kept position's products stay a vector
+// until there are as many as lanes; one shuffle tree then sums them all, across the ends of rows.
+template <class T>
+void sample_block(const uint16_t* index, const int32_t* begin, int64_t rows, const int32_t* table,
+                  const T* gradients, const T* window, int64_t row_elements, T* grad_weights) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typename Vec<T>::Type waiting[kLanes];
+  int count = 0;
+  T* out = grad_weights + begin[0];
+  const auto flush = [&] {
+    const auto sums = sum_each<T>(waiting);
+    count == kLanes ? store(out, load(out) + sums)
+                    : store_some(out, load_some(out, count) + sums, count);
+    out += count;
+    count = 0;
+  };
+  for (int64_t r = 0; r < rows; ++r) {
+    if (begin[r] == begin[r + 1]) continue;
+    typename Vec<T>::Type g[kTile<T>];
+    for (int i = 0; i < kTile<T>; ++i) g[i] = load(gradients + (r * kTile<T> + i) * kLanes);
+    for (int64_t k = begin[r]; k < begin[r + 1]; ++k) {
+      const T* p = window + table[index[k]];
+      typename Vec<T>::Type sum[2] = {};
+      for (int y = 0; y < kTileRows<T>; ++y, p += row_elements) {
+        for (int x = 0; x < kTileColumns; ++x) {
+          sum[x & 1] += g[y * kTileColumns + x] * load(p + x * kLanes);
+        }
+      }
+      waiting[count] = sum[0] + sum[1];
+      if (++count == kLanes) flush();
+    }
+  }
+  if (count > 0) {
+    for (int i = count; i < kLanes; ++i) waiting[i] = typename Vec<T>::Type{};
+    flush();
+  }
+}
+
+template <class T>
+void sample(const SampleArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
+  const View& view = a.view;
+  const Window<T> window(view, a.pass);
+  int32_t* table = reinterpret_cast<int32_t*>(scratch);
+  T* window_data = scratch + window.table_elements();
+  T* gradients = window_data + window.elements();
+  fill_table(window, a.pass, table);
+  const int64_t rows = view.rows / a.pass.groups;
+  const int64_t group_channels = view.columns / window.taps;
+  for (int64_t i = begin; i < end; ++i) {
+    const Item item = make_item<T>(i, a.pass);
+    copy_gradients(a, item, rows, gradients);
+    for (int64_t b = 0; b < view.blocks(); ++b) {
+      const int32_t* rows_begin = view.begin + b * view.rows + item.group * rows;
+      if (rows_begin[0] == rows_begin[rows]) continue;
+      const int64_t first = b * window.channels;
+      const int64_t left = group_channels - first;
+      copy_window(a.x, a.pass, window, item, item.group * group_channels + first,
+                  left < window.channels ? left : window.channels, window_data);
+      sample_block<T>(view.index, rows_begin, rows, table, gradients, window_data,
+                      window.x.size() * Vec<T>::kLanes, a.grad_weights);
+    }
+  }
+}
+
+}  // namespace
+
+#define SPARSEFL_SPARSE_CONV2D_TABLE(T) \
+  {items<T>, gather<T>, gather_scratch<T>, sample<T>, sample_scratch<T>}
+
+}  // namespace sparsefl

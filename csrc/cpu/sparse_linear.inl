@@ -1,0 +1,213 @@
+// The kernels of sparse_linear.h, written once for every instruction set.
+
+#include "cpu/simd.inl"
+#include "cpu/weights.inl"
+
+namespace sparsefl {
+namespace {
+
+// Lanes of a tile: 64 floats, so that a block of 128 columns is 32 KB, or what the registers hold.
+template <class T>
+constexpr int kTileVectors = Vec<T>::kLanes >= 16 ? 4 : 8;
+
+// Rows farther apart than a page are copied first: every one would need a TLB entry of its own.
+constexpr int64_t kPageBytes = 4096;
+constexpr int64_t kCopiedColumns = 2048;
+
+template <class T>
+bool copies_block(const SpmmArgs<T>& a, int64_t lanes) {
+  if (a.ldx == lanes) return false;
+  return a.view.blocks() > 1 ||
+         (a.ldx * int64_t{sizeof(T)} >= kPageBytes && a.view.columns <= kCopiedColumns);
+}
+
+inline int64_t padded_lanes(int64_t lanes) {
+  return (lanes + kLanePadding - 1) / kLanePadding * kLanePadding;
+}
+
+template <class T>
+int64_t spmm_scratch(const SpmmArgs<T>& a, const Part& part) {
+  const int64_t lanes = kTileVectors<T> * Vec<T>::kLanes;
+  const int64_t panel = a.view.blocks() > 1 ? (part.row_end - part.row_begin) * lanes : 0;
+  const int64_t columns = a.view.block < a.view.columns ? a.view.block : a.view.columns;
+  return panel + columns * lanes;
+}
+
+template <class T, int kVectors>
+inline void copy_block(const T* x, int64_t ldx, int64_t columns, T* buffer) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int64_t c = 0; c < columns; ++c) {
+    for (int v = 0; v < kVectors; ++v) {
+      store(buffer + (c * kVectors + v) * kLanes, load(x + c * ldx + v * kLanes));
+    }
+  }
+}
+
+// acc[v] += weight(k) * x[index[k]][v] over k in [begin, end). Few vectors need several chains: an
+// FMA takes four cycles and one can start every cycle.
+template <class T, int kVectors, class R>
+inline void accumulate(const R& weight, const uint16_t* index, int64_t begin, int64_t end,
+                       const T* x, int64_t ldx, typename Vec<T>::Type* acc) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  constexpr int kChains = kVectors >= 4 ? 1 : 4 / kVectors;
+  int64_t k = begin;
+  if constexpr (kChains > 1) {
+    typename Vec<T>::Type more[kChains - 1][kVectors] = {};
+    for (; k + kChains <= end; k += kChains) {
+      for (int c = 0; c < kChains; ++c) {
+        const auto w = broadcast<T>(weight(k + c));
+        const T* row = x + index[k + c] * ldx;
+        for (int v = 0; v < kVectors; ++v) {
+          (c == 0 ? acc[v] : more[c - 1][v]) += w * load(row + v * kLanes);
+        }
+      }
+    }
+    for (int c = 0; c < kChains - 1; ++c) {
+      for (int v = 0; v < kVectors; ++v) acc[v] += more[c][v];
+    }
+  }
+  for (; k < end; ++k) {
+    const auto w = broadcast<T>(weight(k));
+    const T* row = x + index[k] * ldx;
+    for (int v = 0; v < kVectors; ++v) acc[v] += w * load(row + v * kLanes);
+  }
+}
+
+template <class T, int kVectors>
+inline void store_row(T* y, const typename Vec<T>::Type* acc, int64_t lanes) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t left = lanes - v * kLanes;
+    if (left >= kLanes) {
+      store(y + v * kLanes, acc[v]);
+    } else if (left > 0) {
+      store_some(y + v * kLanes, acc[v], left);
+    }
+  }
+}
+
+// One tile of lanes: column blocks outside, so that a block's rows of x stay in the L1 cache while
+// all rows of the part meet it; the rows' sums wait in a panel between blocks.
+template <class T, int kVectors, class R>
+void spmm_tile(const SpmmArgs<T>& a, const R& weight, const Part& part, int64_t lane, int64_t lanes,
+               T* scratch) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const View& view = a.view;
+  const int64_t blocks = view.blocks();
+  const int64_t rows = part.row_end - part.row_begin;
+  T* panel = scratch;
+  T* buffer = scratch + (blocks > 1 ? rows * kVectors * kLanes : 0);
+  const bool copies = copies_block(a, kVectors * kLanes);
+  for (int64_t b = 0; b < blocks; ++b) {
+    const T* x = a.x + b * view.block * a.ldx + lane;
+    int64_t ldx = a.ldx;
+    if (copies) {
+      const int64_t left = view.columns - b * view.block;
+      copy_block<T, kVectors>(x, ldx, left < view.block ? left : view.block, buffer);
+      x = buffer;
+      ldx = kVectors * kLanes;
+    }
+    const int32_t* begin = view.begin + b * view.rows;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = part.row_begin + r;
+      typename Vec<T>::Type acc[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        acc[v] = b > 0 ? load(panel + (r * kVectors + v) * kLanes)
+                       : broadcast<T>(a.bias == nullptr ? T{0} : a.bias[row]);
+      }
+      accumulate<T, kVectors>(weight, view.index, begin[row], begin[row + 1], x, ldx, acc);
+      if (b + 1 == blocks) {
+        store_row<T, kVectors>(a.y + row * a.ldy + lane, acc, lanes);
+      } else {
+        for (int v = 0; v < kVectors; ++v) store(panel + (r * kVectors + v) * kLanes, acc[v]);
+      }
+    }
+  }
+}
+
+// Calls run with the tile's vector count as a constant.
+template <int kMost, class Run>
+inline void with_vectors(int vectors, Run run) {
+  if constexpr (kMost == 1) {
+    run(Lanes<1>{});
+  } else {
+    if (vectors == kMost) return run(Lanes<kMost>{});
+    with_vectors<kMost - 1>(vectors, run);
+  }
+}
+
+template <class T>
+void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  constexpr int64_t kTile = kTileVectors<T> * kLanes;
+  with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
+    for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += kTile) {
+      const int64_t lanes = part.lane_end - lane < kTile ? part.lane_end - lane : kTile;
+      with_vectors<kTileVectors<T>>(static_cast<int>((lanes + kLanes - 1) / kLanes),
+                                    [&]<int kVectors>(Lanes<kVectors>) {
+                                      spmm_tile<T, kVectors>(a, weight, part, lane, lanes, scratch);
+                                    });
+    }
+  });
+}
+
+// Dot products of one tile of lanes. Each kept position's products stay a vector until there are
+// as many as lanes; one shuffle tree then sums them all, across the ends of rows.
+template <class T, int kVectors>
+void sddmm_tile(const SddmmArgs<T>& a, const Part& part, int64_t block, int64_t lane) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int32_t* begin = a.view.begin + block * a.view.rows;
+  const T* x = a.x + block * a.view.block * a.ldx + lane;
+  typename Vec<T>::Type waiting[kLanes];
+  int count = 0;
+  T* out = a.grad_values + begin[part.row_begin];
+  const auto flush = [&] {
+    const auto sums = sum_each<T>(waiting);
+    if (lane == 0) {
+      count == kLanes ? store(out, sums) : store_some(out, sums, count);
+    } else {
+      count == kLanes ? store(out, load(out) + sums)
+                      : store_some(out, load_some(out, count) + sums, count);
+    }
+    out += count;
+    count = 0;
+  };
+  for (int64_t row = part.row_begin; row < part.row_end; ++row) {
+    if (begin[row] == begin[row + 1]) continue;
+    typename Vec<T>::Type g[kVectors];
+    for (int v = 0; v < kVectors; ++v) g[v] = load(a.grad + row * a.ldg + lane + v * kLanes);
+    for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
+      const T* p = x + a.view.index[k] * a.ldx;
+      auto sum = g[0] * load(p);
+      for (int v = 1; v < kVectors; ++v) sum += g[v] * load(p + v * kLanes);
+      waiting[count] = sum;
+      if (++count == kLanes) flush();
+    }
+  }
+  if (count > 0) {
+    for (int i = count; i < kLanes; ++i) waiting[i] = typename Vec<T>::Type{};
+    flush();
+  }
+}
+
+template <class T>
+void sddmm(const SddmmArgs<T>& a, const Part& part) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  constexpr int64_t kTile = kTileVectors<T> * kLanes;
+  for (int64_t block = 0; block < a.view.blocks(); ++block) {
+    for (int64_t lane = 0; lane < a.batch; lane += kTile) {
+      const int64_t left = padded_lanes(a.batch - lane);
+      with_vectors<kTileVectors<T>>(
+          static_cast<int>((left < kTile ? left : kTile) / kLanes),
+          [&]<int kVectors>(Lanes<kVectors>) { sddmm_tile<T, kVectors>(a, part, block, lane); });
+    }
+    const int32_t* begin = a.view.begin + block * a.view.rows;
+    scale_gradient(a.weights, a.grad_values, begin[part.row_begin], begin[part.row_end]);
+  }
+}
+
+}  // namespace
+
+#define SPARSEFL_SPARSE_LINEAR_TABLE(T) {spmm<T>, spmm_scratch<T>, sddmm<T>}
+
+}  // namespace sparsefl

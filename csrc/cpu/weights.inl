@@ -1,0 +1,54 @@
+// Reads the weights of a view, one policy a kind, so that a sign layer never stores its weights.
+
+namespace sparsefl {
+namespace {
+
+template <class T, WeightKind kKind, bool kIndirect>
+struct Reader {
+  const T* values;
+  const T* magnitudes;
+  T constant;
+  const int32_t* position;
+
+  Reader(const Weights<T>& w, const int32_t* position)
+      : values(w.values), magnitudes(w.magnitudes), constant(w.constant), position(position) {}
+
+  T operator()(int64_t k) const {
+    const int64_t p = kIndirect ? position[k] : k;
+    if constexpr (kKind == WeightKind::kValues) {
+      return values[p];
+    } else {
+      const T magnitude = kKind == WeightKind::kSignConstant ? constant : magnitudes[p];
+      return values[p] >= 0 ? magnitude : -magnitude;
+    }
+  }
+};
+
+// Calls run(reader) with the reader that the weights and the view need.
+template <class T, class Run>
+inline void with_reader(const Weights<T>& w, const int32_t* position, Run run) {
+  switch (w.kind) {
+    case WeightKind::kValues:
+      if (position == nullptr) return run(Reader<T, WeightKind::kValues, false>(w, position));
+      return run(Reader<T, WeightKind::kValues, true>(w, position));
+    case WeightKind::kSignConstant:
+      if (position == nullptr) return run(Reader<T, WeightKind::kSignConstant, false>(w, position));
+      return run(Reader<T, WeightKind::kSignConstant, true>(w, position));
+    case WeightKind::kSignTensor:
+      if (position == nullptr) return run(Reader<T, WeightKind::kSignTensor, false>(w, position));
+      return run(Reader<T, WeightKind::kSignTensor, true>(w, position));
+  }
+}
+
+// dL/dvalue from dL/dweight: the straight-through gradient of a score is times its magnitude.
+template <class T>
+inline void scale_gradient(const Weights<T>& w, T* gradient, int64_t begin, int64_t end) {
+  if (w.kind == WeightKind::kSignConstant) {
+    for (int64_t k = begin; k < end; ++k) gradient[k] *= w.constant;
+  } else if (w.kind == WeightKind::kSignTensor) {
+    for (int64_t k = begin; k < end; ++k) gradient[k] *= w.magnitudes[k];
+  }
+}
+
+}  // namespace
+}  // namespace sparsefl

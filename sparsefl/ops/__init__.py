@@ -1,0 +1,21 @@
+"""Operators: argument checks, schemas, fakes and autograd over the compiled kernels."""
+
+from sparsefl.ops._library import isa
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
+from sparsefl.ops.batch_last import batch_last
+from sparsefl.ops.sign_conv2d import sign_conv2d
+from sparsefl.ops.sign_linear import sign_linear
+from sparsefl.ops.sparse_conv2d import sparse_conv2d
+from sparsefl.ops.sparse_linear import sparse_linear
+
+__all__ = [
+    "Conv2dPlan",
+    "LinearPlan",
+    "View",
+    "batch_last",
+    "isa",
+    "sign_conv2d",
+    "sign_linear",
+    "sparse_conv2d",
+    "sparse_linear",
+]

@@ -1,0 +1,71 @@
+"""Argument checks of the operators: every message names the argument, what was expected, what came."""
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def check_operand(x: Tensor) -> Tensor:
+    """Return ``x``, in float32 where autocast handed over a shorter format.
+
+    Raises:
+        TypeError: if ``x`` is no tensor, or neither float32 nor float64 (outside autocast).
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type):
+        return x.float()
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+    return x
+
+
+def check_stored(name: str, stored: Tensor, nnz: int, x: Tensor) -> None:
+    """Check a flat tensor of one element a kept position.
+
+    Raises:
+        TypeError: if its dtype is not that of ``x``.
+        ValueError: if its shape is not ``[nnz]`` or its device not that of ``x``.
+    """
+    if stored.shape != (nnz,):
+        raise ValueError(
+            f"{name}: expected shape [{nnz}], the support's nnz, got {list(stored.shape)}"
+        )
+    _check_like(name, stored, x)
+
+
+def check_bias(bias: Tensor | None, out: int, x: Tensor) -> None:
+    """Check a bias of one element an output feature or channel.
+
+    Raises:
+        TypeError: if its dtype is not that of ``x``.
+        ValueError: if its shape is not ``[out]`` or its device not that of ``x``.
+    """
+    if bias is None:
+        return
+    if bias.shape != (out,):
+        raise ValueError(f"bias: expected shape [{out}], got {list(bias.shape)}")
+    _check_like("bias", bias, x)
+
+
+def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Tensor | None, float]:
+    """Return ``(magnitudes, constant)``: one of them is what the kernels read.
+
+    Raises:
+        TypeError: if the dtype is not that of ``x``.
+        ValueError: if a tensor is not ``[nnz]``, or a constant is negative or not finite.
+    """
+    if isinstance(magnitude, Tensor):
+        check_stored("magnitude", magnitude, nnz, x)
+        return magnitude, 0.0
+    if not 0.0 <= magnitude < float("inf"):
+        raise ValueError(f"magnitude: expected a finite number of at least 0, got {magnitude}")
+    return None, float(magnitude)
+
+
+def _check_like(name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")

@@ -1,0 +1,160 @@
+"""Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``: the latter has a constant or magnitudes.
+
+Functions work feature-major: ``x`` ``[C, H, W, N]``, result ``[O, P, Q, N]``. A pointwise
+convolution is a linear map with pixels and batch in the lanes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparsefl.ops import _dense, _linear
+from sparsefl.ops._plan import Conv2dPlan
+from sparsefl.ops.batch_last import feature_major
+
+
+def convolve(
+    x: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    bias: Tensor | None,
+    plan: Conv2dPlan,
+) -> Tensor:
+    """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight."""
+    if plan.pointwise:
+        y = _linear.multiply(x.flatten(1), stored, magnitudes, constant, bias, plan.forward)
+        return y.view(-1, *x.shape[1:])
+    geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
+    begin, index = plan.forward[:2]
+    if constant is None:
+        return torch.ops.sparsefl.sparse_conv2d.default(x, stored, bias, begin, index, geometry)
+    return torch.ops.sparsefl.sign_conv2d.default(
+        x, stored, magnitudes, constant, bias, begin, index, geometry
+    )
+
+
+def input_gradient(
+    grad: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    size: tuple[int, int],
+    plan: Conv2dPlan,
+) -> Tensor:
+    """Return the gradient of an input of ``size`` (height, width), ``[C, H, W, N]``."""
+    if plan.pointwise:
+        flat = _linear.multiply(
+            grad.flatten(1), stored, magnitudes, constant, None, plan.transposed
+        )
+        return flat.view(-1, *grad.shape[1:])
+    geometry = plan.geometry(*size, transposed=True)
+    begin, index, position = plan.transposed[:3]
+    if constant is None:
+        return torch.ops.sparsefl.sparse_conv2d_input_grad.default(
+            grad, stored, begin, index, position, geometry
+        )
+    return torch.ops.sparsefl.sign_conv2d_input_grad.default(
+        grad, stored, magnitudes, constant, begin, index, position, geometry
+    )
+
+
+def sample(
+    grad: Tensor, x: Tensor, magnitudes: Tensor | None, constant: float | None, plan: Conv2dPlan
+) -> Tensor:
+    """Return the gradient of the stored elements, ``[nnz]``."""
+    if plan.pointwise:
+        return _linear.sample(grad.flatten(1), x.flatten(1), magnitudes, constant, plan.forward)
+    geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
+    begin, index = plan.forward[:2]
+    if constant is None:
+        return torch.ops.sparsefl.sparse_conv2d_grad.default(grad, x, begin, index, geometry)
+    return torch.ops.sparsefl.sign_conv2d_grad.default(
+        grad, x, magnitudes, constant, begin, index, geometry
+    )
+
+
+class SparseConv2dFunction(torch.autograd.Function):
+    """Convolution through the sparse kernels; computes and saves only what is asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        stored: Tensor,
+        magnitudes: Tensor | None,
+        constant: float | None,
+        bias: Tensor | None,
+        plan: Conv2dPlan,
+    ) -> Tensor:
+        operand = feature_major(x)  # [C, H, W, N]
+        ctx.constant, ctx.plan, ctx.size = constant, plan, (x.shape[2], x.shape[3])
+        needs_x, needs_stored = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(
+            operand if needs_stored else None, stored if needs_x else None, magnitudes
+        )
+        return convolve(operand, stored, magnitudes, constant, bias, plan).movedim(-1, 0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        operand, stored, magnitudes = ctx.saved_tensors
+        gradient = feature_major(grad)  # [O, P, Q, N]
+        grad_x = grad_stored = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = input_gradient(
+                gradient, stored, magnitudes, ctx.constant, ctx.size, ctx.plan
+            ).movedim(-1, 0)
+        if ctx.needs_input_grad[1]:
+            grad_stored = sample(gradient, operand, magnitudes, ctx.constant, ctx.plan)
+        if ctx.needs_input_grad[4]:
+            grad_bias = gradient.flatten(1).sum(1)
+        return grad_x, grad_stored, None, None, grad_bias, None
+
+
+class DenseConv2dFunction(torch.autograd.Function):
+    """The same through dense torch on a scratch weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        stored: Tensor,
+        magnitudes: Tensor | None,
+        constant: float | None,
+        bias: Tensor | None,
+        plan: Conv2dPlan,
+    ) -> Tensor:
+        ctx.constant, ctx.plan, ctx.size = constant, plan, x.shape
+        needs_x, needs_stored = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None, magnitudes)
+        weight = _dense.fill_weight(stored, magnitudes, constant, plan.flat, _shape(plan))
+        return torch.nn.functional.conv2d(
+            x, weight, bias, plan.stride, plan.padding, plan.dilation, plan.groups
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, stored, magnitudes = ctx.saved_tensors
+        plan, constant = ctx.plan, ctx.constant
+        grad_x = grad_stored = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            weight = _dense.fill_weight(stored, magnitudes, constant, plan.flat, _shape(plan))
+            grad_x = torch.nn.grad.conv2d_input(
+                ctx.size, weight, grad, plan.stride, plan.padding, plan.dilation, plan.groups
+            )
+        if ctx.needs_input_grad[1]:
+            dense = torch.nn.grad.conv2d_weight(
+                x, _shape(plan), grad, plan.stride, plan.padding, plan.dilation, plan.groups
+            )
+            grad_stored = _dense.kept_gradient(dense, magnitudes, constant, plan.flat)
+        if ctx.needs_input_grad[4]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_x, grad_stored, None, None, grad_bias, None
+
+
+def _shape(plan: Conv2dPlan) -> torch.Size:
+    return torch.Size(plan.support.shape)

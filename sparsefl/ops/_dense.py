@@ -1,0 +1,60 @@
+"""The dense layout: torch's own kernels on a scratch weight, values and gradients staying O(nnz).
+
+One scratch a (size, dtype, device) serves all layers: it is filled before each use, so nothing of
+dense size is a Parameter, a gradient or optimizer state, and none is saved for backward.
+"""
+
+import threading
+
+import torch
+from torch import Tensor
+
+_LOCAL = threading.local()
+
+
+def scratch(numel: int, like: Tensor) -> Tensor:
+    """Return this thread's zeroed scratch of ``numel`` elements, of ``like``'s dtype and device."""
+    cache = _LOCAL.__dict__.setdefault("cache", {})
+    key = (like.dtype, like.device)
+    if key not in cache or cache[key].numel() < numel:
+        cache[key] = like.new_empty(numel)
+    view: Tensor = cache[key][:numel]
+    return view.zero_()
+
+
+def fill_weight(
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    flat: Tensor,
+    shape: torch.Size,
+) -> Tensor:
+    """Return the scratch as the dense weight of ``shape``.
+
+    Args:
+        stored: Values or scores, ``[nnz]``.
+        magnitudes: Magnitudes ``[nnz]`` of a sign layer, or None.
+        constant: The magnitude of a sign layer where it is one number; None: ``stored`` are values.
+        flat: Row-major positions of ``stored`` in the weight, ``[nnz]`` int64.
+        shape: Of the weight.
+    """
+    weight = scratch(shape.numel(), stored)
+    return weight.scatter_(0, flat, kept_weights(stored, magnitudes, constant)).view(shape)
+
+
+def kept_weights(stored: Tensor, magnitudes: Tensor | None, constant: float | None) -> Tensor:
+    """Return the weights on the support: the values, or magnitude times sign."""
+    if constant is None:
+        return stored
+    magnitude: Tensor | float = constant if magnitudes is None else magnitudes
+    return torch.where(stored >= 0, magnitude, -magnitude).to(stored.dtype)
+
+
+def kept_gradient(
+    dense: Tensor, magnitudes: Tensor | None, constant: float | None, flat: Tensor
+) -> Tensor:
+    """Return the gradient on the support, times the magnitude for scores (straight-through)."""
+    kept = dense.reshape(-1)[flat]
+    if constant is None:
+        return kept
+    return kept * (constant if magnitudes is None else magnitudes)

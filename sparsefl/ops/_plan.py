@@ -1,0 +1,324 @@
+"""Plans: a support sorted the way the kernels walk it, built once a support.
+
+A view cuts the weight's columns into blocks and sorts the kept positions by block, row and column,
+so that the part of the operand that a block meets stays in the L1 cache while all rows meet it.
+Values are stored in the order of the forward view; the input gradient walks a transposed view that
+says where in that order each value lies, so no step permutes values.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops._library import define
+from sparsefl.support import Support
+
+# Columns of a linear block: 128 rows of 64 floats are the 32 KB of a first-level cache.
+_LINEAR_BLOCK = 128
+# With fewer kept positions in a block's row than this, loading and storing the row's sums costs
+# more than the first-level cache saves, and one block covers all columns that uint16 can index.
+_LEAST_IN_BLOCK_ROW = 6.0
+_MOST_COLUMNS = 65536
+# A convolution's window of a block: what fits beside the sums, and the most worth spending to give
+# a block's row this many kept positions.
+_WINDOW_BYTES = 32 * 1024
+_MOST_WINDOW_BYTES = 256 * 1024
+_LEAST_IN_WINDOW_ROW = 4.0
+_TILE = 4
+_PIXEL_BYTES = 64
+
+define(
+    "plan_forward(Tensor indices, int rows, int columns, int block)"
+    " -> (Tensor begin, Tensor index, Tensor order, Tensor work)"
+)
+define(
+    "plan_transposed(Tensor indices, Tensor order, int out, int inner, int groups, int block,"
+    " int[] tap_phase, int phases)"
+    " -> (Tensor begin, Tensor index, Tensor position, Tensor work)"
+)
+
+
+class View(NamedTuple):
+    """One way of walking a support (csrc/cpu/view.h).
+
+    Attributes:
+        begin: First kept position of every (phase, block, row), ``[phases * blocks * rows + 1]``
+            int32.
+        columns: Column within its block, ``[nnz]`` int16 holding uint16.
+        position: Where the value of each position is stored, ``[nnz]`` int32; None: in this order.
+        work: Running cost of the rows, ``[rows + 1]`` int64.
+        block: Columns of a block.
+    """
+
+    begin: Tensor
+    columns: Tensor
+    position: Tensor | None
+    work: Tensor
+    block: int
+
+    def to(self, device: torch.device | str) -> "View":
+        """Return the view with its tensors on ``device``."""
+        position = None if self.position is None else self.position.to(device)
+        return View(
+            self.begin.to(device),
+            self.columns.to(device),
+            position,
+            self.work.to(device),
+            self.block,
+        )
+
+
+def _indices(support: Support) -> Tensor:
+    if support.nnz >= 2**31:
+        raise ValueError(f"support keeps {support.nnz} positions; expected fewer than 2**31")
+    # The copy is writable, which torch.from_numpy asks for.
+    return torch.from_numpy(support.indices.copy())
+
+
+def _forward_view(indices: Tensor, rows: int, columns: int, block: int) -> tuple[View, Tensor]:
+    begin, index, order, work = torch.ops.sparsefl.plan_forward(indices, rows, columns, block)
+    return View(begin, index, None, work, block), order
+
+
+def _linear_block(columns: int, density: float) -> int:
+    if density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW:
+        return _LINEAR_BLOCK
+    return max(1, min(columns, _MOST_COLUMNS))
+
+
+PlanT = TypeVar("PlanT", "LinearPlan", "Conv2dPlan")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearPlan:
+    """How ``sparse_linear`` and ``sign_linear`` walk a support of shape ``[out, in]``.
+
+    Attributes:
+        support: The kept positions.
+        order: Row-major rank of every stored value, ``[nnz]`` int64.
+        forward: View of the weight.
+        transposed: View of its transpose.
+    """
+
+    support: Support
+    order: Tensor = dataclasses.field(init=False)
+    forward: View = dataclasses.field(init=False)
+    transposed: View = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Build both views.
+
+        Raises:
+            ValueError: if the support is not two-dimensional.
+        """
+        if len(self.support.shape) != 2:
+            raise ValueError(
+                f"support covers shape {self.support.shape}, expected [out_features, in_features]"
+            )
+        rows, columns = self.support.shape
+        indices = _indices(self.support)
+        block = _linear_block(columns, self.support.density)
+        forward, order = _forward_view(indices, rows, columns, block)
+        block = _linear_block(rows, self.support.density)
+        begin, index, position, work = torch.ops.sparsefl.plan_transposed(
+            indices, order, rows, columns, 1, block, [0], 1
+        )
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "forward", forward)
+        object.__setattr__(self, "transposed", View(begin, index, position, work, block))
+
+    @functools.cached_property
+    def flat(self) -> Tensor:
+        """Row-major position of every stored value in the weight, ``[nnz]`` int64."""
+        return _flat(self)
+
+    def to(self, device: torch.device | str) -> "LinearPlan":
+        """Return the plan with its tensors on ``device``."""
+        return _moved(self, device)
+
+
+def _flat(plan: "LinearPlan | Conv2dPlan") -> Tensor:
+    return _indices(plan.support).to(plan.order.device)[plan.order]
+
+
+def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
+    if plan.order.device == torch.device(device):
+        return plan
+    moved = object.__new__(type(plan))
+    moved.__dict__.update({k: v for k, v in plan.__dict__.items() if k != "flat"})
+    for name in ("order", "forward", "transposed"):
+        moved.__dict__[name] = getattr(plan, name).to(device)
+    return moved
+
+
+class Axis(NamedTuple):
+    """One spatial axis of a convolution, in pixels."""
+
+    kernel: int
+    stride: int
+    padding: int | None
+    dilation: int
+
+    def pad_total(self) -> tuple[int, int]:
+        """Return the padding before and in all; ``padding=None`` is torch's ``"same"``."""
+        if self.padding is not None:
+            return self.padding, 2 * self.padding
+        total = self.dilation * (self.kernel - 1)
+        return total // 2, total
+
+    def output(self, size: int) -> int:
+        """Return the output extent of an input of ``size`` pixels."""
+        reach = self.dilation * (self.kernel - 1) + 1
+        return (size + self.pad_total()[1] - reach) // self.stride + 1
+
+    def phase(self, tap: int) -> int:
+        """Return the residue of the input coordinates that a tap meets, modulo the stride."""
+        return (tap * self.dilation - self.pad_total()[0]) % self.stride
+
+    def window(self, *, transposed: bool) -> int:
+        """Return the extent of the window that a tile of ``_TILE`` points needs."""
+        reach = self.dilation * (self.kernel - 1)
+        if transposed:
+            return _TILE + reach // self.stride
+        return (_TILE - 1) * self.stride + reach + 1
+
+
+def _block_channels(
+    axes: tuple[Axis, Axis], channels: int, density: float, *, transposed: bool
+) -> int:
+    taps = axes[0].kernel * axes[1].kernel
+    pixels = axes[0].window(transposed=transposed) * axes[1].window(transposed=transposed)
+    channel_bytes = pixels * _PIXEL_BYTES
+    phases = axes[0].stride * axes[1].stride if transposed else 1
+    wanted = _LEAST_IN_WINDOW_ROW * phases / max(taps * density, 1e-9)
+    most = max(1, _MOST_WINDOW_BYTES // channel_bytes)
+    block = max(_WINDOW_BYTES // channel_bytes, min(int(wanted), most), 1)
+    return max(1, min(block, channels, _MOST_COLUMNS // taps))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conv2dPlan:
+    """How ``sparse_conv2d`` and ``sign_conv2d`` walk a support of ``[out, in / groups, kh, kw]``.
+
+    Attributes:
+        support: The kept positions.
+        stride: Vertical and horizontal step.
+        padding: Zero padding on both sides, or ``"same"`` (torch's: the odd pixel goes last).
+        dilation: Distance between taps.
+        groups: Channel groups.
+        order: Row-major rank of every stored value, ``[nnz]`` int64.
+        forward: View of the weight as ``[out, in / groups * kh * kw]``.
+        transposed: View of its transpose, one phase for each residue of the stride.
+    """
+
+    support: Support
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] | str = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    order: Tensor = dataclasses.field(init=False)
+    forward: View = dataclasses.field(init=False)
+    transposed: View = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the geometry and build both views.
+
+        Raises:
+            ValueError: if the support is not four-dimensional, ``groups`` does not divide its
+                output channels, an extent is out of range, or ``padding="same"`` meets a stride.
+        """
+        self._check()
+        out, inner, kh, kw = self.support.shape
+        axes = self.axes
+        indices = _indices(self.support)
+        block = self._block(inner, transposed=False)
+        forward, order = _forward_view(indices, out, inner * kh * kw, block)
+        block = self._block(out // self.groups, transposed=True)
+        phases = [
+            axes[0].phase(y) * axes[1].stride + axes[1].phase(x)
+            for y in range(kh)
+            for x in range(kw)
+        ]
+        begin, index, position, work = torch.ops.sparsefl.plan_transposed(
+            indices,
+            order,
+            out,
+            inner,
+            self.groups,
+            block,
+            phases,
+            axes[0].stride * axes[1].stride,
+        )
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "forward", forward)
+        object.__setattr__(self, "transposed", View(begin, index, position, work, block))
+
+    def _block(self, channels: int, *, transposed: bool) -> int:
+        density = self.support.density
+        if self.pointwise:
+            return _linear_block(channels, density)
+        taps = self.support.shape[2] * self.support.shape[3]
+        return taps * _block_channels(self.axes, channels, density, transposed=transposed)
+
+    def _check(self) -> None:
+        shape = self.support.shape
+        if len(shape) != 4:
+            raise ValueError(
+                f"support covers shape {shape}, expected [out_channels, in_channels / groups, "
+                "kernel_height, kernel_width]"
+            )
+        if self.groups < 1 or shape[0] % self.groups:
+            raise ValueError(f"groups={self.groups} does not divide out_channels={shape[0]}")
+        for name, values in (("stride", self.stride), ("dilation", self.dilation)):
+            if len(values) != 2 or min(values) < 1:
+                raise ValueError(f"{name}={values}: expected two integers of at least 1")
+        if isinstance(self.padding, str):
+            if self.padding != "same":
+                raise ValueError(f"padding={self.padding!r}: expected two integers or 'same'")
+            if self.stride != (1, 1):
+                raise ValueError(f"padding='same' needs stride 1, got stride={self.stride}")
+        elif len(self.padding) != 2 or min(self.padding) < 0:
+            raise ValueError(f"padding={self.padding}: expected two integers of at least 0")
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """The vertical and the horizontal axis."""
+        _, _, kh, kw = self.support.shape
+        pads = (None, None) if isinstance(self.padding, str) else self.padding
+        return (
+            Axis(kh, self.stride[0], pads[0], self.dilation[0]),
+            Axis(kw, self.stride[1], pads[1], self.dilation[1]),
+        )
+
+    @functools.cached_property
+    def flat(self) -> Tensor:
+        """Row-major position of every stored value in the weight, ``[nnz]`` int64."""
+        return _flat(self)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether this is a linear map of every pixel's channels."""
+        plain = self.stride == (1, 1) and self.padding in ((0, 0), "same") and self.groups == 1
+        return plain and self.support.shape[2:] == (1, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the output extents of an input of ``height`` x ``width`` pixels."""
+        return self.axes[0].output(height), self.axes[1].output(width)
+
+    def geometry(self, height: int, width: int, *, transposed: bool) -> list[int]:
+        """Return the operators' ``geometry`` argument (csrc/bindings/ops_conv2d.cpp)."""
+        out, inner, kh, kw = self.support.shape
+        y, x = self.axes
+        rows = inner * self.groups if transposed else out
+        block = (self.transposed if transposed else self.forward).block
+        return [
+            *(rows, block, self.groups, height, width, *self.output_size(height, width), kh, kw),
+            *(y.stride, x.stride, y.pad_total()[0], x.pad_total()[0], y.dilation, x.dilation),
+        ]
+
+    def to(self, device: torch.device | str) -> "Conv2dPlan":
+        """Return the plan with its tensors on ``device``."""
+        return _moved(self, device)

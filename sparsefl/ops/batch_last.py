@@ -1,0 +1,65 @@
+"""Batch-last memory: the same tensor with its batch innermost, as the CPU kernels want it."""
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops._library import LIBRARY, define
+
+define("transpose(Tensor x) -> Tensor")
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """Return ``x`` with the batch (dimension 0) innermost in memory; values and shape stay.
+
+    A tensor ``[N, C, H, W]`` comes back with the memory order C, H, W, N, that is with strides
+    ``(1, H * W * N, W * N, N)``. Elementwise operations keep the strides. A tensor that already
+    lies so is returned as it is. Differentiable.
+
+    Args:
+        x: ``[N, ...]`` of at least one dimension, any dtype and strides.
+
+    Returns:
+        Tensor equal to ``x`` with ``stride(0) == 1``.
+
+    Raises:
+        TypeError: if ``x`` is not a tensor.
+        ValueError: if ``x`` has no dimension.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() == 0:
+        raise ValueError("x: expected at least one dimension, got a scalar")
+    return torch.movedim(_FeatureMajor.apply(x), -1, 0)
+
+
+def feature_major(x: Tensor) -> Tensor:
+    """Return ``x`` ``[N, ...]`` as a contiguous ``[..., N]``: a view where it is batch-last."""
+    moved = x.movedim(0, -1)
+    if moved.is_contiguous():
+        return moved
+    if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
+        return moved.contiguous()
+    flat = x.contiguous().view(x.shape[0], -1)  # [N, features]
+    return torch.ops.sparsefl.transpose.default(flat).view(moved.shape)
+
+
+class _FeatureMajor(torch.autograd.Function):
+    """``feature_major`` whose gradient is the same tensor seen sample-major again."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        result = feature_major(x)
+        return result.view_as(result) if result._is_view() else result
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return grad.movedim(-1, 0)
+
+
+@torch.library.register_fake("sparsefl::transpose", lib=LIBRARY)
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], x.shape[0])

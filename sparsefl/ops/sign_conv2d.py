@@ -1,0 +1,96 @@
+"""``sign_conv2d``: a 2-d convolution with the weights ``magnitude * sgn(scores)`` on a support.
+
+Source: sign supermasks of HideNseek (Vallapuram et al. 2022, arXiv 2206.04385); the
+straight-through estimator of Bengio et al. 2013, arXiv 1308.3432.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops import _checks
+from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._plan import Conv2dPlan
+from sparsefl.ops.sparse_conv2d import conv2d
+
+
+def sign_conv2d(
+    x: Tensor, scores: Tensor, magnitude: float | Tensor, bias: Tensor | None, plan: Conv2dPlan
+) -> Tensor:
+    """Compute ``sparse_conv2d`` with the weights ``magnitude * sgn(scores)`` on the support.
+
+    ``sgn(0) = +1``. The gradient of a score is straight-through: ``dL/dW * magnitude``, on the
+    support alone. The kernels read the scores; no weight is stored.
+
+    Args:
+        x: Input, ``[N, C, H, W]``, float32 or float64, any strides.
+        scores: Latent scores, ``[nnz]``, in the plan's order, dtype of ``x``.
+        magnitude: One number of at least 0, or ``[nnz]`` in the plan's order, dtype of ``x``.
+        bias: ``[out_channels]``, dtype of ``x``, or None.
+        plan: The support and geometry as the kernels walk them.
+
+    Returns:
+        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory.
+
+    Raises:
+        TypeError: if a dtype does not fit.
+        ValueError: if a shape, device or magnitude does not fit.
+    """
+    x = _checks.check_operand(x)
+    _checks.check_stored("scores", scores, plan.support.nnz, x)
+    magnitudes, constant = _checks.check_magnitude(magnitude, plan.support.nnz, x)
+    return conv2d(x, scores, magnitudes, constant, bias, plan)
+
+
+define(
+    "sign_conv2d(Tensor x, Tensor scores, Tensor? magnitudes, float constant, Tensor? bias,"
+    " Tensor begin, Tensor index, int[] geometry) -> Tensor"
+)
+define(
+    "sign_conv2d_input_grad(Tensor grad, Tensor scores, Tensor? magnitudes, float constant,"
+    " Tensor begin, Tensor index, Tensor position, int[] geometry) -> Tensor"
+)
+define(
+    "sign_conv2d_grad(Tensor grad, Tensor x, Tensor? magnitudes, float constant, Tensor begin,"
+    " Tensor index, int[] geometry) -> Tensor"
+)
+
+
+@torch.library.register_fake("sparsefl::sign_conv2d", lib=LIBRARY)
+def _(
+    x: Tensor,
+    scores: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    bias: Tensor | None,
+    begin: Tensor,
+    index: Tensor,
+    geometry: list[int],
+) -> Tensor:
+    return x.new_empty(geometry[0], geometry[5], geometry[6], x.shape[3])  # [O, P, Q, N]
+
+
+@torch.library.register_fake("sparsefl::sign_conv2d_input_grad", lib=LIBRARY)
+def _(
+    grad: Tensor,
+    scores: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    begin: Tensor,
+    index: Tensor,
+    position: Tensor,
+    geometry: list[int],
+) -> Tensor:
+    return grad.new_empty(geometry[0], geometry[3], geometry[4], grad.shape[3])  # [C, H, W, N]
+
+
+@torch.library.register_fake("sparsefl::sign_conv2d_grad", lib=LIBRARY)
+def _(
+    grad: Tensor,
+    x: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    begin: Tensor,
+    index: Tensor,
+    geometry: list[int],
+) -> Tensor:
+    return x.new_empty(index.shape[0])  # [nnz]

@@ -1,0 +1,81 @@
+"""``sign_linear``: a linear map with the weights ``magnitude * sgn(scores)`` on a support.
+
+Source: sign supermasks of HideNseek (Vallapuram et al. 2022, arXiv 2206.04385); the
+straight-through estimator of Bengio et al. 2013, arXiv 1308.3432.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops import _checks
+from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops.sparse_linear import linear
+
+
+def sign_linear(
+    x: Tensor, scores: Tensor, magnitude: float | Tensor, bias: Tensor | None, plan: LinearPlan
+) -> Tensor:
+    """Compute ``y = x @ W.T + bias`` with ``W = magnitude * sgn(scores)`` on the support.
+
+    ``sgn(0) = +1``. The gradient of a score is straight-through: ``dL/dW * magnitude``, on the
+    support alone. The kernels read the scores; no weight is stored.
+
+    Args:
+        x: Input, ``[..., in_features]``, float32 or float64, any strides.
+        scores: Latent scores, ``[nnz]``, in the plan's order, dtype of ``x``.
+        magnitude: One number of at least 0, or ``[nnz]`` in the plan's order, dtype of ``x``.
+        bias: ``[out_features]``, dtype of ``x``, or None.
+        plan: The support ``[out_features, in_features]`` as the kernels walk it.
+
+    Returns:
+        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory.
+
+    Raises:
+        TypeError: if a dtype does not fit.
+        ValueError: if a shape, device or magnitude does not fit.
+    """
+    x = _checks.check_operand(x)
+    _checks.check_stored("scores", scores, plan.support.nnz, x)
+    magnitudes, constant = _checks.check_magnitude(magnitude, plan.support.nnz, x)
+    return linear(x, scores, magnitudes, constant, bias, plan)
+
+
+define(
+    "sign_linear(Tensor x, Tensor scores, Tensor? magnitudes, float constant, Tensor? bias,"
+    " Tensor begin, Tensor index, Tensor? position, Tensor work, int block) -> Tensor"
+)
+define(
+    "sign_linear_grad(Tensor grad, Tensor x, Tensor? magnitudes, float constant, Tensor begin,"
+    " Tensor index, Tensor work, int block) -> Tensor"
+)
+
+
+@torch.library.register_fake("sparsefl::sign_linear", lib=LIBRARY)
+def _(
+    x: Tensor,
+    scores: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    bias: Tensor | None,
+    begin: Tensor,
+    index: Tensor,
+    position: Tensor | None,
+    work: Tensor,
+    block: int,
+) -> Tensor:
+    return x.new_empty(work.shape[0] - 1, x.shape[1])  # [out, N]
+
+
+@torch.library.register_fake("sparsefl::sign_linear_grad", lib=LIBRARY)
+def _(
+    grad: Tensor,
+    x: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    begin: Tensor,
+    index: Tensor,
+    work: Tensor,
+    block: int,
+) -> Tensor:
+    return x.new_empty(index.shape[0])  # [nnz]

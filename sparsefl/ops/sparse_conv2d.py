@@ -1,0 +1,104 @@
+"""``sparse_conv2d``: a 2-d convolution whose pruned weights are never read or differentiated.
+
+Source: direct sparse convolution after Park et al. 2017, "Faster CNNs with Direct Sparse
+Convolutions and Guided Pruning", sec. 3, with register tiles of pixels and the batch in the lanes.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops import _checks, _dispatch
+from sparsefl.ops._conv2d import DenseConv2dFunction, SparseConv2dFunction
+from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._plan import Conv2dPlan
+
+
+def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPlan) -> Tensor:
+    """Compute the convolution of ``x`` with the weight that holds ``values`` on the support.
+
+    ``y[n, o, p, q] = bias[o] + sum_{c, i, j} W[o, c, i, j] * x[n, c, p s_h + i d_h - p_h, ...]``,
+    torch's cross-correlation with stride s, dilation d and zero padding p. Backward gives ``dL/dx``
+    and ``dL/dvalues`` on the support alone; each is skipped when it is not asked for.
+
+    Args:
+        x: Input, ``[N, C, H, W]``, float32 or float64, any strides.
+        values: Kept weights, ``[nnz]``, in the plan's order, dtype of ``x``.
+        bias: ``[out_channels]``, dtype of ``x``, or None.
+        plan: The support and geometry as the kernels walk them.
+
+    Returns:
+        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory.
+
+    Raises:
+        TypeError: if a dtype does not fit.
+        ValueError: if a shape or device does not fit, or the kernel exceeds the padded input.
+    """
+    x = _checks.check_operand(x)
+    _checks.check_stored("values", values, plan.support.nnz, x)
+    return conv2d(x, values, None, None, bias, plan)
+
+
+def conv2d(
+    x: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    bias: Tensor | None,
+    plan: Conv2dPlan,
+) -> Tensor:
+    """Run the layout of the plan's support; ``constant=None``: ``stored`` are the weights."""
+    channels = plan.support.shape[1] * plan.groups
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
+    if min(plan.output_size(x.shape[2], x.shape[3])) < 1:
+        raise ValueError(
+            f"x: {x.shape[2]}x{x.shape[3]} pixels with padding {plan.padding} are smaller than the "
+            f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
+        )
+    _checks.check_bias(bias, plan.support.shape[0], x)
+    dense = _dispatch.layout(plan.support) == "dense"
+    function = DenseConv2dFunction if dense else SparseConv2dFunction
+    return function.apply(x, stored, magnitudes, constant, bias, plan)  # type: ignore[no-any-return]
+
+
+define(
+    "sparse_conv2d(Tensor x, Tensor values, Tensor? bias, Tensor begin, Tensor index,"
+    " int[] geometry) -> Tensor"
+)
+define(
+    "sparse_conv2d_input_grad(Tensor grad, Tensor values, Tensor begin, Tensor index,"
+    " Tensor position, int[] geometry) -> Tensor"
+)
+define(
+    "sparse_conv2d_grad(Tensor grad, Tensor x, Tensor begin, Tensor index, int[] geometry)"
+    " -> Tensor"
+)
+
+
+@torch.library.register_fake("sparsefl::sparse_conv2d", lib=LIBRARY)
+def _(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    begin: Tensor,
+    index: Tensor,
+    geometry: list[int],
+) -> Tensor:
+    return x.new_empty(geometry[0], geometry[5], geometry[6], x.shape[3])  # [O, P, Q, N]
+
+
+@torch.library.register_fake("sparsefl::sparse_conv2d_input_grad", lib=LIBRARY)
+def _(
+    grad: Tensor,
+    values: Tensor,
+    begin: Tensor,
+    index: Tensor,
+    position: Tensor,
+    geometry: list[int],
+) -> Tensor:
+    return grad.new_empty(geometry[0], geometry[3], geometry[4], grad.shape[3])  # [C, H, W, N]
+
+
+@torch.library.register_fake("sparsefl::sparse_conv2d_grad", lib=LIBRARY)
+def _(grad: Tensor, x: Tensor, begin: Tensor, index: Tensor, geometry: list[int]) -> Tensor:
+    return x.new_empty(index.shape[0])  # [nnz]

@@ -1,0 +1,90 @@
+"""``sparse_linear``: a linear map whose pruned weights are neither read nor differentiated.
+
+Source: the batch-in-lanes blocked product follows the register-tiled row products of Gale et al.
+2020, "Sparse GPU Kernels for Deep Learning", sec. 5, with the batch in the lanes of a CPU.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops import _checks, _dispatch
+from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction
+from sparsefl.ops._plan import LinearPlan
+
+
+def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPlan) -> Tensor:
+    """Compute ``y = x @ W.T + bias`` where ``W`` holds ``values`` on the plan's support.
+
+    Backward gives ``dL/dx = dL/dy @ W`` and ``dL/dvalues`` on the support alone; each is skipped
+    when it is not asked for.
+
+    Args:
+        x: Input, ``[..., in_features]``, float32 or float64, any strides.
+        values: Kept weights, ``[nnz]``, in the plan's order, dtype of ``x``.
+        bias: ``[out_features]``, dtype of ``x``, or None.
+        plan: The support ``[out_features, in_features]`` as the kernels walk it.
+
+    Returns:
+        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory.
+
+    Raises:
+        TypeError: if a dtype does not fit.
+        ValueError: if a shape or device does not fit.
+    """
+    x = _checks.check_operand(x)
+    _checks.check_stored("values", values, plan.support.nnz, x)
+    return linear(x, values, None, None, bias, plan)
+
+
+def linear(
+    x: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    bias: Tensor | None,
+    plan: LinearPlan,
+) -> Tensor:
+    """Run the layout of the plan's support; ``constant=None``: ``stored`` are the weights."""
+    out_features, in_features = plan.support.shape
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"x: expected [..., {in_features}] (in_features), got {list(x.shape)}")
+    _checks.check_bias(bias, out_features, x)
+    flat = x.reshape(-1, in_features)  # [N, in_features]
+    if _dispatch.layout(plan.support) == "dense":
+        y = DenseLinearFunction.apply(
+            flat, stored, magnitudes, constant, bias, plan.flat, (out_features, in_features)
+        )
+    else:
+        views = (plan.forward, plan.transposed)
+        y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
+    return y.unflatten(0, x.shape[:-1]) if x.dim() != 2 else y  # type: ignore[no-any-return]
+
+
+define(
+    "sparse_linear(Tensor x, Tensor values, Tensor? bias, Tensor begin, Tensor index,"
+    " Tensor? position, Tensor work, int block) -> Tensor"
+)
+define(
+    "sparse_linear_grad(Tensor grad, Tensor x, Tensor begin, Tensor index, Tensor work, int block)"
+    " -> Tensor"
+)
+
+
+@torch.library.register_fake("sparsefl::sparse_linear", lib=LIBRARY)
+def _(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    begin: Tensor,
+    index: Tensor,
+    position: Tensor | None,
+    work: Tensor,
+    block: int,
+) -> Tensor:
+    return x.new_empty(work.shape[0] - 1, x.shape[1])  # [out, N]
+
+
+@torch.library.register_fake("sparsefl::sparse_linear_grad", lib=LIBRARY)
+def _(grad: Tensor, x: Tensor, begin: Tensor, index: Tensor, work: Tensor, block: int) -> Tensor:
+    return x.new_empty(index.shape[0])  # [nnz]

@@ -1,0 +1,69 @@
+"""Every operator in a few lines of plain torch: the tests' oracle, a baseline of the benchmarks.
+
+All take row-major operands: a boolean ``mask`` of the weight's shape and the kept values ``[nnz]``
+in row-major order. Autograd supplies the gradients.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dense_weight(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the weight ``W`` with ``W[mask] = values`` and zero elsewhere, of ``mask``'s shape."""
+    zeros = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return zeros.masked_scatter(mask, values)
+
+
+def signs(scores: Tensor) -> Tensor:
+    """Return ``sgn(scores)`` with ``sgn(0) = +1``; its gradient is straight-through (identity)."""
+    hard = torch.where(scores >= 0, 1.0, -1.0).to(scores.dtype)
+    return hard + (scores - scores.detach())
+
+
+def sparse_linear(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x @ W.T + bias``; ``x`` is ``[..., in]``, ``mask`` ``[out, in]``."""
+    return F.linear(x, dense_weight(values, mask), bias)
+
+
+def sparse_conv2d(
+    x: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] | str = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Return the cross-correlation of ``x`` ``[N, C, H, W]`` with ``W``, plus ``bias``."""
+    weight = dense_weight(values, mask)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def sign_linear(
+    x: Tensor, scores: Tensor, magnitude: Tensor | float, mask: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Return ``sparse_linear`` with the values ``magnitude * sgn(scores)``."""
+    return sparse_linear(x, magnitude * signs(scores), mask, bias)
+
+
+def sign_conv2d(
+    x: Tensor,
+    scores: Tensor,
+    magnitude: Tensor | float,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] | str = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Return ``sparse_conv2d`` with the values ``magnitude * sgn(scores)``."""
+    values = magnitude * signs(scores)
+    return sparse_conv2d(x, values, mask, bias, stride, padding, dilation, groups)
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """Return ``x`` in memory order C, H, W, N."""
+    return x.movedim(0, -1).contiguous().movedim(-1, 0)
