@@ -1,0 +1,34 @@
+"""Drop-in layers that store, compute and train only what a mask keeps, or what a seed leaves.
+
+:func:`sparsify` puts them into a model, :func:`densify` takes them out again.
+"""
+
+from sparsefl.nn.batch_last import (
+    BatchLastAdaptiveAvgPool2d,
+    BatchLastAvgPool2d,
+    BatchLastBatchNorm2d,
+    BatchLastMaxPool2d,
+)
+from sparsefl.nn.checkpoint import load_supports
+from sparsefl.nn.convert import SparsifyReport, densify, report, sparsify
+from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
+from sparsefl.nn.sign import SignConv2d, SignLinear
+from sparsefl.nn.sparse import SparseConv2d, SparseLinear
+
+__all__ = [
+    "BatchLastAdaptiveAvgPool2d",
+    "BatchLastAvgPool2d",
+    "BatchLastBatchNorm2d",
+    "BatchLastMaxPool2d",
+    "FrozenConv2d",
+    "FrozenLinear",
+    "SignConv2d",
+    "SignLinear",
+    "SparseConv2d",
+    "SparseLinear",
+    "SparsifyReport",
+    "densify",
+    "load_supports",
+    "report",
+    "sparsify",
+]

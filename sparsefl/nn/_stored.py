@@ -1,0 +1,154 @@
+"""A weight held as the numbers on its support, in the order that the kernels like best."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsefl.nn._carry import Plan
+from sparsefl.nn._state import order_checksum
+from sparsefl.support import Support
+
+
+class StoredLatent(nn.Module):
+    """A module with one flat Parameter ``[nnz]``, the *latent*, stored in ``plan.order``.
+
+    The plan is no tensor of the module: it follows ``.to(device)``, copies share it, and pickles
+    leave it out.
+    """
+
+    # The dense parameter that the module stands for, in schemas and messages.
+    dense_name: ClassVar[str] = "weight"
+    latent_name: ClassVar[str]
+
+    _plan: Plan
+    _support: Support
+
+    def _make_plan(self, support: Support) -> Plan:
+        """Build the kernels' plan of a support."""
+        raise NotImplementedError
+
+    def _effective(self) -> Tensor:
+        """Return the effective kept weights, ``[nnz]`` in stored order, differentiable."""
+        raise NotImplementedError
+
+    @property
+    def _latent(self) -> nn.Parameter:
+        latent = self._parameters[self.latent_name]
+        assert latent is not None
+        return latent
+
+    @property
+    def support(self) -> Support:
+        """The kept positions of the weight; ``set_support`` changes them."""
+        return self._support
+
+    @property
+    def plan(self) -> Plan:
+        """What the kernels know of the support; ``plan.order`` is the order of the latent."""
+        return self._plan
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, computed anew at each access; zero off the support; read-only.
+
+        Differentiable: a penalty on it reaches the latent (and costs a dense gradient meanwhile).
+        """
+        kept = self._effective()
+        dense = kept.new_zeros(self._support.numel)
+        return dense.index_copy(0, self._positions(), kept).view(self._support.shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; ``weight`` is refused.
+
+        Raises:
+            AttributeError: if ``name`` is ``weight``.
+        """
+        if name == self.dense_name:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is computed from {self.latent_name} and cannot be "
+                f"set: write layer.{self.latent_name} (layer.from_row_major gives its order), "
+                "change the kept positions with set_support, or use sparsefl.densify for a plain "
+                "torch.nn layer"
+            )
+        super().__setattr__(name, value)
+
+    def row_major(self, stored: Tensor) -> Tensor:
+        """Return ``stored`` (``[nnz]``, the order of the latent) in row-major order.
+
+        Raises:
+            TypeError: if ``stored`` is not a tensor.
+            ValueError: if it is not ``[nnz]``.
+        """
+        self._check_flat(stored, "stored")
+        order = self._plan.order.to(stored.device)
+        return stored.new_empty(self._support.nnz).index_copy(0, order, stored)
+
+    def from_row_major(self, flat: Tensor) -> Tensor:
+        """Return ``flat`` (``[nnz]``, row-major) in the order of the latent.
+
+        Raises:
+            TypeError: if ``flat`` is not a tensor.
+            ValueError: if it is not ``[nnz]``.
+        """
+        self._check_flat(flat, "flat")
+        return flat[self._plan.order.to(flat.device)]
+
+    def _check_flat(self, values: object, argument: str) -> None:
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{argument} must be a tensor, got {type(values).__name__}")
+        if values.shape != (self._support.nnz,):
+            raise ValueError(
+                f"{argument} must have shape ({self._support.nnz},), got {tuple(values.shape)}"
+            )
+
+    def _positions(self) -> Tensor:
+        """Return the flat row-major position in the weight of each stored number, ``[nnz]``."""
+        order = self._plan.order
+        return torch.tensor(self._support.indices, device=order.device)[order]
+
+    def _gather(self, weight: Tensor) -> Tensor:
+        """Return the kept entries of a dense weight in stored order, ``[nnz]``, copied."""
+        return weight.detach().reshape(-1)[self._positions().to(weight.device)]
+
+    def _move_plan(self) -> None:
+        """Bring the plan to the device of the latent; a meta latent leaves it where it is."""
+        device = self._latent.device
+        if device.type != "meta" and self._plan.order.device != device:
+            self._plan = self._plan.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredLatent":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._move_plan()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StoredLatent":
+        """Copy the module; support and plan never change, so the copy shares them."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self._plan)] = self._plan
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: a checksum of the plan's order in place of the plan."""
+        return {**self.__dict__, "_plan": order_checksum(self._plan.order)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled module and build its plan anew.
+
+        Raises:
+            ValueError: if the kernels order the latent in another way than where it was pickled.
+        """
+        state = dict(state)
+        checksum = state.pop("_plan")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._plan = self._make_plan(self._support)
+        if order_checksum(self._plan.order) != checksum:
+            raise ValueError(
+                f"this {type(self).__name__} was pickled by a sparsefl that stores "
+                f"{self.latent_name} in another order: move it as a state_dict, which is row-major"
+            )
+        self._move_plan()

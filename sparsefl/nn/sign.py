@@ -1,0 +1,356 @@
+"""Layers that train only the signs of their kept weights; the magnitudes never change.
+
+Source: HideNseek, arXiv 2206.04385 (sign supermask on a subnetwork pruned at initialisation).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sparsefl.nn._carry import Carry
+from sparsefl.nn._geometry import Conv2dLayer, LinearLayer, Padding, Size
+from sparsefl.nn._support_layer import SupportLayer, SupportLike
+from sparsefl.ops import sign_conv2d, sign_linear
+from sparsefl.random import normal
+
+Magnitude: TypeAlias = str | float | Tensor
+
+_STATE_KEY = "magnitude"
+
+
+class _SignLayer(SupportLayer):
+    """Scores, magnitudes and signs of a sign layer; see :class:`SignLinear`."""
+
+    latent_name = "scores"
+    scores: nn.Parameter
+    _magnitudes: Tensor | None
+
+    def _start_magnitude(self, magnitude: Magnitude, seed: int, name: str) -> None:
+        """Set the magnitudes from the constructor's arguments.
+
+        Raises:
+            TypeError: if ``magnitude`` is no string, number or tensor.
+            ValueError: if it is another string, negative or not finite, or a tensor of another
+                shape than the weight.
+        """
+        self._rule = magnitude if isinstance(magnitude, str) else "given"
+        self._seed, self._name = seed, name
+        self._constant = 0.0
+        self.register_buffer("_magnitudes", None, persistent=False)
+        if isinstance(magnitude, str):
+            self._set_magnitude(self._magnitude_by_rule())
+        elif isinstance(magnitude, Tensor):
+            if magnitude.shape != tuple(self.support.shape):
+                raise ValueError(
+                    f"magnitude has shape {tuple(magnitude.shape)}, the weight has "
+                    f"{tuple(self.support.shape)}"
+                )
+            self._set_magnitude(self._gather(magnitude))
+        else:
+            self._set_magnitude(magnitude)
+
+    def _magnitude_by_rule(self) -> float | Tensor:
+        """Return the magnitudes of ``"signed_const"`` or ``"kaiming"`` for the support."""
+        if self._rule not in ("signed_const", "kaiming"):
+            raise ValueError(
+                "magnitude must be 'signed_const', 'kaiming', a number or a tensor of the weight's "
+                f"shape, got {self._rule!r}"
+            )
+        if self.support.nnz == 0:
+            return 0.0
+        scale = math.sqrt(2.0 / self._fan_in) / math.sqrt(self.support.density)
+        if self._rule == "signed_const":
+            return scale
+        drawn = normal(self._seed, self._name, self.support.shape, scale)
+        return self._gather(torch.from_numpy(drawn)).abs()
+
+    def _set_magnitude(self, magnitude: object) -> None:
+        """Hold a constant, or ``[nnz]`` magnitudes in stored order."""
+        if isinstance(magnitude, Tensor):
+            self._check_flat(magnitude, "magnitude")
+            valid = bool((torch.isfinite(magnitude) & (magnitude >= 0)).all())
+        elif isinstance(magnitude, int | float) and not isinstance(magnitude, bool):
+            valid = math.isfinite(magnitude) and magnitude >= 0
+        else:
+            raise TypeError(
+                f"magnitude must be a string, a number or a tensor, got {type(magnitude).__name__}"
+            )
+        if not valid:
+            raise ValueError(
+                "magnitude must be finite and not negative: the sign of a weight is the sign of "
+                "its score"
+            )
+        if isinstance(magnitude, Tensor):
+            self._magnitudes = magnitude.detach().to(self._latent)
+        else:
+            self._magnitudes, self._constant = None, float(magnitude)
+
+    @property
+    def magnitude(self) -> float | Tensor:
+        """Absolute values of the kept weights: one for all, or ``[nnz]`` in stored order."""
+        return self._constant if self._magnitudes is None else self._magnitudes
+
+    @torch.no_grad()
+    def signs(self) -> Tensor:
+        """Return the signs of the kept weights, +1 or -1, ``[nnz]`` int8 in row-major order."""
+        return self.row_major(torch.where(self.scores >= 0, 1, -1).to(torch.int8))
+
+    def _effective(self) -> Tensor:
+        signs = torch.where(self.scores >= 0, 1.0, -1.0).to(self.scores.dtype)
+        # Straight-through: the difference is zero, its gradient is that of the scores.
+        return self.magnitude * (signs + (self.scores - self.scores.detach()))
+
+    def _support_changed(self, carry: Carry) -> None:
+        if self._rule != "given":
+            self._set_magnitude(self._magnitude_by_rule())
+        elif self._magnitudes is not None:
+            self._magnitudes = carry(self._magnitudes)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        magnitude = self.magnitude
+        destination[prefix + _STATE_KEY] = (
+            self.row_major(magnitude)
+            if isinstance(magnitude, Tensor)
+            else torch.tensor(magnitude, dtype=torch.float64)
+        )
+
+    def _translate(
+        self, state_dict: Mapping[str, Any], prefix: str
+    ) -> tuple[dict[str, Any], list[str]]:
+        translated, missing = super()._translate(state_dict, prefix)
+        key = prefix + _STATE_KEY
+        if key in translated:
+            saved = translated.pop(key)
+            if not isinstance(saved, Tensor):
+                raise TypeError(f"{key} must be a tensor, got {type(saved).__name__}")
+            self._set_magnitude(self.from_row_major(saved) if saved.dim() else saved.item())
+        elif prefix + self.latent_name in state_dict:
+            missing.append(key)
+        return translated, missing
+
+    def _magnitude_repr(self) -> str:
+        held = "[nnz]" if self._magnitudes is not None else f"{self._constant:.4g}"
+        return f"magnitude={held}" if self._rule == "given" else f"magnitude={self._rule} {held}"
+
+
+class SignLinear(_SignLayer, LinearLayer):
+    """Compute ``y = x @ (magnitude * sgn(scores)).T + bias`` on the kept weights alone.
+
+    Only the signs train: ``sgn(s)`` is +1 for ``s >= 0`` and -1 below, and the gradient of a score
+    is straight-through, ``dL/dscores = dL/dweight * magnitude``. The magnitudes are fixed and not
+    negative; the sign of an initial weight is folded into its score.
+
+    - ``"signed_const"``: one magnitude, ``sqrt(2 / fan_in) / sqrt(density)``, with the fan-in of
+      the dense layer and the layer's density.
+    - ``"kaiming"``: ``|n|`` with ``n`` normal of that same standard deviation, from the stream
+      ``name`` of ``seed``, bit-identical on every machine. Plain Kaiming has no ``sqrt(density)``;
+      it is here so that both rules give outputs the same variance.
+    - a number, or a tensor of the weight's shape: these magnitudes.
+
+    After ``set_support`` the first two follow their rule for the new support; given magnitudes
+    are carried over, with 0 at new positions.
+
+    Args:
+        in_features: Size of an input row.
+        out_features: Size of an output row.
+        support: Which weights are kept: a :class:`sparsefl.Support` or a bool tensor,
+            ``[out_features, in_features]``.
+        bias: Whether a bias is added; it is dense and real.
+        magnitude: The rule or the magnitudes, as above.
+        seed: Seed of the ``"kaiming"`` magnitudes.
+        name: Their stream; distinct layers of a model need distinct names.
+        device: Where the parameters live.
+        dtype: float32, or float64 (slow: for gradient checks).
+
+    Attributes:
+        scores: Latent scores, ``[nnz]``, in stored order; see :meth:`row_major`.
+        magnitude: A float, or ``[nnz]`` in stored order; not trained.
+        bias: ``[out_features]`` or None.
+
+    Shapes:
+        ``[..., in_features]`` with any strides gives ``[..., out_features]``; a 2-d output has the
+        batch innermost in memory.
+
+    Raises:
+        TypeError: if ``support``, ``magnitude`` or ``dtype`` is of another type.
+        ValueError: if ``support`` or ``magnitude`` covers another shape, or ``magnitude`` is
+            another string, negative or not finite.
+
+    Source: HideNseek, arXiv 2206.04385; the scaling by density is ours.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        support: SupportLike,
+        bias: bool = True,
+        magnitude: Magnitude = "signed_const",
+        *,
+        seed: int = 0,
+        name: str = "weight",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the layer with fresh scores; see :meth:`reset_parameters`."""
+        super().__init__(in_features, out_features, support, bias, device, dtype)
+        self._start_magnitude(magnitude, seed, name)
+        self.reset_parameters()
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Linear,
+        mask: SupportLike,
+        magnitude: Magnitude = "signed_const",
+        *,
+        seed: int = 0,
+        name: str = "weight",
+    ) -> "SignLinear":
+        """Return a layer whose scores start at the weights of ``linear`` where ``mask`` is true.
+
+        Args:
+            linear: The dense layer; it is left as it is.
+            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
+            magnitude: As in the constructor.
+            seed: As in the constructor.
+            name: As in the constructor.
+
+        Raises:
+            TypeError: if ``linear`` is no ``torch.nn.Linear``, its weight neither float32 nor
+                float64, ``mask`` neither bool nor a support, or ``magnitude`` of another type.
+            ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight, or
+                ``magnitude`` is another string, negative or not finite.
+        """
+        layer = cls(**cls._dense_arguments(linear, mask), magnitude=0.0)
+        layer._adopt(linear)
+        layer._start_magnitude(magnitude, seed, name)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
+        x = self._match_autocast(x)
+        return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as torch.nn.Linear does, its support and its magnitudes."""
+        return f"{super().extra_repr()}, {self._magnitude_repr()}"
+
+
+class SignConv2d(_SignLayer, Conv2dLayer):
+    """Compute ``y = conv2d(x, magnitude * sgn(scores)) + bias`` on the kept weights alone.
+
+    The convolution to :class:`SignLinear`, which documents signs, magnitudes and gradients; sizes,
+    padding, shapes and errors are those of :class:`SparseConv2d`.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernel, or one int for both.
+        support: Which weights are kept: a :class:`sparsefl.Support` or a bool tensor,
+            ``[out_channels, in_channels / groups, kh, kw]``.
+        stride: Step of the window.
+        padding: Zeros on each side, ``"same"`` or ``"valid"``.
+        dilation: Distance between the taps.
+        groups: Blocks of channels that are convolved apart.
+        bias: Whether a bias is added; it is dense and real.
+        padding_mode: Only ``"zeros"``.
+        magnitude: ``"signed_const"``, ``"kaiming"``, a number or a tensor of the weight's shape.
+        seed: Seed of the ``"kaiming"`` magnitudes.
+        name: Their stream; distinct layers of a model need distinct names.
+        device: Where the parameters live.
+        dtype: float32, or float64 (slow: for gradient checks).
+
+    Attributes:
+        scores: Latent scores, ``[nnz]``, in stored order; see :meth:`row_major`.
+        magnitude: A float, or ``[nnz]`` in stored order; not trained.
+        bias: ``[out_channels]`` or None.
+
+    Raises:
+        TypeError: if ``support``, ``magnitude``, ``dtype`` or a size is of another type.
+        ValueError: if ``support`` or ``magnitude`` covers another shape, a size or ``magnitude`` is
+            out of range, or ``padding_mode`` is not zeros.
+
+    Source: HideNseek, arXiv 2206.04385; the scaling by density is ours.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        support: SupportLike,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        magnitude: Magnitude = "signed_const",
+        *,
+        seed: int = 0,
+        name: str = "weight",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the layer with fresh scores; see :meth:`reset_parameters`."""
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            support,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._start_magnitude(magnitude, seed, name)
+        self.reset_parameters()
+
+    @classmethod
+    def from_dense(
+        cls,
+        conv: nn.Conv2d,
+        mask: SupportLike,
+        magnitude: Magnitude = "signed_const",
+        *,
+        seed: int = 0,
+        name: str = "weight",
+    ) -> "SignConv2d":
+        """Return a layer whose scores start at the weights of ``conv`` where ``mask`` is true.
+
+        Args:
+            conv: The dense layer; it is left as it is.
+            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
+            magnitude: As in the constructor.
+            seed: As in the constructor.
+            name: As in the constructor.
+
+        Raises:
+            TypeError: if ``conv`` is no ``torch.nn.Conv2d``, its weight neither float32 nor
+                float64, ``mask`` neither bool nor a support, or ``magnitude`` of another type.
+            ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight,
+                ``magnitude`` is another string, negative or not finite, or ``conv`` pads with other
+                than zeros.
+        """
+        layer = cls(**cls._dense_arguments(conv, mask), magnitude=0.0)
+        layer._adopt(conv)
+        layer._start_magnitude(magnitude, seed, name)
+        return layer
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return sign_conv2d(x, self.scores, self.magnitude, self.bias, self._plan)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as torch.nn.Conv2d does, its support and its magnitudes."""
+        return f"{super().extra_repr()}, {self._magnitude_repr()}"
