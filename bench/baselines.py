@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from .problem import Gradients, Problem, Step
 
@@ -30,7 +30,6 @@ def preallocated_linear(problem: Problem) -> Step | None:
     out = torch.empty_like(grad)
     gradients = Gradients(torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias))
     mask = problem.support.to_mask()
-    scale = 1.0 if problem.magnitude is None else problem.magnitude
 
     def backward(_: torch.Tensor) -> None:
         torch.mm(grad, weight, out=gradients.x)
@@ -41,7 +40,7 @@ def preallocated_linear(problem: Problem) -> Step | None:
         nothing,
         lambda: torch.addmm(bias, x, weight.t(), out=out),
         backward,
-        lambda: gradients._replace(weight=gradients.weight[mask] * scale),
+        lambda: gradients._replace(weight=gradients.weight[mask] * problem.score_scale),
     )
 
 
@@ -80,7 +79,6 @@ def csr_linear(problem: Problem) -> Step:
     """
     matrix = CsrWeight(problem.weight, problem.support.to_mask())
     x, grad = problem.x.t().contiguous(), problem.grad.t().contiguous()  # [in, N], [out, N]
-    scale = 1.0 if problem.magnitude is None else problem.magnitude
     bias = problem.bias[:, None]
     held: list[Gradients] = []
 
@@ -92,7 +90,7 @@ def csr_linear(problem: Problem) -> Step:
         held.clear,
         lambda: (matrix.forward @ x).add_(bias).t(),
         backward,
-        lambda: held[0]._replace(x=held[0].x.t(), weight=held[0].weight * scale),
+        lambda: held[0]._replace(x=held[0].x.t(), weight=held[0].weight * problem.score_scale),
     )
 
 
@@ -105,7 +103,6 @@ def csr_conv2d(problem: Problem) -> Step:
     matrix = CsrWeight(problem.weight.reshape(rows, -1), mask)
     batch, size = problem.x.shape[0], problem.x.shape[2:]
     grad = problem.grad.transpose(0, 1).reshape(rows, -1)  # [out, N * H * W]
-    scale = 1.0 if problem.magnitude is None else problem.magnitude
     columns: list[torch.Tensor] = []
     held: list[Gradients] = []
 
@@ -121,6 +118,6 @@ def csr_conv2d(problem: Problem) -> Step:
         held[:] = [Gradients(x, matrix.weight_gradient(grad, columns[0]), grad.sum(1))]
 
     def gradients() -> Gradients:
-        return held[0]._replace(weight=held[0].weight * scale)
+        return held[0]._replace(weight=held[0].weight * problem.score_scale)
 
     return Step(held.clear, forward, backward, gradients)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from sparsefl import ops
 from sparsefl.support import Support
@@ -44,14 +44,14 @@ class Case:
 
     Attributes:
         op: Name of the op in ``sparsefl.ops``.
-        setup: Makes the tensors of a point; the seed is fixed.
+        setup: Makes the tensors of an op and a point; the seed is fixed.
         providers: For each provider its variants, each a function that prepares a step, or gives
             None where it does not apply. Dense torch is judged by its fastest variant.
         sweep: The points.
     """
 
     op: str
-    setup: Callable[[Point], Problem]
+    setup: Callable[[str, Point], Problem]
     providers: Providers
     sweep: tuple[Point, ...]
 
@@ -62,74 +62,74 @@ class Case:
                 yield provider, variant, prepare
 
 
-def linear_problem(point: Point, magnitude: float | None = None) -> Problem:
+def linear_problem(op: str, point: Point) -> Problem:
     """Make the row-major tensors of a linear layer."""
     batch, columns, rows = (point.shape[k] for k in ("batch", "in_features", "out_features"))
     generator = torch.Generator().manual_seed(0)
     support = Support.random((rows, columns), point.density, seed=0)
     return Problem(
+        op=op,
         x=torch.randn(batch, columns, generator=generator),
-        weight=masked_weight(support, magnitude, generator),
+        weight=masked_weight(support, magnitudes(op), generator),
         bias=torch.randn(rows, generator=generator),
         grad=torch.randn(batch, rows, generator=generator),
         support=support,
-        magnitude=magnitude,
+        magnitudes=magnitudes(op),
         conv=None,
     )
 
 
-def conv_problem(point: Point, magnitude: float | None = None) -> Problem:
+def conv_problem(op: str, point: Point) -> Problem:
     """Make the row-major (NCHW) tensors of a convolution."""
     shape = point.shape
-    conv = Conv(stride=shape.get("stride", 1), padding=shape["kernel"] // 2)
+    stride, padding = shape["stride"], shape["kernel"] // 2
     generator = torch.Generator().manual_seed(0)
     kept = (shape["out_channels"], shape["in_channels"], shape["kernel"], shape["kernel"])
     support = Support.random(kept, point.density, seed=0)
-    size = (shape["size"] + 2 * conv.padding - shape["kernel"]) // conv.stride + 1
+    size = (shape["size"] + 2 * padding - shape["kernel"]) // stride + 1
     batch = shape["batch"]
     return Problem(
+        op=op,
         x=torch.randn(
             batch, shape["in_channels"], shape["size"], shape["size"], generator=generator
         ),
-        weight=masked_weight(support, magnitude, generator),
+        weight=masked_weight(support, magnitudes(op), generator),
         bias=torch.randn(shape["out_channels"], generator=generator),
         grad=torch.randn(batch, shape["out_channels"], size, size, generator=generator),
         support=support,
-        magnitude=magnitude,
-        conv=conv,
+        magnitudes=magnitudes(op),
+        conv=Conv((stride, stride), (padding, padding)),
     )
 
 
+def magnitudes(op: str) -> tuple[float, ...]:
+    """Return the argument that the sign ops take and the others lack."""
+    return (MAGNITUDE,) if op.startswith("sign_") else ()
+
+
 def masked_weight(
-    support: Support, magnitude: float | None, generator: torch.Generator
+    support: Support, magnitudes: tuple[float, ...], generator: torch.Generator
 ) -> torch.Tensor:
     """Make a dense weight that is zero outside the support, of one magnitude if that is given."""
     weight = torch.randn(support.shape, generator=generator)
-    if magnitude is not None:
+    for magnitude in magnitudes:
         weight = torch.where(weight >= 0, magnitude, -magnitude)
     return weight * support.to_mask()
 
 
 def sparsefl_step(problem: Problem) -> Step:
     """Prepare the op of this project: row-major tensors in, row-major tensors out."""
-    conv, magnitude = problem.conv, problem.magnitude
+    op = getattr(ops, problem.op)
     plan: ops.LinearPlan | ops.Conv2dPlan
-    if conv is None:
+    if problem.conv is None:
         plan = ops.LinearPlan(problem.support)
     else:
-        plan = ops.Conv2dPlan(problem.support, stride=conv.stride, padding=conv.padding)
-    # A score of any magnitude has the same sign; the weight itself serves.
+        plan = ops.Conv2dPlan(problem.support, *problem.conv)
+    # A score of any magnitude has the same sign, so the weight itself serves as one.
     stored = problem.weight[problem.support.to_mask()][plan.order].requires_grad_()
 
     def call(x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        if conv is None and magnitude is None:
-            out = ops.sparse_linear(x, stored, bias, plan)
-        elif conv is None:
-            out = ops.sign_linear(x, stored, magnitude, bias, plan)
-        elif magnitude is None:
-            out = ops.sparse_conv2d(x, stored, bias, plan)
-        else:
-            out = ops.sign_conv2d(x, stored, magnitude, bias, plan)
+        out: torch.Tensor = op(x, stored, *problem.magnitudes, bias, plan)
         return out.contiguous()
 
     def row_major(grad: torch.Tensor) -> torch.Tensor:
@@ -147,14 +147,13 @@ def dense_step(memory_format: torch.memory_format) -> Callable[[Problem], Step]:
         moved = problem.to(memory_format)
         mask = problem.support.to_mask()
         weight = moved.weight.clone().requires_grad_()
-        scale = 1.0 if problem.magnitude is None else problem.magnitude
 
         def call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
             if problem.conv is None:
                 return F.linear(x, weight, bias)
             return F.conv2d(x, weight, bias, problem.conv.stride, problem.conv.padding)
 
-        return autograd_step(call, moved, weight, lambda grad: grad[mask] * scale)
+        return autograd_step(call, moved, weight, lambda grad: grad[mask] * problem.score_scale)
 
     return prepare
 
@@ -218,17 +217,7 @@ CASES = {
     for case in (
         Case("sparse_linear", linear_problem, LINEAR_PROVIDERS, LINEAR_SWEEP),
         Case("sparse_conv2d", conv_problem, CONV_PROVIDERS, CONV_SWEEP),
-        Case(
-            "sign_linear",
-            lambda point: linear_problem(point, MAGNITUDE),
-            LINEAR_PROVIDERS,
-            SIGN_LINEAR_SWEEP,
-        ),
-        Case(
-            "sign_conv2d",
-            lambda point: conv_problem(point, MAGNITUDE),
-            CONV_PROVIDERS,
-            SIGN_CONV_SWEEP,
-        ),
+        Case("sign_linear", linear_problem, LINEAR_PROVIDERS, SIGN_LINEAR_SWEEP),
+        Case("sign_conv2d", conv_problem, CONV_PROVIDERS, SIGN_CONV_SWEEP),
     )
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 
+from sparsefl import reference
 from sparsefl.support import Support
 
 from .tolerance import allowed_error, max_error
@@ -17,10 +18,10 @@ Shape = dict[str, int]
 
 
 class Conv(NamedTuple):
-    """Stride and zero padding, the same in both directions."""
+    """Stride and zero padding, of rows and columns."""
 
-    stride: int
-    padding: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
 
 
 class Gradients(NamedTuple):
@@ -52,22 +53,29 @@ class Problem:
     """The tensors of one point.
 
     Attributes:
+        op: Its name, of ``sparsefl.ops`` and ``sparsefl.reference``.
         x: Input, ``[batch, in]`` or ``[N, C, H, W]``, float32.
         weight: Dense weight, zero outside the support.
         bias: ``[out]``.
         grad: Gradient of the output.
         support: Kept positions of the weight.
-        magnitude: Of every kept weight, for the sign ops; None for the others.
+        magnitudes: That of every kept weight for the sign ops, nothing for the others.
         conv: Stride and padding; None for linear layers.
     """
 
+    op: str
     x: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
     grad: torch.Tensor
     support: Support
-    magnitude: float | None
+    magnitudes: tuple[float, ...]
     conv: Conv | None
+
+    @property
+    def score_scale(self) -> float:
+        """What turns a weight's gradient into that of what the op stores."""
+        return math.prod(self.magnitudes)
 
     def to(self, target: torch.memory_format | torch.dtype) -> Problem:
         """Return the problem with its tensors in a dtype, or the 4-d ones in a memory format."""
@@ -80,17 +88,14 @@ class Problem:
         x, weight, bias, grad = map(move, (self.x, self.weight, self.bias, self.grad))
         return dataclasses.replace(self, x=x, weight=weight, bias=bias, grad=grad)
 
-    def dense(self) -> tuple[torch.Tensor, Gradients]:
-        """Compute the output and the gradients with dense torch in the problem's dtype."""
-        x, weight, bias = (t.detach().requires_grad_() for t in (self.x, self.weight, self.bias))
-        if self.conv is None:
-            out = F.linear(x, weight, bias)
-        else:
-            out = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
-        grads = torch.autograd.grad(out, (x, weight, bias), self.grad)
-        scale = 1.0 if self.magnitude is None else self.magnitude
-        kept = grads[1][self.support.to_mask()] * scale
-        return out.detach(), Gradients(grads[0], kept, grads[2])
+    def reference(self) -> tuple[torch.Tensor, Gradients]:
+        """Compute the output and the gradients by ``sparsefl.reference`` in the problem's dtype."""
+        mask = self.support.to_mask()
+        x, bias = (t.detach().requires_grad_() for t in (self.x, self.bias))
+        kept = self.weight[mask].requires_grad_()
+        op = getattr(reference, self.op)
+        out = op(x, kept, *self.magnitudes, mask, bias, *(self.conv or ()))
+        return out.detach(), Gradients(*torch.autograd.grad(out, (x, kept, bias), self.grad))
 
     def flops(self, density: float) -> int:
         """Count the FLOPs of a forward pass, ``2 * density * weights * output positions``."""
@@ -136,8 +141,8 @@ class Checker:
 
     def __init__(self, problem: Problem) -> None:
         """Compute the reference and the allowed errors, once for all providers of a point."""
-        exact, exact_gradients = problem.to(torch.float64).dense()
-        single, single_gradients = problem.dense()
+        exact, exact_gradients = problem.to(torch.float64).reference()
+        single, single_gradients = problem.reference()
         self.exact = (exact, *exact_gradients)
         singles = (single, *single_gradients)
         self.allowed = [allowed_error(e, s) for e, s in zip(self.exact, singles, strict=True)]

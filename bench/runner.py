@@ -98,7 +98,7 @@ def measure(
 
 def measure_point(case: Case, point: Point, effort: Effort, context: Row) -> list[Row]:
     """Check every provider, then time those that are right, and return their rows."""
-    problem = case.setup(point)
+    problem = case.setup(case.op, point)
     checker = Checker(problem)
     common = {
         "op": case.op,
