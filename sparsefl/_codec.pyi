@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-class Refused(Exception):
+class RefusedError(Exception):
     args: tuple[int, int]
 
 class SchemaTable:

@@ -37,7 +37,7 @@ struct SchemaTable {
   std::vector<TensorSpec> tensors;
 };
 
-// `_codec.Refused(reason, where)`; the Python side makes a CodecError or a ValueError of it.
+// `_codec.RefusedError(reason, where)`; the Python side makes a CodecError or a ValueError of it.
 PyObject* refused_type = nullptr;
 
 [[noreturn]] void raise_refused(const codec::Status& status) {
@@ -251,9 +251,9 @@ class Reader {
 };
 
 void bind_codec(py::module_& m) {
-  const std::string name = std::string(kModule) + ".Refused";
+  const std::string name = std::string(kModule) + ".RefusedError";
   refused_type = PyErr_NewException(name.c_str(), PyExc_Exception, nullptr);
-  m.add_object("Refused", refused_type);
+  m.add_object("RefusedError", refused_type);
   py::class_<SchemaTable, std::shared_ptr<SchemaTable>>(m, "SchemaTable")
       .def(py::init(&make_schema), py::arg("fingerprint"), py::arg("numels"), py::arg("dtypes"));
   py::class_<Reader>(m, "Reader")

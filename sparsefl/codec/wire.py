@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from sparsefl.codec.plan import (
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.support import Mask, Support
+
+# (ordinal, support mode, value mode, scale, count or seed)
+Descriptor: TypeAlias = tuple[int, int, int, float, int]
 
 _SUPPORT_NAME = "support"
 _SUPPORT_DTYPE = "bool"
@@ -56,7 +59,7 @@ def encode(
     planned = plan(update, schema, value_format, base)
     try:
         return _codec.encode(schema.table, planned.sources, update.round, planned.base_fingerprint)
-    except _codec.Refused as refused:
+    except _codec.RefusedError as refused:
         item = planned.items[refused.args[1]]
         rule = {
             ValueMode.SIGN: "signs must be +1 or -1",
@@ -114,9 +117,9 @@ def decode(
     try:
         reader = _codec.Reader(schema.table, _as_bytes(data))
         descriptors = reader.descriptors
-        shared = _shared_supports(reader, bases)
+        shared = _shared_supports(descriptors, reader.base_fingerprint, bases)
         contents = reader.read([None if s is None else s.packed for s in shared])
-    except _codec.Refused as refused:
+    except _codec.RefusedError as refused:
         raise _error(refused) from None
     names = list(schema)
     entries: dict[str, Entry] = {}
@@ -194,24 +197,22 @@ def _as_bytes(data: object) -> bytes:
     raise TypeError(f"data must be bytes, bytearray or memoryview, got {type(data).__name__}")
 
 
-def _shared_supports(reader: _codec.Reader, bases: dict[int, Support]) -> list[Support | None]:
-    """Returns the base's support for each tensor of the message that refers to it."""
-    shared = [
-        (where, ordinal)
-        for where, (ordinal, mode, *_) in enumerate(reader.descriptors)
-        if mode == SupportMode.SHARED
-    ]
-    for where, ordinal in shared:
-        if ordinal not in bases:
-            raise CodecError(CodecReason.BASE_MISSING, where)
-    found = base_fingerprint((ordinal, bases[ordinal]) for _, ordinal in shared)
-    if found != reader.base_fingerprint:
+def _shared_supports(
+    descriptors: list[Descriptor], fingerprint: int, bases: dict[int, Support]
+) -> list[Support | None]:
+    """Returns the base's support for each descriptor that refers to it, None for the others."""
+    shared: dict[int, tuple[int, Support]] = {}
+    for where, (ordinal, mode, *_) in enumerate(descriptors):
+        if mode == SupportMode.SHARED:
+            if ordinal not in bases:
+                raise CodecError(CodecReason.BASE_MISSING, where)
+            shared[where] = (ordinal, bases[ordinal])
+    if base_fingerprint(shared.values()) != fingerprint:
         raise CodecError(CodecReason.BASE_MISMATCH)
-    by_place = {where: bases[ordinal] for where, ordinal in shared}
-    return [by_place.get(where) for where in range(len(reader.descriptors))]
+    return [shared[i][1] if i in shared else None for i in range(len(descriptors))]
 
 
-def _error(refused: _codec.Refused) -> CodecError:
+def _error(refused: _codec.RefusedError) -> CodecError:
     reason, where = refused.args
     return CodecError(CodecReason(reason), where if where >= 0 else None)
 
