@@ -1,4 +1,4 @@
-"""Argument checks of the operators: every message names the argument, what was expected, what came."""
+"""Argument checks of the operators: messages name the argument, what was expected, what came."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
-"""Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``: the latter has a constant or magnitudes.
+"""Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``.
 
-Functions work feature-major: ``x`` ``[C, H, W, N]``, result ``[O, P, Q, N]``. A pointwise
+The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[C, H, W, N]``, result ``[O, P, Q, N]``. A pointwise
 convolution is a linear map with pixels and batch in the lanes.
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import grad as conv_grad
 
 from sparsefl.ops import _dense, _linear
 from sparsefl.ops._plan import Conv2dPlan
@@ -143,11 +144,11 @@ class DenseConv2dFunction(torch.autograd.Function):
         grad_x = grad_stored = grad_bias = None
         if ctx.needs_input_grad[0]:
             weight = _dense.fill_weight(stored, magnitudes, constant, plan.flat, _shape(plan))
-            grad_x = torch.nn.grad.conv2d_input(
+            grad_x = conv_grad.conv2d_input(
                 ctx.size, weight, grad, plan.stride, plan.padding, plan.dilation, plan.groups
             )
         if ctx.needs_input_grad[1]:
-            dense = torch.nn.grad.conv2d_weight(
+            dense = conv_grad.conv2d_weight(
                 x, _shape(plan), grad, plan.stride, plan.padding, plan.dilation, plan.groups
             )
             grad_stored = _dense.kept_gradient(dense, magnitudes, constant, plan.flat)

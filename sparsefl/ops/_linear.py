@@ -1,6 +1,6 @@
-"""Autograd shared by ``sparse_linear`` and ``sign_linear``: the latter has a constant or magnitudes.
+"""Autograd shared by ``sparse_linear`` and ``sign_linear``.
 
-Functions work feature-major: ``x`` ``[in, N]``, result ``[out, N]``.
+The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[in, N]``, result ``[out, N]``.
 """
 
 from typing import Any
