@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_keeps_exactly_the_asked_number(density):
 def test_no_layer_collapses_in_a_deep_net_at_low_density():
     torch.manual_seed(0)
     widths = [16, 64, 64, 64, 64, 64, 64, 4]
-    layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     model = nn.Sequential(*layers)
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight)

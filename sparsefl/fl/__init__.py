@@ -1,0 +1,28 @@
+"""Federated learning in one process, with real messages: methods, engine, ledger.
+
+result = sparsefl.fl.run("hidenseek", model=MyNet, clients=[(train, dev), ...], test=test,
+                         density=0.1, rounds=50, seed=0)
+print(result.table())
+"""
+
+from sparsefl.fl.engine import Federation, Schedule
+from sparsefl.fl.ledger import Ledger, Round
+from sparsefl.fl.method import METHODS, Client, Method, Task, Wire, load_method
+from sparsefl.fl.result import Costs, Result
+from sparsefl.fl.runner import run
+
+__all__ = [
+    "METHODS",
+    "Client",
+    "Costs",
+    "Federation",
+    "Ledger",
+    "Method",
+    "Result",
+    "Round",
+    "Schedule",
+    "Task",
+    "Wire",
+    "load_method",
+    "run",
+]

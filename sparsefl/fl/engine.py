@@ -1,0 +1,236 @@
+"""The embedded engine: server and clients in one process, messages as bytes between them.
+
+What a client gets and what it sends is the encoded message and nothing else: the client decodes the
+server's bytes into its model, the server decodes the client's bytes before it aggregates, and the
+ledger counts the lengths. Clients keep no state between rounds, so one resident model serves all of
+them in turn, and each message overwrites everything that travels.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparsefl import codec
+from sparsefl.fl.aggregation import is_finite
+from sparsefl.fl.batches import Dataset, stream
+from sparsefl.fl.ledger import Ledger, Round
+from sparsefl.fl.method import Client, Method, Task, Wire
+from sparsefl.fl.training import LocalWork, train
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much every client does.
+
+    Attributes:
+        clients_per_round: Cohort size; ``None`` is everyone.
+        batch_size: Examples a step.
+        local_epochs: Passes over the client's data in one round.
+        local_steps: Most steps in one round, or ``None``.
+    """
+
+    clients_per_round: int | None = None
+    batch_size: int = 32
+    local_epochs: int = 1
+    local_steps: int | None = None
+
+
+@dataclass
+class Federation:
+    """A run in progress.
+
+    Attributes:
+        method: The federated method.
+        task: What both sides agreed on.
+        datasets: Training data of each client.
+        schedule: How much each does.
+        ledger: What it has cost so far.
+        state: The server's state.
+        setup_message: What each client gets once, if anything.
+    """
+
+    method: Method
+    task: Task
+    datasets: Sequence[Dataset]
+    schedule: Schedule
+    ledger: Ledger = field(default_factory=Ledger)
+    state: Any = None
+    setup_message: bytes | None = None
+    _resident: Client | None = None
+    _seen: set[int] = field(default_factory=set)
+    _succeeded: bool = False
+
+    def __post_init__(self) -> None:
+        """Initialise the server; its seconds are counted apart from the rounds.
+
+        Raises:
+            ValueError: if no client owns an example.
+        """
+        self._eligible = [k for k, data in enumerate(self.datasets) if len(data) > 0]
+        if not self._eligible:
+            raise ValueError("clients must own training data, all datasets are empty")
+        if len(self._eligible) < len(self.datasets):
+            empty = len(self.datasets) - len(self._eligible)
+            _logger.info("%d clients own no training example and are never sampled", empty)
+        started = time.perf_counter()
+        self.state = self.method.init(self.task)
+        self.setup_message = self.method.setup(self.state)
+        self.ledger.setup_s += time.perf_counter() - started
+
+    @property
+    def wire(self) -> Wire:
+        """How the server encodes and decodes."""
+        return self.method.server_wire(self.state)
+
+    def cohort(self, round: int) -> list[int]:
+        """Sample the clients of a round from Philox of ``(seed, round)``, in ascending order."""
+        size = self.schedule.clients_per_round or len(self._eligible)
+        generator = np.random.Generator(np.random.Philox([self.task.seed, round]))
+        size = min(size, len(self._eligible))
+        return sorted(generator.choice(self._eligible, size, replace=False).tolist())
+
+    def broadcast(self, round: int) -> bytes:
+        """Encode what the server sends in a round."""
+        wire = self.wire
+        return codec.encode(
+            self.method.broadcast(self.state, round),
+            wire.schema,
+            value_format=wire.downlink_format,
+            base=wire.supports,
+        )
+
+    def new_client(self) -> Client:
+        """Build a client from the bytes of the set-up message alone."""
+        return self.method.new_client(self.task, self.setup_message)
+
+    def receive(self, client: Client, message: bytes) -> codec.Update:
+        """Decode a broadcast into a client's model.
+
+        Raises:
+            CodecError: if the message is refused; the model is untouched.
+            ValueError: if it does not fit the model, which is untouched.
+        """
+        wire = client.wire
+        update = codec.decode(message, wire.schema, base=wire.supports)
+        self.method.receive(client, update)
+        return update
+
+    def play(self, round: int) -> Round:
+        """Play one round: broadcast, local training, aggregation.
+
+        A client that raises, or whose message is refused, loses its update and not the round.
+
+        Args:
+            round: Number of the round, from 1.
+
+        Raises:
+            RuntimeError: if no client has ever succeeded; the last failure is its cause.
+        """
+        entry = Round(round)
+        started = time.perf_counter()
+        message = self.broadcast(round)
+        entry.encode_s += time.perf_counter() - started
+        updates: list[tuple[int, codec.Update]] = []
+        losses: list[tuple[int, float]] = []
+        failure: Exception | None = None
+        for client in self.cohort(round):
+            entry.downlink_bytes += len(message)
+            if client not in self._seen:
+                self._seen.add(client)
+                entry.setup_bytes += len(self.setup_message or b"")
+            try:
+                reply, work = self._client_round(client, message, entry)
+                updates.append((work.examples, self._accept(reply, entry)))
+                losses.append((work.steps, work.loss))
+            except Exception as error:  # whatever a client's data or model raises
+                _logger.warning("round %d lost client %d: %s", round, client, error)
+                entry.lost += 1
+                failure = error
+        self._aggregate(updates, entry, failure)
+        if losses:
+            entry.local_steps = sum(steps for steps, _ in losses)
+            entry.loss = sum(steps * loss for steps, loss in losses) / entry.local_steps
+        self.ledger.rounds.append(entry)
+        return entry
+
+    def _client_round(self, client: int, message: bytes, entry: Round) -> tuple[bytes, LocalWork]:
+        """Receive, train and encode the reply on the client's side."""
+        if self._resident is None:
+            started = time.perf_counter()
+            self._resident = self.new_client()
+            self.ledger.setup_s += time.perf_counter() - started
+        resident = self._resident
+        started = time.perf_counter()
+        received = self.receive(resident, message)
+        entry.decode_s += time.perf_counter() - started
+        work = train(
+            resident.model,
+            self.method.optimizer(resident),
+            self.datasets[client],
+            batch_size=self.schedule.batch_size,
+            epochs=self.schedule.local_epochs,
+            max_steps=self.schedule.local_steps,
+            generator=stream(self.task.seed, received.round, client),
+        )
+        entry.train_s += work.train_s
+        started = time.perf_counter()
+        reply = codec.encode(
+            self.method.report(resident, received, received.round),
+            resident.wire.schema,
+            value_format=resident.wire.uplink_format,
+            base=resident.wire.supports,
+        )
+        entry.encode_s += time.perf_counter() - started
+        return reply, work
+
+    def _accept(self, reply: bytes, entry: Round) -> codec.Update:
+        """Decode and check a reply on the server's side.
+
+        Raises:
+            CodecError: if the reply is refused.
+            ValueError: if it holds a number that is not finite.
+        """
+        entry.uplink_bytes += len(reply)
+        wire = self.wire
+        started = time.perf_counter()
+        update = codec.decode(reply, wire.schema, base=wire.supports)
+        if not is_finite(update):
+            raise ValueError("the update holds numbers that are not finite")
+        entry.decode_s += time.perf_counter() - started
+        entry.uplink_bound_bytes += codec.bound_bytes(
+            update, wire.schema, value_format=wire.uplink_format, base=wire.supports
+        )
+        return update
+
+    def _aggregate(
+        self,
+        updates: list[tuple[int, codec.Update]],
+        entry: Round,
+        failure: Exception | None,
+    ) -> None:
+        """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing."""
+        if not updates:
+            if not self._succeeded:
+                raise RuntimeError(f"no client could train: {failure}") from failure
+            _logger.warning("round %d: all clients lost, the global model stays", entry.round)
+            return
+        self._succeeded = True
+        started = time.perf_counter()
+        total = sum(examples for examples, _ in updates)
+        weighted = [(examples / total, update) for examples, update in updates]
+        self.state = self.method.aggregate(self.state, weighted)
+        entry.clients = len(updates)
+        entry.aggregate_s += time.perf_counter() - started
+
+    def probe(self) -> Client:
+        """Build a fresh client that holds the current broadcast, to be measured."""
+        client = self.new_client()
+        self.receive(client, self.broadcast(len(self.ledger.rounds) + 1))
+        client.model.train()
+        return client

@@ -1,0 +1,95 @@
+"""What a run costs: bytes, seconds and clients of every round, and their sums.
+
+Bytes are lengths of encoded messages, never formulas: each is counted where it is handed over.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+
+
+@dataclass
+class Round:
+    """The costs and the outcome of one round.
+
+    Attributes:
+        round: Number of the round, from 1.
+        clients: Clients whose update was aggregated.
+        lost: Clients whose update was lost: they raised, or one side refused a message.
+        setup_bytes: Messages sent once to a client, on its first round (masks, seeds).
+        downlink_bytes: Messages of the server to the cohort.
+        uplink_bytes: Messages of the cohort to the server.
+        uplink_bound_bytes: Information bound of those messages.
+        encode_s: Seconds spent encoding, on both sides.
+        decode_s: Seconds spent decoding and loading, on both sides.
+        train_s: Seconds of local training, all clients.
+        aggregate_s: Seconds of the server's aggregation.
+        evaluate_s: Seconds of evaluation, no part of the method.
+        local_steps: Optimizer steps, all clients.
+        loss: Mean training loss of the local steps, ``None`` where none was made.
+        accuracy: Accuracy of the new global model, ``None`` in a round without evaluation.
+    """
+
+    round: int
+    clients: int = 0
+    lost: int = 0
+    setup_bytes: int = 0
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+    uplink_bound_bytes: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    train_s: float = 0.0
+    aggregate_s: float = 0.0
+    evaluate_s: float = 0.0
+    local_steps: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Set-up, down and up together."""
+        return self.setup_bytes + self.downlink_bytes + self.uplink_bytes
+
+
+_SUMMED = tuple(
+    item.name for item in fields(Round) if item.name not in ("round", "loss", "accuracy")
+)
+
+
+@dataclass
+class Ledger:
+    """The rounds of a run, and what was spent before the first.
+
+    Attributes:
+        setup_s: Seconds of the server's set-up (SynFlow, plans), counted apart.
+        rounds: One entry a round.
+    """
+
+    setup_s: float = 0.0
+    rounds: list[Round] = field(default_factory=list)
+
+    def total(self, name: str) -> float:
+        """Sum one field over all rounds.
+
+        Raises:
+            ValueError: if ``name`` is no summable field.
+        """
+        if name not in _SUMMED:
+            raise ValueError(f"name must be one of {', '.join(_SUMMED)}, got {name!r}")
+        return sum(getattr(entry, name) for entry in self.rounds)
+
+    def sums(self) -> dict[str, float]:
+        """Return the sum of every summable field, and the seconds of the set-up."""
+        return {name: self.total(name) for name in _SUMMED} | {"setup_s": self.setup_s}
+
+    def curve(self) -> list[tuple[int, float]]:
+        """Return ``(total bytes so far, accuracy)`` for each round that was evaluated."""
+        points, spent = [], 0
+        for entry in self.rounds:
+            spent += entry.total_bytes
+            if entry.accuracy is not None:
+                points.append((spent, entry.accuracy))
+        return points
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return one JSON-ready record a round."""
+        return [asdict(entry) for entry in self.rounds]

@@ -1,0 +1,202 @@
+"""Memory of a client's local step, measured in one fresh process a cell.
+
+The process imports, notes its resident memory, builds the client from the encoded messages, trains
+a few steps on random data, and reports its peak minus the note. Run as a module it is that process:
+``python -m sparsefl.fl.memory FOLDER``, with the cell described in the folder by plain JSON and the
+messages beside it.
+"""
+
+import importlib
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsefl import codec
+from sparsefl.fl.method import Client, Task, load_method
+from sparsefl.fl.training import local_step
+
+# Momentum and Adam's moments exist from the first step on; the others let the allocator settle.
+_STEPS = 4
+_CELL, _SETUP, _BROADCAST = "cell.json", "setup.spfl", "broadcast.spfl"
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a client that trains.
+
+    Attributes:
+        peak_bytes: Peak of the process's resident memory, minus what it was after the imports.
+        parameters_bytes: Parameters and buffers.
+        gradients_bytes: Gradients after a step.
+        optimizer_bytes: State of the optimizer.
+        activations_bytes: What autograd saves for the backward pass, parameters left out.
+        workspace_bytes: The rest of the peak: scratch, plans, code, allocator.
+    """
+
+    peak_bytes: int
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a fresh process needs to rebuild a client.
+
+    Attributes:
+        method: Name of the method.
+        factory: Function that builds the model, as "package.module:function".
+        arguments: Its keyword arguments.
+        input_shape: Shape of one sample.
+        classes: Labels are drawn below this number.
+        batch_size: Examples a step.
+        seed: Seed of the run.
+        density: Density of the run.
+        options: Options of the method.
+        threads: Threads of torch.
+    """
+
+    method: str
+    factory: str
+    arguments: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    classes: int
+    batch_size: int
+    seed: int
+    density: float
+    options: Mapping[str, Any]
+    threads: int
+
+
+def measure_memory(cell: Cell, setup: bytes | None, broadcast: bytes) -> Memory:
+    """Measure a client in a fresh process.
+
+    Args:
+        cell: What to build.
+        setup: The set-up message, if the method has one.
+        broadcast: A broadcast of the server.
+
+    Raises:
+        RuntimeError: if the process fails; its last words are the message.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / _CELL).write_text(json.dumps(asdict(cell)))
+        (folder / _BROADCAST).write_bytes(broadcast)
+        if setup is not None:
+            (folder / _SETUP).write_bytes(setup)
+        done = subprocess.run(
+            [sys.executable, "-m", "sparsefl.fl.memory", name],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring the memory of {cell.method} failed: {done.stderr[-2000:]}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def load_factory(spec: str) -> Callable[..., nn.Module]:
+    """Import ``package.module:function``.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    module_name, _, name = spec.partition(":")
+    try:
+        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot load {spec!r}: {error}") from error
+    return factory
+
+
+def _resident_bytes(field: str) -> int:
+    """Read VmRSS or VmHWM of this process; elsewhere than on Linux, the peak so far."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _forget_peak() -> None:
+    """Lower the recorded peak to what is resident now, where the kernel allows it."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
+    method = load_method(cell.method)
+    factory = load_factory(cell.factory)
+    example = torch.zeros(1, *cell.input_shape)
+    task = Task(lambda: factory(**cell.arguments), example, cell.seed, cell.density, cell.options)
+    setup_file = folder / _SETUP
+    client = method.new_client(task, setup_file.read_bytes() if setup_file.exists() else None)
+    wire = client.wire
+    message = (folder / _BROADCAST).read_bytes()
+    method.receive(client, codec.decode(message, wire.schema, base=wire.supports))
+    return client
+
+
+def _tensor_bytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+
+
+def _saved_bytes(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
+    """Count the storages that autograd saves in one forward pass, parameters and batch left out."""
+    known = [*model.parameters(), *model.buffers(), inputs, labels]
+    skipped = {tensor.untyped_storage().data_ptr() for tensor in known}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in skipped:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+    del loss
+    return sum(saved.values())
+
+
+def _measure(folder: pathlib.Path) -> Memory:
+    cell = Cell(**json.loads((folder / _CELL).read_text()))
+    torch.set_num_threads(cell.threads)
+    _forget_peak()
+    before = _resident_bytes("VmRSS")
+    client = _rebuild(cell, folder)
+    model = client.model.train()
+    optimizer = load_method(cell.method).optimizer(client)
+    inputs = torch.randn(cell.batch_size, *cell.input_shape)
+    labels = torch.randint(cell.classes, (cell.batch_size,))
+    for _ in range(_STEPS):
+        local_step(model, optimizer, inputs, labels)
+    peak = _resident_bytes("VmHWM") - before
+    parameters = _tensor_bytes([*model.parameters(), *model.buffers()])
+    gradients = _tensor_bytes(parameter.grad for parameter in model.parameters())
+    states = _tensor_bytes(v for state in optimizer.state.values() for v in state.values())
+    activations = _saved_bytes(model, inputs, labels)
+    accounted = parameters + gradients + states + activations
+    return Memory(peak, parameters, gradients, states, activations, max(0, peak - accounted))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure(pathlib.Path(sys.argv[1])))))

@@ -1,0 +1,138 @@
+"""What a federated method is: a few functions over its own frozen state, and the messages it sends.
+
+In the spirit of FedJAX's ``FederatedAlgorithm(init, apply)`` (Ro et al., arXiv 2108.02117): a
+method is one file of small functions. They speak in :class:`sparsefl.codec.Update`; only the engine
+turns updates into bytes and back, and counts them.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsefl.codec import Schema, Update
+from sparsefl.codec.plan import ValueFormat
+from sparsefl.fl.training import seeded_model
+from sparsefl.support import Support
+
+METHODS = ("fedavg", "fedpt", "hidenseek")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What server and clients agree on before the first message.
+
+    Attributes:
+        factory: Builds the dense model; called without arguments.
+        example_input: One sample, ``[1, ...]``; only its shape and dtype matter.
+        seed: Seed of the run.
+        density: Share of weights kept, for methods that prune.
+        options: The method's options, its defaults included.
+    """
+
+    factory: Callable[[], nn.Module]
+    example_input: Tensor
+    seed: int
+    density: float
+    options: Mapping[str, Any]
+
+    def new_model(self) -> nn.Module:
+        """Build the dense model, initialised from the run's seed."""
+        return seeded_model(self.factory, self.seed)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How a method's messages are encoded; server and clients hold equal ones.
+
+    Attributes:
+        schema: Dense names, shapes and dtypes of the model.
+        supports: Supports that the set-up has made known; they never travel again.
+        downlink_format: Value format of the server's messages.
+        uplink_format: Value format of the clients' messages.
+    """
+
+    schema: Schema
+    supports: Mapping[str, Support]
+    downlink_format: ValueFormat = "fp32"
+    uplink_format: ValueFormat = "fp32"
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client's side: the model that it trains, and how it reads and writes messages.
+
+    Attributes:
+        model: Trained in place; sparse, sign or frozen layers where the method has them.
+        wire: How its messages are encoded.
+        options: The method's options.
+    """
+
+    model: nn.Module
+    wire: Wire
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A federated method.
+
+    Attributes:
+        name: Name in the command line and in every report.
+        defaults: Its options and their defaults.
+        init: ``(task) -> state``: the server's state before the first round.
+        setup: ``(state) -> bytes | None``: the message that each client gets once, if any.
+        server_wire: ``(state) -> Wire``.
+        new_client: ``(task, set-up message) -> Client``: built from what was sent, and the task.
+        broadcast: ``(state, round) -> Update``: what the cohort gets.
+        receive: ``(client, update)``: put a broadcast into the client's model.
+        optimizer: ``(client) -> Optimizer`` of one round of local training.
+        report: ``(client, broadcast, round) -> Update``: what a client sends after training.
+        aggregate: ``(state, [(weight, update)]) -> state``; the weights sum to 1.
+        global_model: ``(task, state) -> nn.Module`` in plain torch.
+        claimed_uplink_bytes: ``(state) -> bytes`` of one client's message by the paper's formula.
+        claimed_flops: ``(state, forward FLOPs by weight) -> FLOPs`` of one local step by it.
+        prunes: Whether the density has a meaning for it.
+    """
+
+    name: str
+    defaults: Mapping[str, Any]
+    init: Callable[[Task], Any]
+    setup: Callable[[Any], bytes | None]
+    server_wire: Callable[[Any], Wire]
+    new_client: Callable[[Task, bytes | None], Client]
+    broadcast: Callable[[Any, int], Update]
+    receive: Callable[[Client, Update], None]
+    optimizer: Callable[[Client], Any]
+    report: Callable[[Client, Update, int], Update]
+    aggregate: Callable[[Any, list[tuple[float, Update]]], Any]
+    global_model: Callable[[Task, Any], nn.Module]
+    claimed_uplink_bytes: Callable[[Any], int]
+    claimed_flops: Callable[[Any, Mapping[str, int]], int]
+    prunes: bool = False
+
+    def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill the options up with their defaults.
+
+        Raises:
+            ValueError: if an option is not one of the method's.
+        """
+        unknown = sorted(set(given) - set(self.defaults))
+        if unknown:
+            known = ", ".join(sorted(self.defaults))
+            raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has: {known}")
+        return {**self.defaults, **given}
+
+
+def load_method(name: str) -> Method:
+    """Load a method by name: each is one module of ``sparsefl.fl.methods``.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+    method: Method = importlib.import_module(f"sparsefl.fl.methods.{name}").METHOD
+    return method

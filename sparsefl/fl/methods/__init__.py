@@ -1,0 +1,1 @@
+"""The federated methods, one file each; every module offers its ``METHOD``."""

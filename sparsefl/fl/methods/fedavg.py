@@ -1,0 +1,132 @@
+"""FedAvg: dense local training and the mean of the weights.
+
+McMahan, Moore, Ramage, Hampson, Agueera y Arcas, "Communication-efficient learning of deep networks
+from decentralized data", AISTATS 2017, arXiv 1602.05629.
+
+    algorithm 1, server    w_{t+1} = sum_k p_k w_k,  p_k = n_k / sum_j n_j    -> aggregate
+    algorithm 1, client    E epochs of SGD from w_t                          -> engine, optimizer
+
+Departures: the cohort's own examples are the denominator of p_k, so that a lost client does not
+shrink the model. Buffers (running statistics of batch norm) travel and are averaged like weights.
+A client sends its weights, not their change, as in the paper; both have the same size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparsefl.codec import Schema, Update
+from sparsefl.fl.aggregation import add_mean_change, dense_entries, dense_tensors
+from sparsefl.fl.flops import PASSES_PER_STEP
+from sparsefl.fl.method import Client, Method, Task, Wire
+
+# Learning rate chosen on the server's development set; see DEFAULTS of the other methods.
+DEFAULTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
+
+
+@dataclass(frozen=True)
+class State:
+    """The server's state.
+
+    Attributes:
+        tensors: Parameters and buffers of the global model, by name.
+        parameters: Number of trainable parameters.
+        wire: How messages are encoded.
+    """
+
+    tensors: Mapping[str, Tensor]
+    parameters: int
+    wire: Wire
+
+
+def init(task: Task) -> State:
+    """Draw the first global model from the run's seed."""
+    model = task.new_model()
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return State(tensors, parameters, Wire(Schema.of(model), {}))
+
+
+def setup(state: State) -> bytes | None:
+    """Send nothing before the first round."""
+    return None
+
+
+def new_client(task: Task, setup_message: bytes | None) -> Client:
+    """Build the dense model; its weights come with the first broadcast."""
+    model = task.new_model()
+    return Client(model, Wire(Schema.of(model), {}), task.options)
+
+
+def broadcast(state: State, round: int) -> Update:
+    """Send the global model."""
+    return Update(dense_entries(state.tensors), round=round)
+
+
+def receive(client: Client, update: Update) -> None:
+    """Load the global model."""
+    client.model.load_state_dict(dense_tensors(update))
+
+
+def optimizer(client: Client) -> torch.optim.Optimizer:
+    """Open plain SGD on all parameters."""
+    return sgd(client.model, client.options)
+
+
+def sgd(model: nn.Module, options: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Open the SGD that dense training uses, here and as the baseline of every timing."""
+    return torch.optim.SGD(
+        (parameter for parameter in model.parameters() if parameter.requires_grad),
+        lr=options["lr"],
+        momentum=options["momentum"],
+        weight_decay=options["weight_decay"],
+    )
+
+
+def report(client: Client, received: Update, round: int) -> Update:
+    """Send the trained model."""
+    return Update(dense_entries(client.model.state_dict()), round=round)
+
+
+def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
+    """Average the clients' models, ``w = sum_k p_k w_k``."""
+    zeros = {name: torch.zeros_like(value) for name, value in state.tensors.items()}
+    models = ((weight, dense_tensors(update)) for weight, update in updates)
+    return State(add_mean_change(zeros, models), state.parameters, state.wire)
+
+
+def global_model(task: Task, state: State) -> nn.Module:
+    """Return the global model."""
+    model = task.new_model()
+    model.load_state_dict(dict(state.tensors))
+    return model
+
+
+def claimed_uplink_bytes(state: State) -> int:
+    """Return 4 bytes a parameter, the count of the paper's successors."""
+    return 4 * state.parameters
+
+
+def claimed_flops(state: State, forward: Mapping[str, int]) -> int:
+    """Return ``3 F``: forward, input gradient, weight gradient."""
+    return PASSES_PER_STEP * sum(forward.values())
+
+
+METHOD = Method(
+    name="fedavg",
+    defaults=DEFAULTS,
+    init=init,
+    setup=setup,
+    server_wire=lambda state: state.wire,
+    new_client=new_client,
+    broadcast=broadcast,
+    receive=receive,
+    optimizer=optimizer,
+    report=report,
+    aggregate=aggregate,
+    global_model=global_model,
+    claimed_uplink_bytes=claimed_uplink_bytes,
+    claimed_flops=claimed_flops,
+)

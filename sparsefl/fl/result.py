@@ -1,0 +1,142 @@
+"""The outcome of a run: accuracy, ledger, costs claimed and measured, and the final model."""
+
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsefl.fl.ledger import Ledger
+from sparsefl.fl.memory import Memory
+from sparsefl.fl.plots import plot_curves
+from sparsefl.fl.table import format_table
+from sparsefl.fl.timing import StepTime
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run should have cost by formula, and what a step costs when measured.
+
+    Attributes:
+        uplink_claimed_bytes: All uplinks by the method's own accounting.
+        uplink_dense_bytes: All uplinks, had each sent the dense model.
+        downlink_dense_bytes: All downlinks, had each sent the dense model.
+        claimed_flops: One local step by the method's own accounting.
+        dense_flops: One local step of the dense model by the same accounting.
+        client_step: Seconds of a local step, optimizer included; ``None`` if not measured.
+        dense_step: The same of the dense model in plain torch, in turns with it.
+        client_memory: Memory of the client's process; ``None`` if not measured.
+        dense_memory: Memory of a dense client's process.
+    """
+
+    uplink_claimed_bytes: int
+    uplink_dense_bytes: int
+    downlink_dense_bytes: int
+    claimed_flops: int
+    dense_flops: int
+    client_step: StepTime | None = None
+    dense_step: StepTime | None = None
+    client_memory: Memory | None = None
+    dense_memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a run.
+
+    Attributes:
+        method: Name of the method.
+        config: Everything that determines the run, JSON-ready.
+        accuracy: Test accuracy of the last global model.
+        accuracy_per_client: "mean" and "worst_decile" over the clients' own development data.
+        ledger: Bytes and seconds of every round.
+        costs: Claimed and measured costs.
+        model: The final global model, in plain torch.
+        model_sha256: Its fingerprint: equal for equal seeds.
+    """
+
+    method: str
+    config: Mapping[str, Any]
+    accuracy: float
+    accuracy_per_client: Mapping[str, float]
+    ledger: Ledger
+    costs: Costs
+    model: nn.Module
+    model_sha256: str
+
+    def row(self) -> dict[str, Any]:
+        """Return the run as one row of ``compare.json``; what was not measured is ``None``."""
+        sums, costs = self.ledger.sums(), self.costs
+        return {
+            "method": self.config["label"],
+            "model": self.config["model"],
+            "norm": self.config["norm"],
+            "density": self.config["density"],
+            "seed": self.config["seed"],
+            "threads": self.config["threads"],
+            "rounds": self.config["rounds"],
+            "accuracy": self.accuracy,
+            "accuracy_per_client": dict(self.accuracy_per_client),
+            "uplink_bytes": sums["uplink_bytes"],
+            "downlink_bytes": sums["downlink_bytes"],
+            "setup_bytes": sums["setup_bytes"],
+            "uplink_bound_bytes": sums["uplink_bound_bytes"],
+            "uplink_claimed_bytes": costs.uplink_claimed_bytes,
+            "uplink_dense_bytes": costs.uplink_dense_bytes,
+            "downlink_dense_bytes": costs.downlink_dense_bytes,
+            "client_step_s": costs.client_step and costs.client_step.median_s,
+            "dense_step_s": costs.dense_step and costs.dense_step.median_s,
+            "claimed_flops": costs.claimed_flops,
+            "dense_flops": costs.dense_flops,
+            "client_peak_bytes": costs.client_memory and costs.client_memory.peak_bytes,
+            "dense_peak_bytes": costs.dense_memory and costs.dense_memory.peak_bytes,
+            "encode_s": sums["encode_s"],
+            "decode_s": sums["decode_s"],
+            "aggregate_s": sums["aggregate_s"],
+        }
+
+    def table(self) -> str:
+        """Format claimed beside measured, as text."""
+        return format_table([self.row()])
+
+    def plot(self, path: str | pathlib.Path) -> None:
+        """Plot accuracy against total bytes into an image file (needs matplotlib)."""
+        plot_curves({self.config["label"]: self.ledger.curve()}, path)
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Write ``log.jsonl`` (a line a round) and ``result.json`` into a folder."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(line) for line in self.ledger.lines())
+        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        report = {
+            "config": dict(self.config),
+            "accuracy": self.accuracy,
+            "accuracy_per_client": dict(self.accuracy_per_client),
+            "model_sha256": self.model_sha256,
+            "ledger": self.ledger.sums(),
+            "costs": asdict(self.costs),
+        }
+        (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def model_sha256(model: nn.Module) -> str:
+    """Fingerprint a model: SHA-256 over name, dtype, shape and bytes of its sorted state_dict."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def summarise_clients(accuracies: Sequence[float]) -> dict[str, float]:
+    """Return mean and mean of the worst tenth (at least one client); NaN entries are left out."""
+    known = sorted(value for value in accuracies if not math.isnan(value))
+    if not known:
+        return {"mean": math.nan, "worst_decile": math.nan}
+    worst = known[: max(1, len(known) // 10)]
+    return {"mean": sum(known) / len(known), "worst_decile": sum(worst) / len(worst)}

@@ -1,0 +1,111 @@
+"""Local training and evaluation: the loops that every method shares."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsefl.fl.batches import Dataset, batch_indices, concatenated, take
+
+# Large enough to fill the threads, small enough that a cnn's activations stay at some 100 MB.
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What a client did in one round.
+
+    Attributes:
+        steps: Optimizer steps made.
+        examples: Examples that the client owns, its weight in the average.
+        loss: Mean training loss over the steps.
+        train_s: Seconds of the steps, batches included.
+    """
+
+    steps: int
+    examples: int
+    loss: float
+    train_s: float
+
+
+def local_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+) -> Tensor:
+    """Make one step of cross-entropy, and return the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    epochs: int,
+    max_steps: int | None,
+    generator: np.random.Generator,
+) -> LocalWork:
+    """Train ``model`` in place on a client's data.
+
+    Args:
+        model: The client's model; put in training mode.
+        optimizer: Holds the model's parameters.
+        dataset: The client's examples.
+        batch_size: Examples a step.
+        epochs: Passes over the data.
+        max_steps: Most steps, or ``None``.
+        generator: Source of the order, and of the seed of dropout.
+
+    Raises:
+        ValueError: if the client owns no example, or the loss is not finite.
+    """
+    if len(dataset) == 0:
+        raise ValueError("the client has no training example")
+    model.train()
+    started = time.perf_counter()
+    losses: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(2**62)))
+        for indices in batch_indices(len(dataset), batch_size, epochs, max_steps, generator):
+            inputs, labels = take(dataset, indices)
+            losses.append(local_step(model, optimizer, inputs, labels))
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        raise ValueError("local training diverged: the loss is not finite")
+    return LocalWork(len(losses), len(dataset), loss, time.perf_counter() - started)
+
+
+def accuracy(model: nn.Module, dataset: Dataset) -> float:
+    """Return the share of examples whose largest output is at the label; NaN without examples."""
+    if len(dataset) == 0:
+        return math.nan
+    was_training = model.training
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for inputs, labels in concatenated(dataset, EVALUATION_BATCH):
+            correct += int((model(inputs).argmax(dim=1) == labels).sum())
+    model.train(was_training)
+    return correct / len(dataset)
+
+
+def seeded_model(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a model from torch's generator seeded with ``seed``, which is left as it was.
+
+    Raises:
+        TypeError: if the factory gives no ``nn.Module``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = factory()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a factory of nn.Module, it gave {type(model).__name__}")
+    return model
