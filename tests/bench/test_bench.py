@@ -1,0 +1,26 @@
+"""The registry under pytest-benchmark: a smoke test, and timings with --benchmark-enable."""
+
+import pytest
+
+from sparsefl.bench.cases import CASES
+from sparsefl.bench.problem import Checker
+from sparsefl.bench.timing import run
+
+POINTS = [
+    pytest.param(case, point, prepare, id=f"{op}-{provider}-{variant}")
+    for op, case in CASES.items()
+    for point in case.sweep
+    if point.quick
+    for provider, variant, prepare in case.variants()
+]
+
+
+@pytest.mark.parametrize(("case", "point", "prepare"), POINTS)
+def test_step(benchmark, case, point, prepare):
+    problem = case.setup(case.op, point)
+    step = prepare(problem)
+    if step is None:
+        pytest.skip("this variant is for larger weights")
+    assert Checker(problem).correct(step)
+    times = benchmark(run, step)
+    assert all(time > 0 for time in times)

@@ -1,0 +1,93 @@
+"""The registry covers every op, and its baselines compute what the ops compute."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sparsefl import ops
+from sparsefl.bench import baselines, cases
+from sparsefl.bench.cases import CASES, Point
+from sparsefl.bench.problem import Checker, Step
+
+SHAPES = {
+    "linear": cases.linear(7, 65, 33),
+    "conv2d": cases.conv(5, 6, 7),
+    "strided_conv2d": cases.conv(3, 4, 9, stride=2),
+}
+VARIANTS = [
+    pytest.param(op, shape, prepare, id=f"{op}-{name}-{provider}-{variant}")
+    for op, case in CASES.items()
+    for name, shape in SHAPES.items()
+    if name.split("_")[-1] == op.split("_")[-1]
+    for provider, variant, prepare in case.variants()
+]
+
+
+def test_every_op_has_a_case():
+    assert set(CASES) == {name for name in ops.__all__ if name.startswith(("sparse_", "sign_"))}
+
+
+def test_the_floors_are_measured():
+    floors = {
+        (op, point.density, point.floor, *point.shape.values())
+        for op, case in CASES.items()
+        for point in case.sweep
+        if point.floor is not None
+    }
+    assert floors == {
+        ("sparse_linear", 0.1, 3.5, 64, 1024, 1024),
+        ("sparse_conv2d", 0.1, 2.5, 64, 128, 128, 16, 3, 1),
+    }
+
+
+@pytest.mark.parametrize(("op", "shape", "prepare"), VARIANTS)
+def test_provider_computes_the_op(op, shape, prepare, monkeypatch):
+    monkeypatch.setattr(baselines, "LARGE_BUFFER_BYTES", 0)
+    problem = CASES[op].setup(op, Point(shape, 0.3))
+    step = prepare(problem)
+    assert Checker(problem).correct(step)
+    assert Checker(problem).correct(step), "a second run of the step differs"
+
+
+def test_small_weights_have_no_preallocated_baseline():
+    problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
+    assert baselines.preallocated_linear(problem) is None
+
+
+@pytest.mark.parametrize("broken", ["output", "x", "weight", "bias"])
+def test_checker_sees_each_wrong_result(broken):
+    problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
+    right = cases.sparsefl_step(problem)
+
+    def forward() -> torch.Tensor:
+        out = right.forward()
+        return out + 1e-2 if broken == "output" else out
+
+    def gradients():
+        found = right.gradients()
+        return (
+            found
+            if broken == "output"
+            else found._replace(**{broken: getattr(found, broken) * 1.01})
+        )
+
+    wrong = Step(right.reset, forward, right.backward, gradients)
+    assert Checker(problem).correct(right)
+    assert not Checker(problem).correct(wrong)
+
+
+def test_checker_sees_nan():
+    problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
+    step = cases.sparsefl_step(problem)
+    wrong = step._replace(
+        gradients=lambda: step.gradients()._replace(x=torch.full_like(problem.x, torch.nan))
+    )
+    assert not Checker(problem).correct(wrong)
+
+
+def test_sign_problems_have_one_magnitude():
+    problem = CASES["sign_linear"].setup("sign_linear", Point(SHAPES["linear"], 0.3))
+    kept = problem.weight[problem.support.to_mask()]
+    assert torch.equal(kept.abs(), torch.full_like(kept, cases.MAGNITUDE))
+    assert not dataclasses.replace(problem, magnitudes=()).magnitudes

@@ -1,0 +1,96 @@
+"""The command: rows, JSON, comparison, and the refusal to time what is wrong."""
+
+import json
+
+import pytest
+
+from sparsefl.bench import cases, runner
+
+# As style.md lists them.
+FIELDS = {
+    *("op", "provider", "mode", "shape", "density", "dtype", "device", "isa", "threads", "correct"),
+    *("median_us", "p20_us", "p80_us", "ratio_to_dense", "bytes_moved", "gflops_per_s"),
+    *("torch", "cpu", "commit", "date", "omp_wait_policy", "allocator"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "rows.json"
+    arguments = ["--quick", "--op", "sparse_linear", "--threads", "1", "--json", str(path)]
+    assert runner.main(arguments) == 0
+    return path
+
+
+@pytest.fixture
+def rows(written):
+    return json.loads(written.read_text())["rows"]
+
+
+def test_rows_have_every_field(rows):
+    for row in rows:
+        assert set(row) >= FIELDS
+
+
+def test_rows_cover_every_provider_and_mode(rows):
+    assert {(row["provider"], row["mode"]) for row in rows} == {
+        (provider, mode)
+        for provider in ("sparsefl", "torch_dense", "torch_sparse")
+        for mode in ("fwd", "bwd", "full")
+    }
+
+
+def test_quantiles_are_ordered(rows):
+    for row in rows:
+        assert 0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]
+
+
+def test_dense_baseline_has_ratio_one(rows):
+    full = [r for r in rows if r["mode"] == "full" and r["provider"] == "torch_dense"]
+    assert [row["ratio_to_dense"] for row in full] == [1.0]
+
+
+def test_figures_count_kept_weights_only(rows):
+    ours, dense = (
+        next(r for r in rows if r["provider"] == provider and r["mode"] == "fwd")
+        for provider in ("sparsefl", "torch_dense")
+    )
+    # x 16x65, out 16x33, bias 33, and 2145 weights of which a tenth is kept; 4 bytes each.
+    assert dense["bytes_moved"] == 4 * (16 * 65 + 16 * 33 + 33 + 2145)
+    assert ours["bytes_moved"] == 4 * (16 * 65 + 16 * 33 + 33 + 214)
+    gflop = dense["gflops_per_s"] * dense["median_us"] * 1e-6
+    assert gflop == pytest.approx(2 * 2145 * 16 * 1e-9, rel=0.1)
+
+
+def test_comparison_with_itself_shows_no_change(written, capsys):
+    assert runner.main(["--rows", str(written), "--compare", str(written)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith("+0%")
+
+
+def test_plot_of_one_density_is_refused(written, tmp_path):
+    with pytest.raises(ValueError, match="two densities"):
+        runner.main(["--rows", str(written), "--plot", str(tmp_path / "x.png")])
+
+
+def test_wrong_results_are_not_timed(monkeypatch, capsys):
+    right = cases.sparsefl_step
+
+    def wrong(problem):
+        step = right(problem)
+        return step._replace(forward=lambda: step.forward() * 1.1)
+
+    providers = {**cases.LINEAR_PROVIDERS, "sparsefl": {"batch_last": wrong}}
+    case = cases.Case("sparse_linear", cases.linear_problem, providers, (cases.SMALL_LINEAR,))
+    monkeypatch.setitem(runner.CASES, "sparse_linear", case)
+    assert runner.main(["--quick", "--op", "sparse_linear", "--threads", "1"]) == 1
+    line = next(x for x in capsys.readouterr().out.splitlines() if "sparsefl:" in x)
+    assert "WRONG RESULT" in line
+
+
+@pytest.mark.parametrize("argument", ["0", "2,-1", "two", ""])
+def test_bad_thread_counts_are_refused(argument, capsys):
+    with pytest.raises(SystemExit):
+        runner.main(["--threads", argument])
+    assert "--threads" in capsys.readouterr().err
