@@ -158,71 +158,82 @@ inline void for_pixels(const Pass& pass, const Item& item, Run run) {
   }
 }
 
-// acc[r][q] += weight(k) * window[place(k) + (r, q)] over k in [begin, end).
+// One block of all rows of a group: sums[row][r][q] += weight(k) * window[place(k) + (r, q)] over
+// the row's k. The first block starts from the bias. Kept out of line: its accumulators and
+// pointers take every register there is.
 template <class T, class R>
-inline void accumulate_tile(const R& weight, const uint16_t* index, const int32_t* table,
-                            int64_t begin, int64_t end, const T* window, int64_t row_elements,
-                            typename Vec<T>::Type* acc) {
+__attribute__((noinline)) void gather_block(const R& weight, const uint16_t* index,
+                                            const int32_t* begin, int64_t rows,
+                                            const int32_t* table, const T* window,
+                                            int64_t row_elements, bool first, const T* bias,
+                                            T* sums) {
   constexpr int kLanes = Vec<T>::kLanes;
-  for (int64_t k = begin; k < end; ++k) {
-    const auto w = broadcast<T>(weight(k));
-    const T* p = window + table[index[k]];
-    for (int r = 0; r < kTileRows<T>; ++r, p += row_elements) {
-      for (int q = 0; q < kTileColumns; ++q) {
-        acc[r * kTileColumns + q] += w * load(p + q * kLanes);
+  for (int64_t row = 0; row < rows; ++row, sums += kTile<T> * kLanes) {
+    typename Vec<T>::Type acc[kTile<T>];
+    if (first) {
+      const auto start = broadcast<T>(bias == nullptr ? T{0} : bias[row]);
+      for (int i = 0; i < kTile<T>; ++i) acc[i] = start;
+    } else if (begin[row] == begin[row + 1]) {
+      continue;
+    } else {
+      for (int i = 0; i < kTile<T>; ++i) acc[i] = load(sums + i * kLanes);
+    }
+    for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
+      const auto w = broadcast<T>(weight(k));
+      const T* p = window + table[index[k]];
+      for (int r = 0; r < kTileRows<T>; ++r, p += row_elements) {
+        for (int q = 0; q < kTileColumns; ++q) {
+          acc[r * kTileColumns + q] += w * load(p + q * kLanes);
+        }
       }
     }
+    for (int i = 0; i < kTile<T>; ++i) store(sums + i * kLanes, acc[i]);
+  }
+}
+
+// Writes the rows' sums to the pixels of the tile that lie inside the grid.
+template <class T>
+void write_tile(const GatherArgs<T>& a, const Item& item, int64_t rows, const T* sums) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.batch;
+  T* y = a.y + item.group * rows * plane;
+  for (int64_t row = 0; row < rows; ++row, y += plane, sums += kTile<T> * kLanes) {
+    for_pixels<T>(a.pass, item, [&](int i, int64_t offset) {
+      if (item.lanes == kLanes) {
+        store(y + offset, load(sums + i * kLanes));
+      } else {
+        store_some(y + offset, load(sums + i * kLanes), item.lanes);
+      }
+    });
   }
 }
 
 template <class T>
 int64_t gather_scratch(const View& view, const Pass& pass) {
   const Window<T> window(view, pass);
-  const int64_t panel = view.blocks() > 1 ? view.rows / pass.groups * kTile<T> * Vec<T>::kLanes : 0;
-  return window.table_elements() + window.elements() + panel;
+  return window.table_elements() + window.elements() +
+         view.rows / pass.groups * kTile<T> * Vec<T>::kLanes;
 }
 
 template <class T, class R>
 void gather_item(const GatherArgs<T>& a, const R& weight, const Window<T>& window, const Item& item,
-                 const int32_t* table, T* window_data, T* panel) {
-  constexpr int kLanes = Vec<T>::kLanes;
+                 const int32_t* table, T* window_data, T* sums) {
   const View& view = a.view;
-  const Pass& pass = a.pass;
-  const int64_t blocks = view.blocks();
-  const int64_t rows = view.rows / pass.groups;
+  const int64_t rows = view.rows / a.pass.groups;
   const int64_t group_channels = view.columns / window.taps;
-  const int64_t plane = pass.y.output * pass.x.output * pass.batch;
-  const int64_t row_elements = window.x.size() * kLanes;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int32_t* begin = view.begin + (pass.phase * blocks + b) * view.rows + item.group * rows;
+  const T* bias = a.bias == nullptr ? nullptr : a.bias + item.group * rows;
+  for (int64_t b = 0; b < view.blocks(); ++b) {
+    const int32_t* begin =
+        view.begin + (a.pass.phase * view.blocks() + b) * view.rows + item.group * rows;
+    if (b > 0 && begin[0] == begin[rows]) continue;
     const int64_t first = b * window.channels;
     const int64_t left = group_channels - first;
-    if (begin[0] != begin[rows]) {
-      copy_window(a.x, pass, window, item, item.group * group_channels + first,
-                  left < window.channels ? left : window.channels, window_data);
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t row = item.group * rows + r;
-      T* waiting = panel + r * kTile<T> * kLanes;
-      typename Vec<T>::Type acc[kTile<T>];
-      const auto start = broadcast<T>(a.bias == nullptr ? T{0} : a.bias[row]);
-      for (int i = 0; i < kTile<T>; ++i) acc[i] = b > 0 ? load(waiting + i * kLanes) : start;
-      accumulate_tile<T>(weight, view.index, table, begin[r], begin[r + 1], window_data,
-                         row_elements, acc);
-      if (b + 1 < blocks) {
-        for (int i = 0; i < kTile<T>; ++i) store(waiting + i * kLanes, acc[i]);
-        continue;
-      }
-      for_pixels<T>(pass, item, [&](int i, int64_t offset) {
-        T* to = a.y + row * plane + offset;
-        if (item.lanes == kLanes) {
-          store(to, acc[i]);
-        } else {
-          store_some(to, acc[i], item.lanes);
-        }
-      });
-    }
+    copy_window(a.x, a.pass, window, item, item.group * group_channels + first,
+                left < window.channels ? left : window.channels, window_data);
+    gather_block<T>(weight, view.index, begin, rows, table, window_data,
+                    window.x.size() * Vec<T>::kLanes, b == 0, bias, sums);
   }
+  write_tile(a, item, rows, sums);
 }
 
 template <class T>
