@@ -1,0 +1,13 @@
+"""Small models in plain torch.nn, by name.
+
+>>> from sparsefl import models
+>>> model = models.build("cnn", in_shape=(1, 28, 28), num_classes=10)
+"""
+
+from sparsefl.models._normalisation import Norm
+from sparsefl.models.cnn import cnn
+from sparsefl.models.linear import linear
+from sparsefl.models.mlp import mlp
+from sparsefl.models.registry import NAMES, build
+
+__all__ = ["NAMES", "Norm", "build", "cnn", "linear", "mlp"]
