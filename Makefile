@@ -32,7 +32,7 @@ lint: $(VENV)/.dependencies
 format: $(VENV)/.dependencies
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	find csrc -type f | xargs -r $(VENV)/bin/clang-format -i
+	find csrc tests/csrc -type f | xargs -r $(VENV)/bin/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)/.built sparsefl/_*.so
