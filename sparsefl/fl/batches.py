@@ -72,10 +72,10 @@ def batch_indices(
         generator: Source of the order.
     """
     steps = 0
-    for _ in range(epochs):
+    for _ in range(epochs if examples > 0 else 0):
         order = generator.permutation(examples)
         starts = list(range(0, examples, batch_size))
-        if len(starts) > 1 and examples - starts[-1] == 1:
+        if batch_size > 1 and len(starts) > 1 and examples - starts[-1] == 1:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], examples], strict=True):
             if max_steps is not None and steps >= max_steps:

@@ -11,8 +11,8 @@ networks", 2021, arXiv 2110.03450.
 
 Departures: the server's optimizer is SGD with ``server_lr`` (1.0: plain averaging). What is frozen
 is chosen by patterns of names; by default it is the largest linear layer, or the largest layer
-where there is no linear one. Its bias trains. One seed a frozen layer is sent, 8 bytes each. There is no
-differential privacy yet.
+where there is no linear one. Its bias trains. One seed a frozen layer is sent, 8 bytes each. There
+is no differential privacy yet.
 """
 
 import fnmatch
@@ -100,19 +100,24 @@ def frozen_names(model: nn.Module, patterns: str | None) -> tuple[str, ...]:
 
 def freeze(model: nn.Module, names: tuple[str, ...], seed: int) -> nn.Module:
     """Replace layers by frozen ones whose weights come from ``seed``, in place; biases are kept."""
-    for name in names:
-        layer_name = name.rpartition(".")[0]
-        dense = model.get_submodule(layer_name)
-        frozen: FrozenLinear | FrozenConv2d
-        if isinstance(dense, nn.Linear | FrozenLinear):
-            plain = dense if isinstance(dense, nn.Linear) else dense.to_dense()
-            frozen = FrozenLinear.replacing(plain, seed=seed, name=name)
-        else:
-            assert isinstance(dense, nn.Conv2d | FrozenConv2d)
-            conv = dense if isinstance(dense, nn.Conv2d) else dense.to_dense()
-            frozen = FrozenConv2d.replacing(conv, seed=seed, name=name)
-        model.set_submodule(layer_name, frozen)
+    with torch.random.fork_rng(devices=[]):
+        for name in names:
+            _freeze_one(model, name, seed)
     return model
+
+
+def _freeze_one(model: nn.Module, name: str, seed: int) -> None:
+    layer_name = name.rpartition(".")[0]
+    dense = model.get_submodule(layer_name)
+    frozen: FrozenLinear | FrozenConv2d
+    if isinstance(dense, nn.Linear | FrozenLinear):
+        plain = dense if isinstance(dense, nn.Linear) else dense.to_dense()
+        frozen = FrozenLinear.replacing(plain, seed=seed, name=name)
+    else:
+        assert isinstance(dense, nn.Conv2d | FrozenConv2d)
+        conv = dense if isinstance(dense, nn.Conv2d) else dense.to_dense()
+        frozen = FrozenConv2d.replacing(conv, seed=seed, name=name)
+    model.set_submodule(layer_name, frozen)
 
 
 def trainable_tensors(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,0 +1,161 @@
+import json
+
+import pytest
+import torch
+
+from sparsefl.fl import Schedule, run
+from sparsefl.fl.flops import forward_flops
+from sparsefl.fl.result import model_sha256, summarise_clients
+from sparsefl.fl.timing import StepTime, time_interleaved
+
+
+@pytest.fixture
+def small(toy, clients, test_data):
+    def play(method, **arguments):
+        defaults = {
+            "model": toy.cnn,
+            "clients": clients,
+            "test": test_data,
+            "density": 0.3,
+            "rounds": 3,
+            "timed_steps": 0,
+            "schedule": Schedule(batch_size=16),
+        }
+        return run(method, **(defaults | arguments))
+
+    return play
+
+
+def test_same_seed_same_model_other_seed_another(method, small):
+    first, second, other = (small(method, seed=s) for s in (3, 3, 4))
+    assert first.model_sha256 == second.model_sha256 != other.model_sha256
+    assert first.ledger.sums()["uplink_bytes"] == second.ledger.sums()["uplink_bytes"]
+
+
+def test_dropout_and_norms_are_deterministic_too(method, toy, small):
+    runs = [small(method, model=toy.norm_net) for _ in range(2)]
+    assert runs[0].model_sha256 == runs[1].model_sha256
+    assert runs[0].row()["norm"] == "batch"
+
+
+def test_every_method_learns_the_clusters(method, small):
+    result = small(method, rounds=15)
+    assert result.accuracy > 0.8
+    assert result.accuracy_per_client["mean"] > 0.7
+    assert [entry.round for entry in result.ledger.rounds] == list(range(1, 16))
+    assert result.ledger.rounds[-1].accuracy == result.accuracy
+
+
+def test_dev_data_gives_the_curve_and_test_data_the_result(toy, small):
+    dev = toy.clusters(30, 5)
+    result = small("fedavg", dev=dev, rounds=5, evaluate_every=2)
+    evaluated = [entry.round for entry in result.ledger.rounds if entry.accuracy is not None]
+    assert evaluated == [2, 4, 5]
+    assert all(round(30 * accuracy) / 30 == accuracy for _, accuracy in result.ledger.curve())
+
+
+def test_row_table_and_files(method, tmp_path, small):
+    seen = []
+    result = small(method, timed_steps=3, on_round=seen.append)
+    row = result.row()
+    assert row["density"] == (0.3 if method == "hidenseek" else 1.0)
+    assert row["client_step_s"] > 0
+    assert row["client_peak_bytes"] is None
+    assert seen == result.ledger.rounds
+    assert method in result.table()
+    result.save(tmp_path / "run")
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
+    report = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert report["model_sha256"] == model_sha256(result.model)
+    assert report["ledger"]["uplink_bytes"] == row["uplink_bytes"]
+    result.plot(tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dense_bytes_are_those_of_every_message_sent(toy, small):
+    result = small("fedavg")
+    parameters = sum(p.numel() for p in toy.cnn().parameters())
+    assert result.costs.uplink_dense_bytes == 4 * parameters * 9
+    assert result.costs.downlink_dense_bytes == 4 * parameters * 9
+    assert result.costs.uplink_claimed_bytes == 4 * parameters * 9
+
+
+def test_memory_is_measured_in_a_fresh_process(clients, toy, small):
+    cell = {
+        "factory": "torch.nn:Linear",
+        "arguments": {"in_features": 64, "out_features": toy.classes},
+        "input_shape": [64],
+        "classes": toy.classes,
+    }
+
+    def flat(examples, seed):
+        inputs, labels = toy.clusters(examples, seed).tensors
+        return torch.utils.data.TensorDataset(inputs.flatten(1), labels)
+
+    result = small(
+        "fedavg",
+        clients=[(flat(20, 1), flat(5, 2))],
+        test=flat(10, 3),
+        model=lambda: torch.nn.Linear(64, toy.classes),
+        rounds=1,
+        memory_cell=cell,
+    )
+    memory = result.costs.client_memory
+    assert memory.parameters_bytes == 4 * 65 * toy.classes
+    assert memory.gradients_bytes == memory.parameters_bytes
+    assert memory.optimizer_bytes >= memory.parameters_bytes
+    assert memory.peak_bytes > 0
+    assert result.row()["dense_peak_bytes"] == result.costs.dense_memory.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"rounds": 0}, ValueError, "rounds"),
+        ({"schedule": Schedule(batch_size=0)}, ValueError, "batch_size"),
+        ({"schedule": Schedule(local_steps=0)}, ValueError, "local_steps"),
+        ({"density": 0.0}, ValueError, "density"),
+        ({"options": {"momentun": 0.1}}, ValueError, "momentun"),
+        ({"model": lambda: "net"}, TypeError, "nn.Module"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_arguments_are_named(change, error, says, small):
+    with pytest.raises(error, match=says):
+        small("hidenseek", **change)
+
+
+def test_bad_clients_are_named(clients, small):
+    with pytest.raises(ValueError, match="clients"):
+        small("fedavg", clients=[])
+    with pytest.raises(TypeError, match="map-style"):
+        small("fedavg", clients=[(iter([]), clients[0][1])])
+
+
+def test_worst_decile_is_at_least_one_client():
+    assert summarise_clients([0.5, 1.0, float("nan")]) == {"mean": 0.75, "worst_decile": 0.5}
+    many = [i / 100 for i in range(30)]
+    assert summarise_clients(many)["worst_decile"] == pytest.approx(0.01)
+
+
+def test_forward_flops_by_shapes(toy):
+    counts = forward_flops(toy.cnn(), torch.zeros(1, *toy.pixels), batch_size=5)
+    assert counts == {
+        "0.weight": 2 * 5 * 4 * 36 * 9,
+        "4.weight": 2 * 5 * 24 * 36,
+        "6.weight": 2 * 5 * 24 * 3,
+    }
+
+
+def test_timing_takes_turns_and_leaves_the_warmup_out():
+    calls = []
+    first, second = time_interleaved(
+        lambda: calls.append("a"), lambda: calls.append("b"), warmup=2, steps=3
+    )
+    assert "".join(calls) == "ab" * 5
+    assert first.lower_quartile_s <= first.median_s <= first.upper_quartile_s
+    assert second.median_s >= 0
+    assert StepTime.of([1.0, 2.0, 3.0]) == StepTime(2.0, 1.5, 2.5)
+    with pytest.raises(ValueError, match="steps"):
+        time_interleaved(print, print, steps=1)
