@@ -189,7 +189,6 @@ class Conv2dLayer(SupportLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of ``[N, C, H, W]`` or ``[C, H, W]``, with as many dimensions."""
-        x = self._match_autocast(x)
         if isinstance(x, Tensor) and x.dim() == 3:
             return self._convolve(x.unsqueeze(0)).squeeze(0)
         return self._convolve(x)

@@ -162,13 +162,6 @@ class SupportLayer(StoredLatent):
     def _support_repr(self) -> str:
         return f"nnz={self._support.nnz}, density={self._support.density:.4g}"
 
-    def _match_autocast(self, x: Tensor) -> Tensor:
-        """Cast what autocast has made bfloat16 or float16 back to the dtype of the latent."""
-        dtype = self._latent.dtype
-        if isinstance(x, Tensor) and x.dtype != dtype and x.is_floating_point():
-            return x.to(dtype) if torch.is_autocast_enabled(x.device.type) else x
-        return x
-
     def set_support(
         self, support: SupportLike, optimizer: torch.optim.Optimizer | None = None
     ) -> None:

@@ -84,7 +84,9 @@ class _SignLayer(SupportLayer):
                 "its score"
             )
         if isinstance(magnitude, Tensor):
-            self._magnitudes = magnitude.detach().to(self._latent)
+            # A latent on the meta device takes its place from what is loaded into it.
+            device = magnitude.device if self._latent.is_meta else self._latent.device
+            self._magnitudes = magnitude.detach().to(device, self._latent.dtype)
         else:
             self._magnitudes, self._constant = None, float(magnitude)
 
@@ -235,7 +237,6 @@ class SignLinear(_SignLayer, LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
-        x = self._match_autocast(x)
         return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
 
     def extra_repr(self) -> str:

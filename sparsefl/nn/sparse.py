@@ -76,7 +76,7 @@ class SparseLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
-        return sparse_linear(self._match_autocast(x), self.values, self.bias, self._plan)
+        return sparse_linear(x, self.values, self.bias, self._plan)
 
 
 class SparseConv2d(Conv2dLayer):
