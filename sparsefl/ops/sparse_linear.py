@@ -58,7 +58,7 @@ def linear(
     else:
         views = (plan.forward, plan.transposed)
         y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
-    return y.unflatten(0, x.shape[:-1]) if x.dim() != 2 else y  # type: ignore[no-any-return]
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], out_features)  # type: ignore[no-any-return]
 
 
 define(

@@ -1,0 +1,71 @@
+"""``batch_last``: the same values, the batch innermost, differentiable."""
+
+import pytest
+import torch
+
+from sparsefl import ops, reference
+
+pytestmark = pytest.mark.isa
+
+SHAPES = [(1, 1), (7, 5), (16, 33), (65, 130), (64, 3, 5, 2), (33, 4), (5,), (300, 700)]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_values_batch_innermost(shape, dtype):
+    x = torch.randint(-99, 99, shape).to(dtype)
+    y = ops.batch_last(x)
+    assert torch.equal(x, y)
+    assert y.stride(0) == 1
+    assert y.stride() == reference.batch_last(x).stride()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.transpose(2, 3),
+        lambda x: x[:, :, ::2],
+        lambda x: x[:1].expand(x.shape),
+    ],
+    ids=["channels-last", "transposed", "sliced", "expanded"],
+)
+def test_any_strides(layout):
+    x = layout(torch.randn(20, 3, 6, 5))
+    y = ops.batch_last(x)
+    assert torch.equal(x, y)
+    assert y.stride(0) == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+def test_empty(shape):
+    assert ops.batch_last(torch.empty(shape)).shape == shape
+
+
+def test_batch_last_tensor_is_returned_without_a_copy():
+    x = ops.batch_last(torch.randn(20, 3, 6, 5))
+    assert ops.batch_last(x).data_ptr() == x.data_ptr()
+
+
+def test_gradient_is_the_identity():
+    x = torch.randn(20, 3, 6, 5, requires_grad=True)
+    weight = torch.randn(20, 3, 6, 5)
+    (ops.batch_last(x) * weight).sum().backward()
+    assert torch.equal(x.grad, weight)
+
+
+def test_gradcheck():
+    x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ops.batch_last, x)
+
+
+def test_opcheck():
+    torch.library.opcheck(torch.ops.sparsefl.transpose, (torch.randn(5, 9),))
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="at least one dimension"):
+        ops.batch_last(torch.tensor(1.0))
+    with pytest.raises(TypeError, match="expected a tensor, got list"):
+        ops.batch_last([1.0])

@@ -1,0 +1,214 @@
+"""``sparse_conv2d`` and ``sign_conv2d`` against dense torch in float64, and what they skip."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sparsefl import Support, ops
+
+pytestmark = [
+    pytest.mark.isa,
+    # Torch pads "same" with an even kernel by a copy of its own and says so.
+    pytest.mark.filterwarnings("ignore:Using padding='same'"),
+]
+
+KINDS = ("values", "sign_constant", "sign_tensor")
+
+
+class Case(NamedTuple):
+    """Shapes of one convolution."""
+
+    batch: int
+    inner: int
+    out: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] | str = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+CASES = {
+    "3x3": Case(16, 16, 32, (8, 8), (3, 3), padding=(1, 1)),
+    "odd-batch": Case(2, 3, 8, (9, 9), (3, 3), padding=(1, 1)),
+    "batch-33": Case(33, 5, 6, (6, 7), (3, 3)),
+    "stride-2": Case(20, 8, 4, (11, 11), (3, 3), stride=(2, 2), padding=(1, 1)),
+    "stride-3": Case(6, 4, 4, (10, 13), (3, 3), stride=(3, 3)),
+    "stride-over-kernel": Case(5, 3, 4, (11, 9), (2, 2), stride=(4, 3)),
+    "uneven": Case(5, 3, 4, (12, 7), (5, 2), (2, 1), (1, 2), (1, 3)),
+    "1x1": Case(5, 4, 6, (7, 7), (1, 1)),
+    "1x1-stride-2": Case(33, 6, 6, (6, 6), (1, 1), stride=(2, 2)),
+    "1x1-padded": Case(7, 4, 3, (5, 6), (1, 1), padding=(1, 2)),
+    "5x5": Case(7, 2, 3, (12, 12), (5, 5), padding=(2, 2)),
+    "7x7": Case(3, 3, 2, (15, 9), (7, 7), (2, 2), (3, 3)),
+    "dilated": Case(4, 3, 5, (13, 13), (3, 3), padding=(2, 2), dilation=(2, 2)),
+    "far-dilated": Case(3, 20, 5, (29, 31), (3, 3), dilation=(9, 11)),
+    "groups": Case(10, 8, 12, (9, 9), (3, 3), padding=(1, 1), groups=4),
+    "groups-stride": Case(10, 6, 4, (9, 8), (3, 3), (2, 2), (1, 1), groups=2),
+    "depthwise": Case(17, 6, 6, (7, 7), (3, 3), padding=(1, 1), groups=6),
+    "same": Case(4, 3, 5, (8, 9), (4, 3), padding="same", dilation=(1, 2)),
+    "many-channels": Case(3, 70, 9, (5, 5), (3, 3), padding=(1, 1)),
+    "one-pixel": Case(4, 5, 6, (1, 1), (3, 3), padding=(1, 1)),
+    "empty-batch": Case(0, 3, 4, (5, 5), (3, 3)),
+}
+
+
+def problem_of(make_problem, case: Case, density, kind="values", dtype=torch.float32):
+    geometry = {
+        "stride": case.stride,
+        "padding": case.padding,
+        "dilation": case.dilation,
+        "groups": case.groups,
+    }
+    x_shape = (case.batch, case.inner, *case.size)
+    weight_shape = (case.out, case.inner // case.groups, *case.kernel)
+    y_shape = F.conv2d(torch.zeros(x_shape), torch.zeros(weight_shape), None, **geometry).shape
+    return make_problem(x_shape, weight_shape, y_shape, density, kind, dtype, **geometry)
+
+
+@pytest.mark.parametrize("density", [0.0, "one", 0.01, 0.1, 0.5, 1.0], ids="density={}".format)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.usefixtures("sparse_layout")
+def test_matches_dense_torch(make_problem, assert_op_matches, case, density):
+    assert_op_matches(problem_of(make_problem, case, density))
+
+
+@pytest.mark.parametrize("kind", ["sign_constant", "sign_tensor"])
+@pytest.mark.parametrize("name", ["3x3", "stride-2", "1x1", "uneven", "groups"])
+@pytest.mark.usefixtures("sparse_layout")
+def test_signs_match(make_problem, assert_op_matches, name, kind):
+    assert_op_matches(problem_of(make_problem, CASES[name], 0.3, kind))
+
+
+@pytest.mark.parametrize("name", ["3x3", "stride-2", "uneven", "groups-stride"])
+@pytest.mark.usefixtures("sparse_layout")
+def test_float64_matches(make_problem, assert_op_matches, name):
+    assert_op_matches(problem_of(make_problem, CASES[name], 0.3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_layout_matches(make_problem, assert_op_matches, kind):
+    problem = problem_of(make_problem, CASES["stride-2"], 0.95, kind)
+    assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
+    assert_op_matches(problem)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("sparse_layout")
+def test_parallel_parts_cover_all_items(make_problem, assert_op_matches, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        case = Case(35, 24, 20, (14, 13), (3, 3), padding=(1, 1))
+        assert_op_matches(problem_of(make_problem, case, 0.2, "sign_tensor"))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        ops.batch_last,
+        lambda x: torch.cat([x, x], 3)[..., : x.shape[3]],
+    ],
+    ids=["channels-last", "batch-last", "sliced"],
+)
+def test_strides_of_the_input(make_problem, assert_op_matches, layout):
+    problem = problem_of(make_problem, CASES["3x3"], 0.3)
+    problem.x, problem.grad = layout(problem.x), layout(problem.grad)
+    assert_op_matches(problem)
+
+
+def test_output_is_batch_last():
+    plan = ops.Conv2dPlan(Support.random((8, 4, 3, 3), 0.3, seed=1), padding=(1, 1))
+    x = torch.randn(32, 4, 6, 6, requires_grad=True)
+    y = ops.sparse_conv2d(x, torch.randn(plan.support.nnz), None, plan)
+    assert y.stride() == (1, 32 * 36, 32 * 6, 32)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)], ids=str)
+@pytest.mark.usefixtures("sparse_layout")
+def test_gradcheck(stride):
+    plan = ops.Conv2dPlan(Support.random((3, 2, 3, 3), 0.5, seed=1), stride, (1, 1))
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(plan.support.nnz, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    call = lambda x, v, b: ops.sparse_conv2d(x, v, b, plan)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, values, bias))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_opcheck(kind):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2), (2, 2), (1, 1))
+    x, stored, bias = torch.randn(4, 7, 8, 5), torch.randn(plan.support.nnz), torch.randn(6)
+    grad = torch.randn(6, *plan.output_size(7, 8), 5)
+    forward = (*plan.forward[:2], plan.geometry(7, 8, transposed=False))
+    transposed = (*plan.transposed[:3], plan.geometry(7, 8, transposed=True))
+    if kind == "values":
+        names, sign = "sparse_conv2d", ()
+    else:
+        names, sign = "sign_conv2d", (stored.abs() if kind == "sign_tensor" else None, 0.5)
+    op = lambda suffix: getattr(torch.ops.sparsefl, names + suffix)  # noqa: E731
+    torch.library.opcheck(op(""), (x, stored, *sign, bias, *forward))
+    torch.library.opcheck(op("_input_grad"), (grad, stored, *sign, *transposed))
+    torch.library.opcheck(op("_grad"), (grad, x, *sign, *forward))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "called"),
+    [
+        ("x", {"sparse_conv2d_input_grad": 0, "sparse_conv2d_grad": 1}),
+        ("values", {"sparse_conv2d_input_grad": 1, "sparse_conv2d_grad": 0}),
+    ],
+)
+@pytest.mark.usefixtures("sparse_layout")
+def test_backward_skips_what_is_not_asked_for(op_calls, frozen, called):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x = torch.randn(4, 4, 6, 6, requires_grad=frozen == "values")
+    values = torch.randn(plan.support.nnz, requires_grad=frozen == "x")
+    with op_calls() as calls:
+        ops.sparse_conv2d(x, values, None, plan).sum().backward()
+    assert {name: calls[name] for name in called} == called
+
+
+def test_saves_no_input_for_a_frozen_weight(saved_sizes):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x = torch.randn(4, 4, 16, 16, requires_grad=True)
+    values = torch.randn(plan.support.nnz)
+    assert max(saved_sizes(lambda: ops.sparse_conv2d(x, values, None, plan))) == plan.support.nnz
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry", "message"),
+    [
+        ((4, 3), {}, "expected \\[out_channels"),
+        ((4, 3, 3, 3), {"groups": 3}, "groups=3 does not divide out_channels=4"),
+        ((4, 3, 3, 3), {"stride": (0, 1)}, "stride=\\(0, 1\\)"),
+        ((4, 3, 3, 3), {"padding": (-1, 0)}, "padding=\\(-1, 0\\)"),
+        ((4, 3, 3, 3), {"padding": "full"}, "padding='full'"),
+        ((4, 3, 3, 3), {"padding": "same", "stride": (2, 2)}, "needs stride 1"),
+    ],
+    ids=["dimensions", "groups", "stride", "padding", "padding-name", "same-stride"],
+)
+def test_bad_geometry_is_named(shape, geometry, message):
+    with pytest.raises(ValueError, match=message):
+        ops.Conv2dPlan(Support.random(shape, 0.5, seed=1), **geometry)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 5, 8, 8), r"x: expected \[N, 4, H, W\]"),
+        ((4, 8, 8), r"x: expected \[N, 4, H, W\]"),
+        ((2, 4, 2, 8), "smaller than the kernel"),
+    ],
+    ids=["channels", "unbatched", "too-small"],
+)
+def test_bad_input_is_named(shape, message):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    with pytest.raises(ValueError, match=message):
+        ops.sparse_conv2d(torch.randn(shape), torch.randn(plan.support.nnz), None, plan)

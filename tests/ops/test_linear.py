@@ -1,0 +1,195 @@
+"""``sparse_linear`` and ``sign_linear`` against dense torch in float64, and what they skip."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sparsefl import Support, ops
+
+pytestmark = pytest.mark.isa
+
+KINDS = ("values", "sign_constant", "sign_tensor")
+SHAPES = [
+    (1, 5, 7),
+    (7, 1, 63),
+    (16, 64, 65),
+    (63, 65, 1),
+    (64, 129, 257),
+    (65, 33, 300),
+    (130, 257, 129),
+    (600, 9, 17),
+    (0, 4, 6),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("density", [0.0, "one", 0.01, 0.1, 0.5, 1.0], ids="density={}".format)
+@pytest.mark.parametrize(("batch", "out", "inner"), SHAPES, ids=str)
+@pytest.mark.usefixtures("sparse_layout")
+def test_matches_dense_torch(make_problem, assert_op_matches, batch, out, inner, density, kind):
+    assert_op_matches(make_problem((batch, inner), (out, inner), (batch, out), density, kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("density", [0.05, 0.5], ids="density={}".format)
+@pytest.mark.usefixtures("sparse_layout")
+def test_float64_matches(make_problem, assert_op_matches, density, kind):
+    assert_op_matches(
+        make_problem((19, 150), (31, 150), (19, 31), density, kind, dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_layout_matches(make_problem, assert_op_matches, kind):
+    problem = make_problem((21, 40), (30, 40), (21, 30), 0.9, kind)
+    assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
+    assert_op_matches(problem)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.usefixtures("sparse_layout")
+def test_parallel_parts_cover_all_rows(make_problem, assert_op_matches, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_op_matches(make_problem((64, 700), (301, 700), (64, 301), 0.2))
+        assert_op_matches(make_problem((1600, 70), (41, 70), (1600, 41), 0.3))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("lead", [(), (3, 5), (2, 3, 4)], ids=str)
+def test_leading_dimensions(make_problem, assert_op_matches, lead):
+    assert_op_matches(make_problem((*lead, 20), (11, 20), (*lead, 11), 0.3))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.t().contiguous().t(),
+        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+        lambda x: x.repeat_interleave(2, 0)[::2],
+        lambda x: x[:1].expand(x.shape),
+    ],
+    ids=["batch-last", "sliced", "strided", "expanded"],
+)
+def test_strides_of_the_input(make_problem, assert_op_matches, layout):
+    problem = make_problem((48, 33), (21, 33), (48, 21), 0.3)
+    problem.x = layout(problem.x)
+    problem.grad = problem.grad.t().contiguous().t()
+    assert_op_matches(problem)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("sparse_layout")
+def test_gradcheck(kind):
+    plan = ops.LinearPlan(Support.random((6, 9), 0.4, seed=1))
+    nnz = plan.support.nnz
+    x = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    stored = torch.randn(nnz, dtype=torch.float64)
+    if kind == "values":
+        stored.requires_grad_()
+        call = lambda x, b, s: ops.sparse_linear(x, s, b, plan)  # noqa: E731
+    else:
+        # A score's straight-through gradient is no derivative, so only x and bias are differenced.
+        magnitude = 0.5 if kind == "sign_constant" else torch.rand(nnz, dtype=torch.float64)
+        call = lambda x, b, s: ops.sign_linear(x, s, magnitude, b, plan)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, bias, stored))
+
+
+@pytest.mark.parametrize("position", [False, True], ids=["forward", "transposed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_opcheck(kind, position):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    view = plan.transposed if position else plan.forward
+    rows, columns = (20, 12) if position else (12, 20)
+    x, stored, bias = torch.randn(columns, 7), torch.randn(plan.support.nnz), torch.randn(rows)
+    grad = torch.randn(rows, 7)
+    if kind == "values":
+        torch.library.opcheck(torch.ops.sparsefl.sparse_linear, (x, stored, bias, *view))
+        op, arguments = torch.ops.sparsefl.sparse_linear_grad, (grad, x)
+    else:
+        magnitudes = stored.abs() if kind == "sign_tensor" else None
+        torch.library.opcheck(
+            torch.ops.sparsefl.sign_linear, (x, stored, magnitudes, 0.5, bias, *view)
+        )
+        op, arguments = torch.ops.sparsefl.sign_linear_grad, (grad, x, magnitudes, 0.5)
+    begin, columns_of, _, work, block = view
+    torch.library.opcheck(op, (*arguments, begin, columns_of, work, block))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "called"),
+    [
+        ("x", {"sparse_linear": 1, "sparse_linear_grad": 1}),
+        ("values", {"sparse_linear": 2, "sparse_linear_grad": 0}),
+        ("both", {"sparse_linear": 1, "sparse_linear_grad": 0}),
+    ],
+)
+@pytest.mark.usefixtures("sparse_layout")
+def test_backward_skips_what_is_not_asked_for(op_calls, frozen, called):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x = torch.randn(4, 20, requires_grad=frozen == "values")
+    values = torch.randn(plan.support.nnz, requires_grad=frozen == "x")
+    bias = torch.randn(12, requires_grad=True)
+    with op_calls() as calls:
+        ops.sparse_linear(x, values, bias, plan).sum().backward()
+    assert {name: calls[name] for name in called} == called
+
+
+def test_saves_no_input_for_a_frozen_weight(saved_sizes: Callable[..., list[int]]):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x = torch.randn(64, 20, requires_grad=True)
+    values = torch.randn(plan.support.nnz)
+    assert max(saved_sizes(lambda: ops.sparse_linear(x, values, None, plan))) == plan.support.nnz
+
+
+def test_double_backward_is_refused():
+    plan = ops.LinearPlan(Support.random((3, 4), 0.5, seed=1))
+    values = torch.randn(plan.support.nnz, requires_grad=True)
+    x = torch.randn(2, 4, requires_grad=True)
+    y = ops.sparse_linear(x, values, None, plan)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_same_result_every_time():
+    plan = ops.LinearPlan(Support.random((300, 500), 0.2, seed=2))
+    x, values = torch.randn(64, 500), torch.randn(plan.support.nnz, requires_grad=True)
+
+    def run():
+        y = ops.sparse_linear(x, values, None, plan)
+        return y, torch.autograd.grad(y.square().sum(), values)[0]
+
+    first = run()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.randn(3, 9)}, ValueError, r"x: expected \[\.\.\., 8\]"),
+        ({"x": torch.randn(3, 8).half()}, TypeError, "x: expected float32 or float64"),
+        ({"x": [1.0]}, TypeError, "x: expected a tensor"),
+        ({"values": torch.randn(3)}, ValueError, r"values: expected shape \[16\]"),
+        ({"values": torch.randn(16).double()}, TypeError, "values: expected the input's dtype"),
+        ({"bias": torch.randn(5)}, ValueError, r"bias: expected shape \[4\]"),
+    ],
+    ids=["width", "half", "list", "nnz", "dtype", "bias"],
+)
+def test_bad_input_is_named(change, error, message):
+    plan = ops.LinearPlan(Support.random((4, 8), 0.5, seed=1))
+    arguments = {"x": torch.randn(3, 8), "values": torch.randn(16), "bias": torch.randn(4)} | change
+    with pytest.raises(error, match=message):
+        ops.sparse_linear(**arguments, plan=plan)
+
+
+@pytest.mark.parametrize("magnitude", [-1.0, float("nan"), float("inf")])
+def test_bad_magnitude_is_named(magnitude):
+    plan = ops.LinearPlan(Support.random((4, 8), 0.5, seed=1))
+    with pytest.raises(ValueError, match="magnitude: expected a finite number"):
+        ops.sign_linear(torch.randn(3, 8), torch.randn(16), magnitude, None, plan)

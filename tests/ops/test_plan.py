@@ -1,0 +1,79 @@
+"""Plans: every kept position once in each view, and operators checked for compilation."""
+
+import pytest
+import torch
+
+from sparsefl import Support, ops
+
+
+def positions(view: ops.View, rows: int, columns: int, phases: int = 1) -> list[tuple[int, int]]:
+    """Returns (row, column) of every kept position in the view's order."""
+    blocks = max(1, -(-columns // view.block))
+    found = []
+    begin, local = view.begin.tolist(), [c & 0xFFFF for c in view.columns.tolist()]
+    for phase in range(phases):
+        for block in range(blocks):
+            for row in range(rows):
+                bucket = (phase * blocks + block) * rows + row
+                columns_of = local[begin[bucket] : begin[bucket + 1]]
+                assert columns_of == sorted(columns_of)
+                found += [(row, block * view.block + c) for c in columns_of]
+    return found
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.3, 1.0])
+def test_linear_views_hold_every_position(density):
+    support = Support.random((40, 300), density, seed=3)
+    plan = ops.LinearPlan(support)
+    kept = [divmod(i, 300) for i in support.indices.tolist()]
+    forward = positions(plan.forward, 40, 300)
+    assert sorted(forward) == kept
+    assert [kept[rank] for rank in plan.order.tolist()] == forward
+    transposed = positions(plan.transposed, 300, 40)
+    stored = plan.transposed.position.tolist()
+    assert [(r, c) for c, r in transposed] == [forward[k] for k in stored]
+
+
+def test_dense_rows_are_cut_into_cache_blocks_and_thin_ones_are_not():
+    assert ops.LinearPlan(Support.random((64, 4096), 0.1, seed=1)).forward.block == 128
+    assert ops.LinearPlan(Support.random((64, 4096), 0.01, seed=1)).forward.block == 4096
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_convolution_phases_hold_every_position_once(stride):
+    support = Support.random((6, 4, 3, 3), 0.5, seed=3)
+    plan = ops.Conv2dPlan(support, (stride, stride), (1, 1))
+    found = positions(plan.transposed, 4, 6 * 9, stride * stride)
+    kept = {(i // 9 % 4, i // 36 * 9 + i % 9) for i in support.indices.tolist()}
+    assert len(found) == support.nnz
+    assert set(found) == kept
+
+
+def test_work_counts_positions_and_blocks():
+    plan = ops.LinearPlan(Support.random((10, 300), 0.2, seed=1))
+    blocks = -(-300 // plan.forward.block)
+    assert plan.forward.work[-1] == plan.support.nnz + 10 * blocks
+
+
+def test_opcheck_of_the_builders():
+    support = Support.random((6, 20), 0.3, seed=1)
+    indices = torch.from_numpy(support.indices.copy())
+    # They make their outputs' sizes from the arguments alone but run once a support, never traced.
+    utils = ("test_schema",)
+    torch.library.opcheck(torch.ops.sparsefl.plan_forward, (indices, 6, 20, 8), test_utils=utils)
+    order = ops.LinearPlan(support).order
+    torch.library.opcheck(
+        torch.ops.sparsefl.plan_transposed,
+        (indices, order, 6, 20, 1, 4, [0], 1),
+        test_utils=utils,
+    )
+
+
+def test_linear_plan_names_a_support_of_another_shape():
+    with pytest.raises(ValueError, match="expected \\[out_features, in_features\\]"):
+        ops.LinearPlan(Support.random((2, 3, 4), 0.5, seed=1))
+
+
+def test_moving_to_the_same_device_keeps_the_plan():
+    plan = ops.LinearPlan(Support.random((4, 5), 0.5, seed=1))
+    assert plan.to("cpu") is plan
