@@ -24,7 +24,7 @@ test-full: $(VENV)/.built .data/.fetched
 	tools/test.sh --full
 
 bench: $(VENV)/.built
-	$(RUN) -m sparsefl.cli bench --json bench/results/local.json
+	$(RUN) -m sparsefl.cli bench --json runs/bench.json --plot runs/bench.png
 
 lint: $(VENV)/.dependencies
 	tools/lint.sh

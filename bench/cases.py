@@ -199,6 +199,7 @@ LINEAR_SWEEP = (
     *sweeps(linear(64, 1024, 1024), floor=3.5),
     *(Point(linear(batch, 1024, 1024), 0.1) for batch in (1, 16, 50, 256)),
     Point(linear(32, 3136, 512), 0.1),
+    Point(linear(32, 256, 64), 0.1),
 )
 # The widest convolution takes half a minute a density on one thread, so only one is timed.
 CONV_SWEEP = (

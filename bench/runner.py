@@ -25,6 +25,7 @@ from .timing import FULL, MODES, QUICK, Effort, Timing, interleave, paired_ratio
 
 Row = dict[str, Any]
 FLOPS_OF_MODE = {"fwd": 1, "bwd": 2, "full": 3}
+OURS = "sparsefl"
 BASELINE = "torch_dense"
 
 
@@ -119,7 +120,7 @@ def measure_point(case: Case, point: Point, effort: Effort, context: Row) -> lis
         if step is None:
             continue
         row = {"provider": provider, "variant": variant, "setup_us": setup_us, **common}
-        if checker.correct(step):
+        if checker.correct(step, peer=provider != OURS):
             right[provider, variant] = step
             rows += [{**row, "mode": mode, "correct": True} for mode in MODES]
         else:
@@ -232,7 +233,7 @@ def line(modes: dict[str, Row]) -> str:
         return f"{head} WRONG RESULT, not timed"
     times = "  ".join(f"{mode} {modes[mode]['median_us']:9.1f}" for mode in MODES)
     text = f"{head} us: {times}  {row['ratio_to_dense']:7.2f}x dense"
-    floored = row["floor"] and row["provider"] == "sparsefl"
+    floored = row["floor"] and row["provider"] == OURS
     return f"{text} (floor {row['floor']}x)" if floored else text
 
 
@@ -242,7 +243,7 @@ def comparison(old: Sequence[Row], new: Sequence[Row]) -> Iterator[str]:
     for modes in by_variant(new):
         row = modes["full"]
         known = before.get(identity(row))
-        if row["provider"] == "sparsefl" and row["correct"] and known is not None:
+        if row["provider"] == OURS and row["correct"] and known is not None:
             change = row["ratio_to_dense"] / known - 1
             yield f"{line(modes)}, was {known:.2f}x: {change:+.0%}"
 

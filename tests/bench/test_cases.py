@@ -47,12 +47,23 @@ def test_provider_computes_the_op(op, shape, prepare, monkeypatch):
     problem = CASES[op].setup(op, Point(shape, 0.3))
     step = prepare(problem)
     assert Checker(problem).correct(step)
-    assert Checker(problem).correct(step), "a second run of the step differs"
+    assert Checker(problem).correct(step), "the second run of the step differs"
 
 
 def test_small_weights_have_no_preallocated_baseline():
     problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
     assert baselines.preallocated_linear(problem) is None
+
+
+def test_peers_may_err_more_than_ours():
+    problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
+    right = cases.sparsefl_step(problem)
+    rough = right._replace(forward=lambda: right.forward() * (1 + 3e-5))
+    wrong = right._replace(forward=lambda: right.forward() * (1 + 1e-3))
+    checker = Checker(problem)
+    assert not checker.correct(rough)
+    assert checker.correct(rough, peer=True)
+    assert not checker.correct(wrong, peer=True)
 
 
 @pytest.mark.parametrize("broken", ["output", "x", "weight", "bias"])
