@@ -66,6 +66,10 @@ class BatchLastAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled ``[N, C, OH, OW]``."""
+        if self.output_size in (1, (1, 1)) and is_batch_last(x):
+            # Torch's own global average gives a gradient in NCHW memory.
+            mean = x.permute(1, 2, 3, 0).flatten(1, 2).mean(1)  # [C, N]
+            return mean.t()[:, :, None, None]
         return _pool_samples_as_channels(super().forward, x)
 
 
