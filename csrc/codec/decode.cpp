@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "codec/bits.h"
@@ -11,6 +10,8 @@ namespace sparsefl::codec {
 namespace {
 
 using Bytes = std::span<const uint8_t>;
+
+constexpr uint32_t kInfinityBits = 0x7F800000;
 
 Status refuse(Reason reason, int64_t where = -1) { return Status{reason, where}; }
 
@@ -61,8 +62,8 @@ Status check_envelope(Bytes data) {
 Reason check_scale(const Descriptor& d) {
   const uint32_t bits = std::bit_cast<uint32_t>(d.scale);
   if (d.value == ValueMode::kSign) {
-    const bool sound =
-        d.scale_mode == ScaleMode::kTensor && std::isfinite(d.scale) && !(bits >> 31);
+    // Infinity is the first of the bit patterns that are not finite or have the sign bit set.
+    const bool sound = d.scale_mode == ScaleMode::kTensor && bits < kInfinityBits;
     return sound ? Reason::kNone : Reason::kScale;
   }
   return d.scale_mode == ScaleMode::kNone && bits == 0 ? Reason::kNone : Reason::kScale;

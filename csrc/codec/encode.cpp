@@ -17,13 +17,14 @@ uint64_t payload_bytes(const Source& s, const TensorSpec& spec) {
   return bitmap + value_section_bytes(s.value, spec.dtype, s.count);
 }
 
-// The smallest span whose chunks hold kChunkPayloadBytes on average.
+// The smallest span that covers the tensor, or whose chunks hold kChunkPayloadBytes on average.
 uint8_t choose_span_log2(const Source& s, const TensorSpec& spec) {
   if (s.support == SupportMode::kSeed) return 0;
   const double payload = static_cast<double>(payload_bytes(s, spec));
   const double wanted = kChunkPayloadBytes * static_cast<double>(spec.numel);
   uint8_t span_log2 = kMinSpanLog2;
-  while (span_log2 < kMaxSpanLog2 && payload * static_cast<double>(1ull << span_log2) < wanted)
+  while (span_log2 < kMaxSpanLog2 && (1ull << span_log2) < spec.numel &&
+         payload * static_cast<double>(1ull << span_log2) < wanted)
     ++span_log2;
   return span_log2;
 }

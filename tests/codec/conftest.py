@@ -1,0 +1,123 @@
+"""A small message of every mode, and the means to damage one and make its checksums right again."""
+
+import dataclasses
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sparsefl import _codec, codec
+from sparsefl.support import Support
+
+HEADER_BYTES, DESCRIPTOR_BYTES, CHUNK_BYTES = 64, 24, 16
+
+
+class Forgery:
+    """A message that can be changed field by field; offsets as FORMAT.md gives them."""
+
+    def __init__(self, message: bytes) -> None:
+        self.bytes = bytearray(message)
+
+    def descriptor(self, index: int) -> int:
+        return HEADER_BYTES + DESCRIPTOR_BYTES * index
+
+    def chunk(self, index: int) -> int:
+        return self.descriptor(self.get("I", 44)) + CHUNK_BYTES * index
+
+    def body(self, index: int) -> int:
+        return self.chunk(self.get("I", 48)) + sum(self.body_bytes(i) for i in range(index))
+
+    def body_bytes(self, index: int) -> int:
+        return sum(-(-self.get("I", self.chunk(index) + at) // 8) * 8 for at in (0, 4))
+
+    def values(self, index: int) -> int:
+        """Where the value section of a chunk begins."""
+        return self.body(index) + -(-self.get("I", self.chunk(index)) // 8) * 8
+
+    def get(self, kind: str, at: int) -> int:
+        return struct.unpack_from(f"<{kind}", self.bytes, at)[0]
+
+    def put(self, kind: str, at: int, value: float) -> "Forgery":
+        struct.pack_into(f"<{kind}", self.bytes, at, value)
+        return self
+
+    def flip(self, at: int, bit: int = 0) -> "Forgery":
+        self.bytes[at] ^= 1 << bit
+        return self
+
+    def resized(self, change: int) -> "Forgery":
+        """Appends zeros or cuts bytes off, and says so in the header."""
+        size = len(self.bytes) + change
+        self.bytes = (self.bytes + bytes(max(change, 0)))[:size]
+        return self.put("Q", 16, size)
+
+    def unsealed(self) -> bytes:
+        return bytes(self.bytes)
+
+    def sealed(self) -> bytes:
+        """Returns the bytes with every checksum right, as far as the tables lie within them."""
+        chunks, end = self.get("I", 48), self.chunk(self.get("I", 48))
+        if end > len(self.bytes):
+            return bytes(self.bytes)
+        for index in range(chunks):
+            begin, size = self.body(index), self.body_bytes(index)
+            body = bytes(self.bytes[begin : begin + size])
+            self.put("I", self.chunk(index) + 12, _codec.crc32c(body))
+        self.put("I", 56, 0)
+        return bytes(self.put("I", 56, _codec.crc32c(bytes(self.bytes[:end]))).bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An update of every mode; its tensors have descriptors 0, 1, … and, seeds apart, a chunk."""
+
+    schema: codec.Schema
+    update: codec.Update
+    formats: dict[str, str]
+    base: dict[str, Support]
+
+    def encode(self) -> bytes:
+        return codec.encode(self.update, self.schema, self.formats, self.base)
+
+    def decode(self, data: bytes) -> codec.Update:
+        return codec.decode(data, self.schema, self.base)
+
+
+@pytest.fixture
+def forge() -> Callable[[bytes], Forgery]:
+    return Forgery
+
+
+@pytest.fixture
+def sample() -> Sample:
+    kept = Support.from_indices((3, 5), [0, 7, 14])
+    known = Support.from_indices((2, 9), [1, 2, 3, 5, 8, 13, 14, 15, 16, 17])
+    signs = np.array([1, -1, -1, 1, 1, 1, -1, 1, 1, -1], dtype=np.int8)
+    return Sample(
+        schema=codec.Schema(
+            {
+                "sparse": ((3, 5), "float32"),
+                "signs": ((2, 9), "float32"),
+                "dense": ((3,), "float32"),
+                "seed": ((4, 4), "float32"),
+                "count": ((), "int64"),
+                "flags": ((3,), "bool"),
+                "mask": ((2, 9), "float32"),
+            }
+        ),
+        update=codec.Update(
+            {
+                "sparse": codec.Sparse(kept, np.array([1.5, -0.0, 2e-45], dtype=np.float32)),
+                "signs": codec.Signs(known, signs, scale=0.25),
+                "dense": codec.Dense(np.array([1.0, -2.0, 0.5], dtype=np.float32)),
+                "seed": codec.Regenerated(0x0123456789ABCDEF),
+                "count": codec.Dense(np.array(-2, dtype=np.int64)),
+                "flags": codec.Dense(np.array([True, False, True])),
+                "mask": codec.SupportOnly(known),
+            },
+            round=3,
+        ),
+        formats={"dense": "bf16"},
+        base={"signs": known},
+    )

@@ -1,0 +1,72 @@
+import math
+
+import numpy as np
+import pytest
+
+from sparsefl import codec
+from sparsefl.codec.bounds import log2_choose
+from sparsefl.support import Support
+
+# The EMNIST CNN of FedPT and HideNseek.
+CNN = {
+    "conv1.weight": (32, 1, 3, 3),
+    "conv1.bias": (32,),
+    "conv2.weight": (64, 32, 3, 3),
+    "conv2.bias": (64,),
+    "fc1.weight": (128, 9216),
+    "fc1.bias": (128,),
+    "fc2.weight": (62, 128),
+    "fc2.bias": (62,),
+}
+SCHEMA = codec.Schema({name: (shape, "float32") for name, shape in CNN.items()})
+
+
+@pytest.mark.parametrize(("n", "k"), [(0, 0), (9, 0), (9, 9), (9, 4), (1000, 100)])
+def test_log2_choose_is_that_of_integers(n, k):
+    assert log2_choose(n, k) == pytest.approx(math.log2(math.comb(n, k)), abs=1e-9)
+
+
+def test_bound_counts_each_part():
+    support = Support.random((40, 50), 0.1)
+    schema = codec.Schema(dict.fromkeys("abcd", ((40, 50), "float32")))
+    values = np.ones(200, np.float32)
+    update = codec.Update(
+        {
+            "a": codec.Sparse(support, values),
+            "b": codec.Signs(support, values.astype(np.int8)),
+            "c": codec.Dense(np.ones((40, 50), np.float32)),
+            "d": codec.Regenerated(1),
+        }
+    )
+    choose = math.log2(math.comb(2000, 200))
+
+    fp32 = codec.bound_bytes(update, schema)
+    shared = codec.bound_bytes(update, schema, "bf16", {"a": support, "b": support})
+
+    assert fp32 == math.ceil((2 * choose + 200 * 32 + 200 + 32 + 2000 * 32 + 64) / 8)
+    assert shared == math.ceil((200 * 16 + 200 + 32 + 2000 * 16 + 64) / 8)
+
+
+def test_fedpt_uplink_realises_97_percent_of_the_trainable_fraction():
+    update = codec.Update(
+        {n: codec.Dense(np.ones(s, np.float32)) for n, s in CNN.items() if n != "fc1.weight"}
+    )
+    total = sum(spec.numel for spec in SCHEMA.values())
+    trainable = total - SCHEMA["fc1.weight"].numel
+
+    factor = 4 * total / codec.nbytes(update, SCHEMA)
+
+    assert (trainable, total) == (26_942, 1_206_590)
+    assert factor >= 0.97 * total / trainable
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_hidenseek_uplink_takes_103_percent_of_a_bit_a_kept_weight(biases):
+    kept = {n: Support.random(s, 0.1) for n, s in CNN.items() if n.endswith("weight")}
+    entries = {n: codec.Signs(s, np.ones(s.nnz, np.int8), 0.1) for n, s in kept.items()}
+    dense = {n: np.ones(s, np.float32) for n, s in CNN.items() if n.endswith("bias") and biases}
+    update = codec.Update({**entries, **{n: codec.Dense(v) for n, v in dense.items()}})
+
+    payload = codec.nbytes(update, SCHEMA, base=kept) - sum(v.nbytes for v in dense.values())
+
+    assert 8 * payload <= 1.03 * sum(s.nnz for s in kept.values())

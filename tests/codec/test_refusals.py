@@ -1,0 +1,274 @@
+"""Every reason to refuse a message, reached behind right checksums where there are some before it.
+
+Descriptors of the sample: 0 sparse (bitmap, fp32), 1 signs (shared), 2 dense (bf16), 3 seed,
+4 count (raw int64), 5 flags (raw bool), 6 mask (bitmap, no values). Chunks: 0, 1, 2, -, 3, 4, 5.
+"""
+
+import math
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from sparsefl import codec
+from sparsefl.codec import CodecReason
+from sparsefl.support import Support
+
+ROOT = pathlib.Path(__file__).parents[2]
+ORDINAL, SUPPORT, VALUE, CODER, SPAN, SCALE_MODE, SCALE, COUNT = 0, 4, 5, 6, 7, 8, 12, 16
+
+# (what is wrong, reason, change of a Forgery, whether the checksums are made right again)
+CASES = [
+    ("short", CodecReason.TRUNCATED, lambda f: f.resized(-len(f.bytes) + 40), False),
+    ("magic", CodecReason.MAGIC, lambda f: f.flip(0), True),
+    ("major", CodecReason.VERSION, lambda f: f.put("H", 8, 2), True),
+    ("critical-flag", CodecReason.FLAGS, lambda f: f.put("I", 12, 1 << 15), True),
+    ("profile", CodecReason.PROFILE, lambda f: f.put("I", 52, 1), True),
+    ("states-more", CodecReason.TRUNCATED, lambda f: f.put("Q", 16, 2**63), True),
+    ("states-less", CodecReason.LENGTH, lambda f: f.put("Q", 16, 64), True),
+    ("many-tensors", CodecReason.TABLES, lambda f: f.put("I", 44, 2**32 - 1), True),
+    ("many-chunks", CodecReason.TABLES, lambda f: f.put("I", 48, 2**32 - 1), True),
+    ("round", CodecReason.HEADER_CHECKSUM, lambda f: f.put("I", 40, 4), False),
+    ("header-reserved", CodecReason.RESERVED, lambda f: f.put("I", 60, 1), True),
+    ("block", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 9, 1), True),
+    ("table", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 10, 1), True),
+    ("reserved", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 11, 1), True),
+    ("parameter", CodecReason.RESERVED, lambda f: f.put("B", f.chunk(0) + 11, 1), True),
+    ("schema", CodecReason.SCHEMA, lambda f: f.flip(24), True),
+    ("same-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(1), 0), True),
+    ("no-such-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(6), 7), True),
+    ("huge-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(6), 2**32 - 1), True),
+    ("planned-support", CodecReason.SUPPORT_MODE, lambda f: mode(f, 0, SUPPORT, 3), True),
+    ("unknown-support", CodecReason.SUPPORT_MODE, lambda f: mode(f, 0, SUPPORT, 255), True),
+    ("planned-value", CodecReason.VALUE_MODE, lambda f: mode(f, 0, VALUE, 4), True),
+    ("unknown-value", CodecReason.VALUE_MODE, lambda f: mode(f, 0, VALUE, 255), True),
+    ("coder", CodecReason.VALUE_CODER, lambda f: mode(f, 0, CODER, 1), True),
+    ("dense-signs", CodecReason.COMBINATION, lambda f: mode(f, 1, SUPPORT, 0), True),
+    ("dense-none", CodecReason.COMBINATION, lambda f: mode(f, 2, VALUE, 0), True),
+    ("seed-values", CodecReason.COMBINATION, lambda f: mode(f, 3, VALUE, 2), True),
+    (
+        "int-seed",
+        CodecReason.COMBINATION,
+        lambda f: mode(mode(f, 4, SUPPORT, 8), 4, VALUE, 0),
+        True,
+    ),
+    ("int-fp32", CodecReason.COMBINATION, lambda f: mode(f, 4, VALUE, 2), True),
+    ("float-raw", CodecReason.COMBINATION, lambda f: mode(f, 0, VALUE, 7), True),
+    ("short-span", CodecReason.SPAN, lambda f: mode(f, 0, SPAN, 15), True),
+    ("long-span", CodecReason.SPAN, lambda f: mode(f, 0, SPAN, 23), True),
+    ("seed-span", CodecReason.SPAN, lambda f: mode(f, 3, SPAN, 16), True),
+    ("scale-nan", CodecReason.SCALE, lambda f: scale(f, 1, math.nan), True),
+    ("scale-infinite", CodecReason.SCALE, lambda f: scale(f, 1, math.inf), True),
+    ("scale-negative", CodecReason.SCALE, lambda f: scale(f, 1, -0.0), True),
+    ("scale-of-fp32", CodecReason.SCALE, lambda f: scale(f, 0, 1.0), True),
+    ("scale-missing", CodecReason.SCALE, lambda f: mode(f, 1, SCALE_MODE, 0), True),
+    ("scale-unknown", CodecReason.SCALE, lambda f: mode(f, 1, SCALE_MODE, 2), True),
+    ("scale-mode-of-fp32", CodecReason.SCALE, lambda f: mode(f, 0, SCALE_MODE, 1), True),
+    ("count-high", CodecReason.COUNT, lambda f: count(f, 0, 16), True),
+    ("count-huge", CodecReason.COUNT, lambda f: count(f, 0, 2**64 - 1), True),
+    ("count-not-the-sum", CodecReason.COUNT, lambda f: count(f, 0, 4), True),
+    ("count-not-dense", CodecReason.COUNT, lambda f: count(f, 2, 2), True),
+    ("chunk-count-high", CodecReason.COUNT, lambda f: f.put("H", f.chunk(0) + 8, 16), True),
+    ("chunk-count-not-dense", CodecReason.COUNT, lambda f: f.put("H", f.chunk(2) + 8, 2), True),
+    ("chunk-missing", CodecReason.CHUNK_COUNT, lambda f: f.put("I", 48, 5), True),
+    ("chunk-extra", CodecReason.CHUNK_COUNT, lambda f: f.put("I", 48, 7), True),
+    ("support-length", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0), 3), True),
+    ("shared-support", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(1), 3), True),
+    ("value-length", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0) + 4, 13), True),
+    ("huge", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0) + 4, 2**32 - 1), True),
+    ("bytes-left-over", CodecReason.COVERAGE, lambda f: f.resized(8), True),
+    ("bytes-missing", CodecReason.COVERAGE, lambda f: f.resized(-8), True),
+    ("no-base-fingerprint", CodecReason.BASE_FIELD, lambda f: f.put("Q", 32, 0), True),
+    ("base-fingerprint", CodecReason.BASE_MISMATCH, lambda f: f.flip(32), True),
+    ("body", CodecReason.CHUNK_CHECKSUM, lambda f: f.flip(f.body(2)), False),
+    ("bitmap-more", CodecReason.BITMAP, lambda f: f.flip(f.body(0), 1), True),
+    ("bitmap-fewer", CodecReason.BITMAP, lambda f: f.flip(f.body(5), 1), True),
+    ("bitmap-tail", CodecReason.PADDING, lambda f: f.flip(f.body(0) + 1, 7), True),
+    ("support-padding", CodecReason.PADDING, lambda f: f.flip(f.body(0) + 2), True),
+    ("value-padding", CodecReason.PADDING, lambda f: f.flip(f.values(0) + 12), True),
+    ("sign-tail", CodecReason.PADDING, lambda f: f.flip(f.values(1) + 1, 7), True),
+    ("nan", CodecReason.VALUE, lambda f: f.put("f", f.values(0), math.nan), True),
+    ("infinite", CodecReason.VALUE, lambda f: f.put("f", f.values(0), -math.inf), True),
+    ("bf16-nan", CodecReason.VALUE, lambda f: f.put("H", f.values(2), 0x7FC1), True),
+    ("bool", CodecReason.VALUE, lambda f: f.put("B", f.values(4) + 1, 2), True),
+]
+# Reasons that changed bytes of the sample cannot give; tested below.
+ELSEWHERE = {CodecReason.BASE_MISSING, CodecReason.CONTENT}
+
+
+def mode(forgery, descriptor, field, value):
+    return forgery.put("B", forgery.descriptor(descriptor) + field, value)
+
+
+def scale(forgery, descriptor, value):
+    return forgery.put("f", forgery.descriptor(descriptor) + SCALE, value)
+
+
+def count(forgery, descriptor, value):
+    return forgery.put("Q", forgery.descriptor(descriptor) + COUNT, value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "change", "seal"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_refused_for_its_reason(sample, forge, reason, change, seal):
+    forgery = change(forge(sample.encode()))
+    data = forgery.sealed() if seal else forgery.unsealed()
+
+    with pytest.raises(codec.CodecError) as refusal:
+        sample.decode(data)
+
+    assert refusal.value.reason is reason
+    assert reason.name in str(refusal.value)
+
+
+def test_every_reason_is_tested():
+    assert {reason for _, reason, _, _ in CASES} | ELSEWHERE == set(CodecReason)
+
+
+def test_reasons_are_those_of_the_compiled_codec():
+    text = (ROOT / "csrc" / "codec" / "format.h").read_text()
+    listed = re.search(r"enum class Reason : int \{\s*kNone = 0,(.*?)\}", text, re.DOTALL)
+    names = re.findall(r"k(\w+)", listed.group(1))
+
+    assert [re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper() for name in names] == [
+        reason.name for reason in sorted(CodecReason, key=lambda r: r.value)
+    ]
+    assert [reason.value for reason in CodecReason] == list(range(1, len(CodecReason) + 1))
+
+
+def test_the_specification_names_every_reason():
+    text = (ROOT / "sparsefl" / "codec" / "FORMAT.md").read_text()
+
+    assert not [reason for reason in CodecReason if f"`{reason.name}`" not in text]
+
+
+def test_base_missing(sample):
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode(sample.encode(), sample.schema, {"sparse": Support.random((3, 5), 0.5)})
+
+    assert refusal.value.reason is CodecReason.BASE_MISSING
+    assert refusal.value.where == 1
+
+
+def test_another_base(sample):
+    other = Support.from_indices((2, 9), sample.base["signs"].indices[:-1])
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode(sample.encode(), sample.schema, {"signs": other})
+
+    assert refusal.value.reason is CodecReason.BASE_MISMATCH
+
+
+def test_base_fingerprint_without_shared_support(forge):
+    schema = codec.Schema({"w": ((3,), "float32")})
+    data = codec.encode(codec.Update({"w": codec.Dense(np.ones(3, np.float32))}), schema)
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode(forge(data).put("Q", 32, 5).sealed(), schema)
+
+    assert refusal.value.reason is CodecReason.BASE_FIELD
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "infinity"), [("float16", "H", 0x7C00), ("float64", "Q", 0x7FF0 << 48)]
+)
+def test_raw_floats_must_be_finite(forge, dtype, kind, infinity):
+    schema = codec.Schema({"w": ((3,), dtype)})
+    data = codec.encode(codec.Update({"w": codec.Dense(np.ones(3, dtype))}), schema, "raw")
+    forgery = forge(data)
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode(forgery.put(kind, forgery.values(0), infinity).sealed(), schema)
+
+    assert refusal.value.reason is CodecReason.VALUE
+
+
+@pytest.mark.parametrize(
+    "update",
+    [codec.Update({}), codec.Update({"support": codec.Dense(np.ones((3, 5), np.bool_))})],
+    ids=["nothing", "dense"],
+)
+def test_decode_support_of_something_else(update):
+    data = codec.encode(update, codec.Schema({"support": ((3, 5), "bool")}))
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode_support(data, (3, 5))
+
+    assert refusal.value.reason is CodecReason.CONTENT
+
+
+def test_decode_support_of_another_shape():
+    data = codec.encode_support(Support.random((3, 5), 0.5))
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode_support(data, (5, 3))
+
+    assert refusal.value.reason is CodecReason.SCHEMA
+
+
+@pytest.mark.isa
+def test_truncated_at_every_byte(sample):
+    data = sample.encode()
+
+    for size in range(len(data)):
+        with pytest.raises(codec.CodecError) as refusal:
+            sample.decode(data[:size])
+        assert refusal.value.reason is CodecReason.TRUNCATED
+
+
+@pytest.mark.isa
+def test_every_single_bit_flip(sample):
+    data = sample.encode()
+
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(codec.CodecError):
+            sample.decode(bytes(flipped))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04N.", bytes(392), b"\xff" * 392], ids=len)
+def test_other_bytes(sample, data):
+    with pytest.raises(codec.CodecError):
+        sample.decode(data)
+
+
+def test_sealed_damage_gives_an_update_or_a_refusal(sample, forge):
+    data = sample.encode()
+    random = np.random.default_rng(5)
+    accepted = 0
+
+    for _ in range(3000):
+        forgery = forge(data)
+        for at in random.integers(0, len(data), size=random.integers(1, 4)):
+            forgery.put("B", int(at), int(random.integers(256)))
+        try:
+            accepted += isinstance(sample.decode(forgery.sealed()), codec.Update)
+        except codec.CodecError:
+            continue
+
+    assert 0 < accepted < 1500
+
+
+@pytest.mark.parametrize("minor", [1, 65535])
+def test_other_minor_versions_are_read(sample, forge, minor):
+    assert sample.decode(forge(sample.encode()).put("H", 10, minor).sealed()) == sample.update
+
+
+def test_flags_that_are_not_critical_are_ignored(sample, forge):
+    data = forge(sample.encode()).put("I", 12, 0xFFFF0000).sealed()
+
+    assert sample.decode(data) == sample.update
+
+
+def test_nothing_is_allocated_for_a_message_that_lies_about_a_large_tensor(forge):
+    schema = codec.Schema({"w": ((2**40,), "float32")})
+    data = codec.encode(codec.Update({"w": codec.Regenerated(1)}), schema)
+    forgery = mode(mode(mode(forge(data), 0, SUPPORT, 0), 0, VALUE, 2), 0, SPAN, 22)
+
+    with pytest.raises(codec.CodecError) as refusal:
+        codec.decode(count(forgery, 0, 2**40).sealed(), schema)
+
+    assert refusal.value.reason is CodecReason.CHUNK_COUNT

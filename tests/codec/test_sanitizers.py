@@ -1,0 +1,32 @@
+"""The torch-free codec under address and undefined-behaviour sanitizers, fed damaged messages."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = ("bits", "crc32c", "decode", "encode", "floats")
+
+
+def test_damaged_messages_leave_memory_alone(tmp_path):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+    program = tmp_path / "messages"
+    files = [ROOT / "tests" / "csrc" / "messages.cpp", ROOT / "csrc" / "cpu" / "isa.cpp"]
+    files += [ROOT / "csrc" / "codec" / f"{name}.cpp" for name in SOURCES]
+    flags = ["-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run(
+        [compiler, *flags, *sanitizers, *map(str, files), "-o", str(program)], check=True
+    )
+
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    small = re.search(r"small bytes (\d+) .* refused 0\nsmall cut (\d+) flipped (\d+)", done.stdout)
+    size, cut, flipped = map(int, small.groups())
+    assert (cut, flipped) == (size, 8 * size)
