@@ -1,6 +1,7 @@
 import hashlib
 import importlib.util
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -237,3 +238,40 @@ def test_the_interpreter_runs_on_while_normals_are_drawn() -> None:
 def test_committed_table_is_what_its_script_writes() -> None:
     script = ROOT / "tools" / "make_normal_table.py"
     subprocess.run([sys.executable, str(script), "--check"], check=True)
+
+
+def in_fresh_process(code: str, isa: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "SPARSEFL_ISA": isa},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_environment_selects_the_instruction_set(isa: str) -> None:
+    if not has_isa(isa):
+        pytest.skip(f"this machine or SPARSEFL_ISA rules {isa} out")
+    code = (
+        "import hashlib; from sparsefl import random;"
+        "print(hashlib.sha256(random.normal(0, 'weight', 1000)).hexdigest()[:16])"
+    )
+    assert in_fresh_process(code, isa) == "6e84cddd65fe6ac0"
+
+
+def test_instruction_set_beyond_the_selected_is_refused() -> None:
+    code = (
+        "from sparsefl import _codec\n"
+        "try: _codec.normal(0, 0, 1, 1.0, 'avx2')\n"
+        "except ValueError as error: print(error)"
+    )
+    assert in_fresh_process(code, "scalar") == "isa must be at most scalar, got avx2"
+
+
+def test_streams_need_no_torch() -> None:
+    code = "import sys; from sparsefl import random; print('torch' in sys.modules)"
+    assert in_fresh_process(code, "scalar") == "False"
