@@ -14,7 +14,7 @@ from sparsefl.support import Support
 from . import baselines
 from .problem import Conv, Problem, Shape, Step, autograd_step
 
-DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
+DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Constant magnitude of the sign ops, as signed-constant initialisation of a layer this size gives.
 MAGNITUDE = 0.05
 

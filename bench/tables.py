@@ -1,0 +1,126 @@
+"""Writes the README's figures from the committed JSON files, so that none is typed by hand.
+
+``python -m sparsefl.bench.tables README.md bench/results`` does so in place.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sparsefl.fl import table
+
+Row = Mapping[str, Any]
+PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite the tables of a README; takes its path and the folder of the results."""
+    readme, results = map(pathlib.Path, argv if argv is not None else sys.argv[1:])
+    readme.write_text(fill(readme.read_text(), tables_of(results)))
+    return 0
+
+
+def tables_of(results: pathlib.Path) -> dict[str, str]:
+    """Make every table, by name, from a folder of results."""
+    rows = json.loads((results / "cpu.json").read_text())["rows"]
+    compared = json.loads((results / "compare.json").read_text())
+    return {"ops": ops_table(rows), "methods": methods_table(compared)}
+
+
+def fill(text: str, tables: Mapping[str, str]) -> str:
+    """Replace what stands between the markers ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Raises:
+        ValueError: if a table has no markers.
+    """
+    for name, table_text in tables.items():
+        head, opening, rest = text.partition(f"<!-- {name} -->\n")
+        _, closing, tail = rest.partition(f"<!-- /{name} -->")
+        if not opening or not closing:
+            raise ValueError(f"the text has no markers for the table {name}")
+        text = head + opening + table_text + closing + tail
+    return text
+
+
+def markdown(head: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
+    """Format a table; the first column is text, the others are figures."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
+
+
+def ops_table(rows: Sequence[Row]) -> str:
+    """Make the table of full steps on all threads: each point's times, fastest variants."""
+    threads = max(row["threads"] for row in rows)
+    points: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in rows:
+        if row["mode"] != "full" or row["threads"] != threads or not row["correct"]:
+            continue
+        point = points.setdefault((row["op"], *row["shape"].values(), row["density"]), {})
+        known = point.get(row["provider"])
+        if known is None or row["median_us"] < known["median_us"]:
+            point[row["provider"]] = row
+
+    def line(found: Mapping[str, Row]) -> list[str]:
+        row = found["sparsefl"]
+        times = [f"{found[p]['median_us']:,.0f}" if p in found else "-" for p in PROVIDERS]
+        label = f"`{row['op']}` {shape_text(row['shape'])}"
+        return [label, f"{row['density']:g}", *times, f"{row['ratio_to_dense']:.2f}x"]
+
+    head = ["forward + backward, us", "density", "dense torch", "MKL CSR", "sparsefl", "faster"]
+    return markdown(head, map(line, points.values())) + "\n" + footing(rows[0], threads)
+
+
+def shape_text(shape: Mapping[str, int]) -> str:
+    """Name the sizes of a point in a few words."""
+    if "in_features" in shape:
+        return f"{shape['in_features']}x{shape['out_features']}, batch {shape['batch']}"
+    kernel = f"{shape['kernel']}x{shape['kernel']}"
+    text = f"{shape['in_channels']} channels, {kernel} on {shape['size']}x{shape['size']}"
+    stride = f", stride {shape['stride']}" if shape["stride"] > 1 else ""
+    return f"{text}{stride}, batch {shape['batch']}"
+
+
+def footing(row: Row, threads: int) -> str:
+    """State what the rows were measured on."""
+    return (
+        f"{row['cpu']} ({row['isa']}), {threads} threads, torch {row['torch']}, float32, medians "
+        f"of interleaved steps, commit {row['commit']}.\n"
+    )
+
+
+def methods_table(compared: Mapping[str, Any]) -> str:
+    """Make the table of the methods: accuracy, and factors claimed beside measured."""
+
+    def times(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3g}x"
+
+    def pair(row: Row, claim: Callable[..., Any], measure: Callable[..., Any]) -> list[str]:
+        claimed, measured = claim(row), measure(row)
+        share = table.realised(measured, claimed)
+        return [times(claimed), times(measured), "-" if share is None else f"{share:.2f}"]
+
+    def line(row: Row) -> list[str]:
+        return [
+            f"{row['method']} ({row['model']}, density {row['density']:g})",
+            f"{row['accuracy']:.3f}",
+            *pair(row, table.claimed_uplink_factor, table.measured_uplink_factor),
+            *pair(row, table.claimed_step_factor, table.measured_step_factor),
+        ]
+
+    head = ["method", "accuracy"]
+    for quantity in ("bytes up", "step"):
+        head += [f"{quantity}: claimed", "measured", "realised"]
+    rows = compared["rows"]
+    first = rows[0]
+    return markdown(head, map(line, rows)) + (
+        f"\n{first['rounds']} rounds, {first['threads']} threads, seed {first['seed']}, "
+        f"commit {compared['commit']}.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The README's tables are what the committed results give."""
+
+import pathlib
+
+import pytest
+
+from sparsefl.bench import tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+
+
+def row(provider: str, median_us: float, **changes: object) -> dict[str, object]:
+    base = {
+        **{"op": "sparse_linear", "provider": provider, "mode": "full", "threads": 2},
+        **{"shape": {"batch": 4, "in_features": 8, "out_features": 9}, "density": 0.1},
+        **{"cpu": "cpu", "isa": "avx2", "torch": "2", "commit": "c", "correct": True},
+    }
+    return {**base, "median_us": median_us, "ratio_to_dense": 4.0, **changes}
+
+
+def test_ops_table_takes_the_fastest_variant_on_all_threads():
+    rows = [
+        row("torch_dense", 1900.0, variant="a"),
+        row("torch_dense", 1500.0, variant="b"),
+        row("sparsefl", 400.0),
+        row("sparsefl", 800.0, threads=1),
+        row("sparsefl", 100.0, mode="fwd"),
+        row("torch_sparse", 1.0, correct=False),
+    ]
+    lines = tables.ops_table(rows).splitlines()
+    assert lines[2] == "| `sparse_linear` 8x9, batch 4 | 0.1 | 1,500 | - | 400 | 4.00x |"
+    assert lines[3] == ""
+
+
+def test_fill_replaces_what_stands_between_the_markers():
+    text = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\n"
+    filled = tables.fill(text, {"one": "new\n", "two": "second\n"})
+    assert filled == (
+        "a\n<!-- one -->\nnew\n<!-- /one -->\nb\n<!-- two -->\nsecond\n<!-- /two -->\n"
+    )
+    assert tables.fill(filled, {"one": "new\n"}) == filled
+
+
+@pytest.mark.parametrize("text", ["", "<!-- one -->\n", "<!-- /one -->"])
+def test_fill_refuses_a_text_without_markers(text):
+    with pytest.raises(ValueError, match="markers for the table one"):
+        tables.fill(text, {"one": "new"})
+
+
+def test_readme_is_generated_from_the_committed_results():
+    text = (ROOT / "README.md").read_text()
+    assert tables.fill(text, tables.tables_of(RESULTS)) == text
