@@ -1,7 +1,7 @@
 """Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``.
 
-The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[C, H, W, N]``, result ``[O, P, Q, N]``. A pointwise
-convolution is a linear map with pixels and batch in the lanes.
+The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[C, H, W, N]``,
+result ``[O, P, Q, N]``. A pointwise convolution is a linear map with pixels and batch in the lanes.
 """
 
 from typing import Any

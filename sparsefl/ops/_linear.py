@@ -1,6 +1,7 @@
 """Autograd shared by ``sparse_linear`` and ``sign_linear``.
 
-The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[in, N]``, result ``[out, N]``.
+The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[in, N]``, result
+``[out, N]``.
 """
 
 from typing import Any
