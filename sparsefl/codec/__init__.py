@@ -5,15 +5,18 @@
 
 from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
+from sparsefl.codec.plan import Base, FormatName, ValueFormat
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support, nbytes
 
 __all__ = [
+    "Base",
     "CodecError",
     "CodecReason",
     "Dense",
     "Entry",
+    "FormatName",
     "Regenerated",
     "Schema",
     "Signs",
@@ -21,6 +24,7 @@ __all__ = [
     "SupportOnly",
     "TensorSpec",
     "Update",
+    "ValueFormat",
     "bound_bytes",
     "decode",
     "decode_support",

@@ -27,6 +27,13 @@ from sparsefl.support import Mask, Support
 # (ordinal, support mode, value mode, scale, count or seed)
 Descriptor: TypeAlias = tuple[int, int, int, float, int]
 
+# What values must be to be encoded.
+_RULES = {
+    ValueMode.SIGN: "signs must be +1 or -1",
+    ValueMode.FP32: "values must be finite, also as float32",
+    ValueMode.BF16: "values must be finite and within bfloat16's range",
+    ValueMode.RAW: "values must be finite",
+}
 _SUPPORT_NAME = "support"
 _SUPPORT_DTYPE = "bool"
 
@@ -61,10 +68,7 @@ def encode(
         return _codec.encode(schema.table, planned.sources, update.round, planned.base_fingerprint)
     except _codec.RefusedError as refused:
         item = planned.items[refused.args[1]]
-        rule = {
-            ValueMode.SIGN: "signs must be +1 or -1",
-            ValueMode.BF16: "values must be finite and within bfloat16's range",
-        }.get(item.value_mode, "values must be finite")
+        rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]
         raise ValueError(f"tensor {item.name!r}: {rule}") from None
 
 

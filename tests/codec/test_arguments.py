@@ -56,6 +56,14 @@ def test_tensors_that_do_not_fit(entries, error, message):
         codec.encode(codec.Update(entries), SCHEMA)
 
 
+def test_a_bool_of_another_byte_is_refused():
+    schema = codec.Schema({"w": ((3,), "bool")})
+    values = np.array([0, 1, 2], np.uint8).view(np.bool_)
+
+    with pytest.raises(ValueError, match="'w': bools must be 0 or 1"):
+        codec.encode(codec.Update({"w": codec.Dense(values)}), schema)
+
+
 @pytest.mark.parametrize("value", [3.4e38, -np.inf, np.nan])
 def test_bf16_refuses_what_it_cannot_hold(value):
     with pytest.raises(ValueError, match="'w': values must be finite and within bfloat16's range"):
