@@ -6,34 +6,44 @@ namespace sparsefl {
 namespace {
 
 template <class T>
-void transpose_block(const T* from, int64_t ld_from, T* to, int64_t ld_to, int rows, int columns) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  typename Vec<T>::Type v[kLanes];
-  for (int r = 0; r < kLanes; ++r) {
-    v[r] = r >= rows           ? typename Vec<T>::Type{}
-           : columns == kLanes ? load(from + r * ld_from)
-                               : load_some(from + r * ld_from, columns);
-  }
-  transpose_square<T>(v);
+void transpose_edge(const T* from, int64_t ld_from, T* to, int64_t ld_to, int rows, int columns) {
   for (int c = 0; c < columns; ++c) {
-    if (rows == kLanes) {
-      store(to + c * ld_to, v[c]);
-    } else {
-      store_some(to + c * ld_to, v[c], rows);
-    }
+    for (int r = 0; r < rows; ++r) to[c * ld_to + r] = from[r * ld_from + c];
   }
 }
 
 template <class T>
+inline void transpose_block(const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typename Vec<T>::Type v[kLanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; ++r) v[r] = load(from + r * ld_from);
+  transpose_square<T>(v);
+#pragma GCC unroll 16
+  for (int c = 0; c < kLanes; ++c) store(to + c * ld_to, v[c]);
+}
+
+// Four lines of every source row at a time: with a line only, the rows of a large tensor are more
+// streams than the prefetcher follows.
+template <class T>
 void transpose(const T* from, int64_t ld_from, T* to, int64_t ld_to, int64_t rows, int64_t begin,
                int64_t end) {
   constexpr int kLanes = Vec<T>::kLanes;
-  for (int64_t c = begin; c < end; c += kLanes) {
-    const int columns = static_cast<int>(end - c < kLanes ? end - c : kLanes);
+  constexpr int64_t kChunk = 256 / sizeof(T);
+  for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
+    const int64_t chunk_end = end - chunk < kChunk ? end : chunk + kChunk;
     for (int64_t r = 0; r < rows; r += kLanes) {
       const int block_rows = static_cast<int>(rows - r < kLanes ? rows - r : kLanes);
-      transpose_block(from + r * ld_from + c, ld_from, to + c * ld_to + r, ld_to, block_rows,
-                      columns);
+      for (int64_t c = chunk; c < chunk_end; c += kLanes) {
+        const int columns = static_cast<int>(chunk_end - c < kLanes ? chunk_end - c : kLanes);
+        const T* source = from + r * ld_from + c;
+        T* target = to + c * ld_to + r;
+        if (columns == kLanes && block_rows == kLanes) {
+          transpose_block(source, ld_from, target, ld_to);
+        } else {
+          transpose_edge(source, ld_from, target, ld_to, block_rows, columns);
+        }
+      }
     }
   }
 }

@@ -90,13 +90,14 @@ inline void exchange(V* a, V* b, Lanes<I...>) {
   *b = __builtin_shufflevector(p, q, ((I & H) == 0 ? I + H : I + kLanes)...);
 }
 
-template <int H, class V, class Sequence>
-inline void transpose_steps(V* v, int lanes, Sequence sequence) {
+template <int kLanes, int H, class V, class Sequence>
+inline void transpose_steps(V* v, Sequence sequence) {
   if constexpr (H > 0) {
-    for (int i = 0; i < lanes; ++i) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
       if ((i & H) == 0) exchange<H>(v + i, v + i + H, sequence);
     }
-    transpose_steps<H / 2>(v, lanes, sequence);
+    transpose_steps<kLanes, H / 2>(v, sequence);
   }
 }
 
@@ -104,7 +105,7 @@ inline void transpose_steps(V* v, int lanes, Sequence sequence) {
 template <class T>
 inline void transpose_square(typename Vec<T>::Type* v) {
   constexpr int kLanes = Vec<T>::kLanes;
-  transpose_steps<kLanes / 2>(v, kLanes, typename FirstLanes<kLanes>::Type{});
+  transpose_steps<kLanes, kLanes / 2>(v, typename FirstLanes<kLanes>::Type{});
 }
 
 }  // namespace
