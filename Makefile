@@ -13,7 +13,7 @@ $(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) 
 .PHONY: demo test test-full bench lint format clean
 
 demo: $(VENV)/.built .data/.fetched
-	$(RUN) -m sparsefl.cli compare --out demo
+	$(RUN) -m sparsefl compare --out demo
 
 # Only here are warnings of our own C++ errors: another compiler's new warning must not stop a user.
 test test-full: export CPPFLAGS += -Werror
@@ -24,7 +24,7 @@ test-full: $(VENV)/.built .data/.fetched
 	tools/test.sh --full
 
 bench: $(VENV)/.built
-	$(RUN) -m sparsefl.cli bench --json runs/bench.json --plot runs/bench.png
+	$(RUN) -m sparsefl bench --json runs/bench.json --plot runs/bench.png
 
 lint: $(VENV)/.dependencies
 	tools/lint.sh

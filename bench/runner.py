@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sparsefl import ops
+from sparsefl import report
 
 from .cases import CASES, Case, Point
 from .plots import draw
@@ -36,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = json.loads(args.rows.read_text())["rows"]
     else:
         rows = []
-        print(*(f"{key}: {value}" for key, value in machine().items()), sep="\n")
+        print(*(f"{key}: {value}" for key, value in context().items()), sep="\n")
         for found in measure(args.op, args.threads, args.quick):
             rows += found
             print(*map(line, by_variant(found)), sep="\n", flush=True)
@@ -84,7 +81,7 @@ def measure(
     """Run the cases and yield, point by point, a row for each provider's variant and mode."""
     effort = QUICK if quick else FULL
     before = torch.get_num_threads()
-    context = machine()
+    described = context()
     try:
         for name in selected or CASES:
             for point in CASES[name].sweep:
@@ -92,12 +89,12 @@ def measure(
                     continue
                 for count in threads or sorted({1, before}):
                     torch.set_num_threads(count)
-                    yield measure_point(CASES[name], point, effort, context)
+                    yield measure_point(CASES[name], point, effort, described)
     finally:
         torch.set_num_threads(before)
 
 
-def measure_point(case: Case, point: Point, effort: Effort, context: Row) -> list[Row]:
+def measure_point(case: Case, point: Point, effort: Effort, described: Row) -> list[Row]:
     """Check every provider, then time those that are right, and return their rows."""
     problem = case.setup(case.op, point)
     checker = Checker(problem)
@@ -109,7 +106,7 @@ def measure_point(case: Case, point: Point, effort: Effort, context: Row) -> lis
         "dtype": "float32",
         "threads": torch.get_num_threads(),
         "warmup_steps": effort.warmup,
-        **context,
+        **described,
     }
     right: dict[tuple[str, str], Step] = {}
     rows: list[Row] = []
@@ -171,40 +168,12 @@ def bytes_moved(problem: Problem, density: float, mode: str) -> int:
     return elements * problem.x.element_size()
 
 
-def machine() -> Row:
-    """Describe what the rows were measured on and with."""
-    allocator = {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))}
-    return {
-        "device": "cpu",
-        "isa": ops.isa(),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
-        "allocator": f"{' '.join(platform.libc_ver())} {allocator or 'defaults'}",
-        "denormals_flushed": bool(torch.tensor(1e-39).mul(1.0) == 0),
-    }
-
-
-def cpu_name() -> str:
-    """Read the processor's name."""
-    info = pathlib.Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    names = [part.split(":")[1].strip() for part in text.splitlines() if "model name" in part]
-    return names[0] if names else platform.processor()
-
-
-def commit() -> str:
-    """Read the git commit of this source tree, marked where it has changes; "" outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    folder = pathlib.Path(__file__).parent
-    try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return found.stdout.strip()
+def context() -> Row:
+    """Describe what the rows are measured on and with."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    described = {k: v for k, v in report.machine().items() if k != "threads"}
+    date = now.isoformat(timespec="seconds")
+    return {"device": "cpu", **described, "commit": report.commit(), "date": date}
 
 
 def identity(row: Row) -> tuple[object, ...]:

@@ -23,10 +23,11 @@ LAYERS = {
     "sparsefl.data": 4,
     "sparsefl.fl": 5,
     "sparsefl.fl.methods": 6,
-    "sparsefl.bench": 6,
-    "sparsefl.report": 6,
-    "sparsefl.cli": 7,
-    "sparsefl": 8,
+    "sparsefl.report": 7,
+    "sparsefl.bench": 8,
+    "sparsefl.cli": 9,
+    "sparsefl.__main__": 10,
+    "sparsefl": 10,
 }
 # Heavy or optional: imported where they are used, so that importing sparsefl stays cheap.
 LAZY = {"matplotlib", "torch", "tqdm", "triton"}
@@ -104,7 +105,14 @@ MODULES = {
 def own_imports(path: pathlib.Path) -> Iterator[str]:
     """Yields the modules of this project that a file imports, those for type checking left out."""
     for node in ast.walk(without_type_checking(parse(path))):
-        yield from (name for name in imported(node, path) if name.split(".")[0] == "sparsefl")
+        named = [*imported(node, path), *imported_by_call(node)]
+        yield from (name for name in named if name.split(".")[0] == "sparsefl")
+
+
+def imported_by_call(node: ast.AST) -> Iterator[str]:
+    """Yields the module of ``importlib.import_module("...")`` where it is spelt out."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        yield from (a.value for a in node.args if isinstance(a, ast.Constant))
 
 
 def parse(path: pathlib.Path) -> ast.Module:

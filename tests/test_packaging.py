@@ -173,7 +173,7 @@ def test_installs_in_a_fresh_environment(what, environment, source, sdist, tmp_p
     target = {"folder": [source], "editable": ["--editable", source], "sdist": [sdist]}[what]
     run(python, "-m", "pip", "install", *options, *target, env=variables, cwd=tmp_path)
     run(python, "-c", SMOKE, ROOT, cwd=tmp_path)
-    assert run(python, "-m", "sparsefl.cli", "info", cwd=tmp_path)
+    assert run(python, "-m", "sparsefl", "info", cwd=tmp_path)
 
 
 @pytest.mark.slow

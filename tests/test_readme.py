@@ -41,7 +41,7 @@ def test_snippet_runs(snippet, tmp_path):
 def test_command_has_the_options_named(line):
     words = shlex.split(line, comments=True)[1:]
     done = subprocess.run(
-        [sys.executable, "-m", "sparsefl.cli", words[0], "--help"],
+        [sys.executable, "-m", "sparsefl", words[0], "--help"],
         capture_output=True,
         text=True,
         check=False,

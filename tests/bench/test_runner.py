@@ -85,7 +85,7 @@ def test_wrong_results_are_not_timed(monkeypatch, capsys):
     case = cases.Case("sparse_linear", cases.linear_problem, providers, (cases.SMALL_LINEAR,))
     monkeypatch.setitem(runner.CASES, "sparse_linear", case)
     assert runner.main(["--quick", "--op", "sparse_linear", "--threads", "1"]) == 1
-    line = next(x for x in capsys.readouterr().out.splitlines() if "sparsefl:" in x)
+    line = next(x for x in capsys.readouterr().out.splitlines() if "sparsefl:batch_last" in x)
     assert "WRONG RESULT" in line
 
 
