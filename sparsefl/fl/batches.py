@@ -21,30 +21,37 @@ class Dataset(Protocol):
         """Return example ``index``."""
 
 
-def take(dataset: Dataset, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Collate the examples at ``indices`` into ``(inputs [n, ...], labels [n])``.
+class Reader:
+    """Reads batches of a dataset: tensors, and subsets of tensors, at once; others one by one."""
 
-    A ``TensorDataset``, and a ``Subset`` of one, are indexed at once; others item by item.
+    def __init__(self, dataset: Dataset) -> None:
+        """Look through the subsets, once."""
+        self._source: Any = dataset
+        self._indices: NDArray[np.int64] | None = None
+        while isinstance(self._source, Subset):
+            own = np.asarray(self._source.indices, dtype=np.int64)
+            self._indices = own if self._indices is None else own[self._indices]
+            self._source = self._source.dataset
 
-    Raises:
-        TypeError: if the items are not pairs that collate to tensors.
-    """
-    source: Any = dataset
-    while isinstance(source, Subset):
-        indices = np.asarray(source.indices, dtype=np.int64)[indices]
-        source = source.dataset
-    if isinstance(source, TensorDataset):
-        rows = torch.from_numpy(indices)
-        batch: Any = [tensor[rows] for tensor in source.tensors]
-    else:
-        batch = default_collate([source[int(index)] for index in indices])
-    if not (
-        isinstance(batch, list | tuple)
-        and len(batch) == 2
-        and all(isinstance(part, Tensor) for part in batch)
-    ):
-        raise TypeError("dataset items must be (input, label) pairs that collate to tensors")
-    return batch[0], batch[1]
+    def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Collate the examples at ``indices`` into ``(inputs [n, ...], labels [n])``.
+
+        Raises:
+            TypeError: if the items are not pairs that collate to tensors.
+        """
+        indices = indices if self._indices is None else self._indices[indices]
+        if isinstance(self._source, TensorDataset):
+            rows = torch.from_numpy(indices)
+            batch: Any = [tensor[rows] for tensor in self._source.tensors]
+        else:
+            batch = default_collate([self._source[int(index)] for index in indices])
+        if not (
+            isinstance(batch, list | tuple)
+            and len(batch) == 2
+            and all(isinstance(part, Tensor) for part in batch)
+        ):
+            raise TypeError("dataset items must be (input, label) pairs that collate to tensors")
+        return batch[0], batch[1]
 
 
 def stream(seed: int, round: int, client: int) -> np.random.Generator:
@@ -86,5 +93,6 @@ def batch_indices(
 
 def concatenated(dataset: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the whole dataset in its own order, ``batch_size`` examples at a time."""
+    reader = Reader(dataset)
     for start in range(0, len(dataset), batch_size):
-        yield take(dataset, np.arange(start, min(start + batch_size, len(dataset))))
+        yield reader.take(np.arange(start, min(start + batch_size, len(dataset))))

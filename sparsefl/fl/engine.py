@@ -171,7 +171,7 @@ class Federation:
         entry.decode_s += time.perf_counter() - started
         work = train(
             resident.model,
-            self.method.optimizer(resident),
+            self.method.optimizer(resident, received.round),
             self.datasets[client],
             batch_size=self.schedule.batch_size,
             epochs=self.schedule.local_epochs,

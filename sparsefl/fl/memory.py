@@ -109,7 +109,7 @@ def measure_memory(cell: Cell, setup: bytes | None, broadcast: bytes) -> Memory:
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def load_factory(spec: str) -> Callable[..., nn.Module]:
+def load_callable(spec: str) -> Callable[..., Any]:
     """Import ``package.module:function``.
 
     Raises:
@@ -117,10 +117,10 @@ def load_factory(spec: str) -> Callable[..., nn.Module]:
     """
     module_name, _, name = spec.partition(":")
     try:
-        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module_name), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot load {spec!r}: {error}") from error
-    return factory
+    return found
 
 
 def _resident_bytes(field: str) -> int:
@@ -144,7 +144,7 @@ def _forget_peak() -> None:
 
 def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
     method = load_method(cell.method)
-    factory = load_factory(cell.factory)
+    factory = load_callable(cell.factory)
     example = torch.zeros(1, *cell.input_shape)
     task = Task(lambda: factory(**cell.arguments), example, cell.seed, cell.density, cell.options)
     setup_file = folder / _SETUP
@@ -184,7 +184,7 @@ def _measure(folder: pathlib.Path) -> Memory:
     before = _resident_bytes("VmRSS")
     client = _rebuild(cell, folder)
     model = client.model.train()
-    optimizer = load_method(cell.method).optimizer(client)
+    optimizer = load_method(cell.method).optimizer(client, 1)
     inputs = torch.randn(cell.batch_size, *cell.input_shape)
     labels = torch.randint(cell.classes, (cell.batch_size,))
     for _ in range(_STEPS):

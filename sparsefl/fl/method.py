@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsefl.codec import Schema, Update
@@ -88,7 +89,7 @@ class Method:
         new_client: ``(task, set-up message) -> Client``: built from what was sent, and the task.
         broadcast: ``(state, round) -> Update``: what the cohort gets.
         receive: ``(client, update)``: put a broadcast into the client's model.
-        optimizer: ``(client) -> Optimizer`` of one round of local training.
+        optimizer: ``(client, round) -> Optimizer`` of one round of local training.
         report: ``(client, broadcast, round) -> Update``: what a client sends after training.
         aggregate: ``(state, [(weight, update)]) -> state``; the weights sum to 1.
         global_model: ``(task, state) -> nn.Module`` in plain torch.
@@ -105,7 +106,7 @@ class Method:
     new_client: Callable[[Task, bytes | None], Client]
     broadcast: Callable[[Any, int], Update]
     receive: Callable[[Client, Update], None]
-    optimizer: Callable[[Client], Any]
+    optimizer: Callable[[Client, int], torch.optim.Optimizer]
     report: Callable[[Client, Update, int], Update]
     aggregate: Callable[[Any, list[tuple[float, Update]]], Any]
     global_model: Callable[[Task, Any], nn.Module]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparsefl.fl.batches import Dataset, take
+from sparsefl.fl.batches import Dataset, Reader
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.flops import PASSES_PER_STEP, forward_flops
 from sparsefl.fl.ledger import Round
@@ -76,7 +76,8 @@ def run(
     schedule = schedule or Schedule()
     chosen = load_method(method)
     _check(clients, test, rounds, schedule)
-    example, _ = take(next(train for train, _ in clients if len(train) > 0), np.zeros(1, np.int64))
+    first = next(train for train, _ in clients if len(train) > 0)
+    example, _ = Reader(first).take(np.zeros(1, np.int64))
     task = Task(model, example, seed, density, chosen.with_defaults(options or {}))
     with _threads(threads):
         federation = Federation(chosen, task, [train for train, _ in clients], schedule)
@@ -210,10 +211,10 @@ def _step(federation: Federation) -> Callable[[], object]:
     """Prepare one local step of a fresh client on a fixed batch, optimizer included."""
     client: Client = federation.probe()
     method: Method = federation.method
-    optimizer = method.optimizer(client)
+    optimizer = method.optimizer(client, 1)
     owner = max(federation.datasets, key=len)
     batch = min(federation.schedule.batch_size, len(owner))
-    inputs, labels = take(owner, np.arange(batch))
+    inputs, labels = Reader(owner).take(np.arange(batch))
     return lambda: local_step(client.model, optimizer, inputs, labels)
 
 

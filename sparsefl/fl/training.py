@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsefl.fl.batches import Dataset, batch_indices, concatenated, take
+from sparsefl.fl.batches import Dataset, Reader, batch_indices, concatenated
 
 # Large enough to fill the threads, small enough that a cnn's activations stay at some 100 MB.
 EVALUATION_BATCH = 500
@@ -71,11 +71,12 @@ def train(
         raise ValueError("the client has no training example")
     model.train()
     started = time.perf_counter()
+    reader = Reader(dataset)
     losses: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**62)))
         for indices in batch_indices(len(dataset), batch_size, epochs, max_steps, generator):
-            inputs, labels = take(dataset, indices)
+            inputs, labels = reader.take(indices)
             losses.append(local_step(model, optimizer, inputs, labels))
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from sparsefl.fl.batches import batch_indices, concatenated, stream, take
+from sparsefl.fl.batches import Reader, batch_indices, concatenated, stream
 
 
 def batches(examples, batch_size, epochs=1, max_steps=None):
@@ -59,14 +59,14 @@ def test_take_reads_any_map_style_dataset(kind):
         "subset of a subset": Subset(Subset(whole, [6, 5, 4, 3, 2, 1, 0]), [6, 5, 4, 3, 2, 1, 0]),
         "own class": Squares(),
     }[kind]
-    inputs, labels = take(dataset, np.array([3, 0, 6]))
+    inputs, labels = Reader(dataset).take(np.array([3, 0, 6]))
     assert inputs.tolist() == [[3.0], [0.0], [6.0]]
     assert labels.tolist() == [9, 0, 36]
 
 
 def test_take_refuses_items_that_are_no_pairs():
     with pytest.raises(TypeError, match="pairs"):
-        take(TensorDataset(torch.zeros(3, 2)), np.array([0]))
+        Reader(TensorDataset(torch.zeros(3, 2))).take(np.array([0]))
 
 
 def test_concatenated_gives_everything_in_order():

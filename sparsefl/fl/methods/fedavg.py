@@ -23,7 +23,7 @@ from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 
 # Learning rate chosen on the server's development set; see DEFAULTS of the other methods.
-DEFAULTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
+DEFAULTS = {"lr": 0.05, "lr_decay": 1.0, "momentum": 0.9, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,21 @@ def receive(client: Client, update: Update) -> None:
     client.model.load_state_dict(dense_tensors(update))
 
 
-def optimizer(client: Client) -> torch.optim.Optimizer:
+def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     """Open plain SGD on all parameters."""
-    return sgd(client.model, client.options)
+    return sgd(client.model, client.options, round)
 
 
-def sgd(model: nn.Module, options: Mapping[str, float]) -> torch.optim.Optimizer:
+def decayed(rate: float, options: Mapping[str, float], round: int) -> float:
+    """Return the learning rate of a round, ``rate * lr_decay**(round - 1)``."""
+    return rate * options["lr_decay"] ** (round - 1)
+
+
+def sgd(model: nn.Module, options: Mapping[str, float], round: int) -> torch.optim.Optimizer:
     """Open the SGD that dense training uses, here and as the baseline of every timing."""
     return torch.optim.SGD(
         (parameter for parameter in model.parameters() if parameter.requires_grad),
-        lr=options["lr"],
+        lr=decayed(options["lr"], options, round),
         momentum=options["momentum"],
         weight_decay=options["weight_decay"],
     )

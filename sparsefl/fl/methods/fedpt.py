@@ -34,7 +34,14 @@ from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods.fedavg import sgd
 from sparsefl.nn import FrozenConv2d, FrozenLinear, densify
 
-DEFAULTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "server_lr": 1.0, "frozen": None}
+DEFAULTS = {
+    "lr": 0.05,
+    "lr_decay": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "server_lr": 1.0,
+    "frozen": None,
+}
 
 
 @dataclass(frozen=True)
@@ -169,9 +176,9 @@ def receive(client: Client, update: Update) -> None:
     load_tensors(client.model, dense_tensors(update))
 
 
-def optimizer(client: Client) -> torch.optim.Optimizer:
+def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     """Open SGD on y alone."""
-    return sgd(client.model, client.options)
+    return sgd(client.model, client.options, round)
 
 
 def report(client: Client, received: Update, round: int) -> Update:

@@ -55,6 +55,7 @@ from sparsefl.fl.aggregation import (
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
+from sparsefl.fl.methods.fedavg import decayed
 from sparsefl.nn import SignConv2d, SignLinear, densify, sparsify
 from sparsefl.nn import report as sparsity_report
 from sparsefl.pruning import synflow
@@ -63,6 +64,7 @@ from sparsefl.support import Support
 
 DEFAULTS = {
     "lr": 0.01,
+    "lr_decay": 1.0,
     "score_std": 0.1,
     "dense_lr": 0.003,
     "iterations": 100,
@@ -219,14 +221,15 @@ def _load_scores(
             layer.scores.copy_(layer.from_row_major(scores[name]))
 
 
-def optimizer(client: Client) -> torch.optim.Optimizer:
+def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     """Open Adam, with a learning rate for the scores and one for the rest."""
     scores = [layer.scores for layer in sign_layers(client.model).values()]
     held = {id(parameter) for parameter in scores}
     rest = [p for p in client.model.parameters() if p.requires_grad and id(p) not in held]
-    groups = [{"params": scores, "lr": client.options["lr"]}]
+    options = client.options
+    groups = [{"params": scores, "lr": decayed(options["lr"], options, round)}]
     if rest:
-        groups.append({"params": rest, "lr": client.options["dense_lr"]})
+        groups.append({"params": rest, "lr": decayed(options["dense_lr"], options, round)})
     return torch.optim.Adam(groups)
 
 

@@ -1,0 +1,170 @@
+"""Runs by name: a data set, its partition among clients, a model, a method."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from sparsefl import data, models
+from sparsefl.fl.batches import Dataset
+from sparsefl.fl.engine import Schedule
+from sparsefl.fl.ledger import Round
+from sparsefl.fl.memory import load_callable
+from sparsefl.fl.result import Result
+from sparsefl.fl.runner import run
+from sparsefl.fl.timing import TIMED_STEPS
+
+# Images of the training set that the server holds out, to choose learning rates on: never the test
+# set. Where they would be more than a fifth of a small data set, a fifth is.
+HELD_OUT = 5000
+# Each client keeps a tenth of its data to judge the global model by.
+CLIENT_DEV_SHARE = 0.1
+# Softmax regression under FedAvg: the row below which a method has shown nothing.
+LINEAR = "linear"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained on what.
+
+    Attributes:
+        dataset: Name of a data set, or "package.module:function" that gives
+            ``([(train, dev), ...], test)``.
+        model: Name of a model, or "package.module:function" that gives a module.
+        data_dir: Folder of the data set's files.
+        norm: Normalisation of a named model.
+        clients: Number of clients.
+        partition: "iid", "dirichlet:ALPHA" or "shards:PER_CLIENT".
+        rounds: Rounds of federated training.
+        density: Share of weights kept, for methods that prune.
+        schedule: Cohort, batch and local work.
+        dev_examples: Held-out images that judge each round; the curve's, not the result's.
+        threads: Threads of torch.
+        timed_steps: Local steps that are timed.
+        memory: Whether memory is measured, in fresh processes.
+    """
+
+    dataset: str = "fashion-mnist"
+    model: str = "cnn"
+    data_dir: str | None = None
+    norm: models.Norm = None
+    clients: int = 10
+    partition: str = "dirichlet:0.5"
+    rounds: int = 10
+    density: float = 0.1
+    schedule: Schedule = field(default_factory=Schedule)
+    dev_examples: int | None = None
+    threads: int | None = None
+    timed_steps: int = TIMED_STEPS
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data in the clients' hands.
+
+    Attributes:
+        clients: ``(train, dev)`` of each client.
+        dev: The server's development data; ``None`` for a user's own clients.
+        test: Test data.
+        in_shape: Shape of a sample, where the data set says so.
+        classes: Number of labels, where it does.
+    """
+
+    clients: list[tuple[Dataset, Dataset]]
+    dev: Dataset | None
+    test: Dataset
+    in_shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+
+
+def load_problem(setting: Setting, seed: int) -> Problem:
+    """Load the data and divide it among the clients.
+
+    The server's held-out images do not depend on ``seed``; partition and local splits do.
+
+    Raises:
+        FileNotFoundError: if the data set's files are not there.
+        ValueError: if there is no such data set, or it cannot be divided so.
+    """
+    if ":" in setting.dataset:
+        clients, test = load_callable(setting.dataset)()
+        return Problem(list(clients), None, test)
+    train, test, info = data.load(setting.dataset, setting.data_dir)
+    rest, dev = data.hold_out(train, min(HELD_OUT, len(train) // 5), seed=0)
+    parts = data.partition.split(
+        setting.partition, data.labels_of(rest), setting.clients, seed=seed
+    )
+    clients = []
+    for number, part in enumerate(parts):
+        own = data.subset(rest, part)
+        # A client of few examples keeps none for itself rather than nothing to train on.
+        count = int(CLIENT_DEV_SHARE * len(part))
+        local_train, local_dev = data.hold_out(own, count, seed=1 + number)
+        clients.append((local_train, local_dev))
+    if setting.dev_examples is not None:
+        dev = data.subset(dev, range(min(setting.dev_examples, len(dev))))
+    return Problem(clients, dev, test, info.in_shape, info.num_classes)
+
+
+def _model_cell(setting: Setting, model: str, problem: Problem) -> dict[str, Any]:
+    """Describe the model's factory so that another process can call it."""
+    if ":" in model:
+        return {"factory": model, "arguments": {}}
+    if problem.in_shape is None or problem.classes is None:
+        raise ValueError("own data needs an own model, --model package.module:Net")
+    arguments = {
+        "name": model,
+        "in_shape": problem.in_shape,
+        "num_classes": problem.classes,
+        "norm": None if model == LINEAR else setting.norm,
+    }
+    return {"factory": "sparsefl.models:build", "arguments": arguments}
+
+
+def play(
+    method: str,
+    setting: Setting,
+    problem: Problem,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Result:
+    """Run one method of a comparison.
+
+    Args:
+        method: A method of ``sparsefl.fl.METHODS``, or "linear": softmax regression under FedAvg.
+        setting: What is trained.
+        problem: The data, as :func:`load_problem` gives it.
+        seed: Seed of the run.
+        options: The method's options.
+        on_round: Called after each round.
+
+    Raises:
+        ValueError: if a name or an option is unknown.
+    """
+    model = LINEAR if method == LINEAR else setting.model
+    cell = _model_cell(setting, model, problem)
+    factory: Callable[..., nn.Module] = load_callable(cell["factory"])
+    memory_cell = None
+    if setting.memory and problem.in_shape is not None:
+        memory_cell = {**cell, "input_shape": problem.in_shape, "classes": problem.classes}
+    return run(
+        "fedavg" if method == LINEAR else method,
+        functools.partial(factory, **cell["arguments"]),
+        problem.clients,
+        problem.test,
+        density=setting.density,
+        rounds=setting.rounds,
+        seed=seed,
+        schedule=setting.schedule,
+        options=options,
+        dev=problem.dev,
+        threads=setting.threads,
+        timed_steps=setting.timed_steps,
+        memory_cell=memory_cell,
+        labels={"label": method, "model": model},
+        on_round=on_round,
+    )
