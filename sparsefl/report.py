@@ -106,7 +106,8 @@ def table(results: Sequence[Result]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the measurements were made on."""
+    """Describe what measurements were made on and with."""
+    allocator = {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))}
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -117,8 +118,8 @@ def machine() -> dict[str, Any]:
         "isa": isa(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
-        "allocator": os.environ.get("LD_PRELOAD") or "libc",
-        "flush_denormals": False,
+        "allocator": f"{' '.join(platform.libc_ver())} {allocator or 'defaults'}",
+        "denormals_flushed": bool(torch.tensor(1e-39).mul(1.0) == 0),
     }
 
 

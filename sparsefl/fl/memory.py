@@ -1,7 +1,8 @@
 """Memory of a client's local step, measured in one fresh process a cell.
 
-The process imports, notes its resident memory, builds the client from the encoded messages, trains
-a few steps on random data, and reports its peak minus the note. Run as a module it is that process:
+The process imports, makes one tiny step (torch imports much only then), notes its resident memory,
+builds the client from the encoded messages, trains a few steps on random data, and reports its peak
+minus the note. Run as a module it is that process:
 ``python -m sparsefl.fl.memory FOLDER``, with the cell described in the folder by plain JSON and the
 messages beside it.
 """
@@ -142,6 +143,18 @@ def _forget_peak() -> None:
         return
 
 
+def _warm_up() -> None:
+    """Make a tiny dense step, for what torch imports and opens only then: some 80 MB."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        local_step(
+            model,
+            kind(model.parameters(), lr=0.1),
+            torch.ones(2, 1, 4, 4),
+            torch.ones(2, dtype=torch.long),
+        )
+
+
 def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
     method = load_method(cell.method)
     factory = load_callable(cell.factory)
@@ -180,6 +193,7 @@ def _saved_bytes(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
 def _measure(folder: pathlib.Path) -> Memory:
     cell = Cell(**json.loads((folder / _CELL).read_text()))
     torch.set_num_threads(cell.threads)
+    _warm_up()
     _forget_peak()
     before = _resident_bytes("VmRSS")
     client = _rebuild(cell, folder)

@@ -36,10 +36,18 @@ def _figure() -> tuple[Any, Any, Any]:
     figure = matplotlib.figure.Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.tick_params(which="minor", length=2)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes, matplotlib.ticker
+
+
+def _legend_below(figure: Any, axes: Any, columns: int) -> None:
+    """Put the legend under the axes, where no data can be in its way."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def plot_curves(
@@ -76,8 +84,7 @@ def plot_curves(
     axes.set_xlabel("bytes so far: set-up, down and up, all clients")
     axes.set_ylabel("accuracy of the global model")
     axes.set_title(title, fontsize=11)
-    if curves:
-        axes.legend(frameon=False, loc="best")
+    _legend_below(figure, axes, columns=max(1, min(4, len(curves))))
     figure.savefig(path, dpi=_DPI)
 
 
@@ -85,7 +92,8 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
     """Draw measured against claimed factors on log axes; on the diagonal a claim is realised.
 
     Args:
-        rows: Rows of ``compare.json``; one colour a method, one marker a quantity.
+        rows: Rows of ``compare.json``; one colour a method, one marker a quantity. What claims
+            nothing (a factor of 1: dense training) is left out.
         path: Image file to write.
 
     Raises:
@@ -96,13 +104,14 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
         ("bytes up", "o", claimed_uplink_factor, measured_uplink_factor),
         ("local step", "s", claimed_step_factor, measured_step_factor),
     )
+    claims = (claimed_uplink_factor, claimed_step_factor)
     names = list(dict.fromkeys(row["method"] for row in rows))
     values = [1.0]
     for row in rows:
         colour = _COLOURS[names.index(row["method"]) % len(_COLOURS)]
         for _, marker, claim, measure in quantities:
             claimed, measured = claim(row), measure(row)
-            if claimed is not None and measured is not None:
+            if claimed is not None and measured is not None and claimed != 1.0:
                 axes.scatter(claimed, measured, s=52, color=colour, marker=marker, zorder=3)
                 values += [claimed, measured]
     low, high = min(values) / 1.6, max(values) * 1.6
@@ -115,8 +124,9 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
     axes.set_ylabel("measured factor (dense / ours)")
     axes.set_title("Claimed against measured; on the dashed line a claim is realised", fontsize=11)
     for index, name in enumerate(names):
-        axes.scatter([], [], color=_COLOURS[index % len(_COLOURS)], marker="o", label=name)
+        if any(claim(row) != 1.0 for row in rows if row["method"] == name for claim in claims):
+            axes.scatter([], [], color=_COLOURS[index % len(_COLOURS)], marker="P", label=name)
     for name, marker, _, _ in quantities:
         axes.scatter([], [], color="white", edgecolors="black", marker=marker, label=name)
-    axes.legend(frameon=False, loc="upper left")
+    _legend_below(figure, axes, columns=4)
     figure.savefig(path, dpi=_DPI)
