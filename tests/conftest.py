@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-# An error of a few units in the last place is allowed even where dense torch happens to be exact.
-ROUNDING_UNITS = 4
+from sparsefl.bench.tolerance import allowed_error, max_error
 
 
 def pytest_report_header() -> str:
@@ -42,29 +41,20 @@ def assert_matches() -> Callable[..., None]:
     def check(
         out: torch.Tensor, ref64: torch.Tensor, same_dtype_torch: torch.Tensor, what: str = "result"
     ) -> None:
-        """Asserts ``|out - ref64| <= 2 * |same_dtype_torch - ref64| + k * eps * max|ref64|``.
+        """Asserts that the error of ``out`` is one that ``allowed_error`` allows.
 
         Args:
             out: What is tested, any shape and strides.
             ref64: The same computed in float64, the same shape.
             same_dtype_torch: The same computed by dense torch in the dtype of ``out``.
             what: Name of the result in the failure's message.
-
-        Source: the tolerance rule of flash-attention's tests.
         """
         assert out.dtype == same_dtype_torch.dtype, f"{what}: dtype {out.dtype}"
         assert ref64.dtype == torch.float64, f"{what}: the reference is {ref64.dtype}"
-        assert out.shape == ref64.shape, (
-            f"{what}: shape {tuple(out.shape)}, not {tuple(ref64.shape)}"
-        )
-        if out.numel() == 0:
-            return
-        error = (out.double() - ref64).abs().max().item()
-        torch_error = (same_dtype_torch.double() - ref64).abs().max().item()
-        units = ROUNDING_UNITS * torch.finfo(out.dtype).eps * ref64.abs().max().item()
+        shapes = tuple(out.shape), tuple(ref64.shape)
+        assert shapes[0] == shapes[1], f"{what}: shape {shapes[0]}, not {shapes[1]}"
+        error, allowed = max_error(out, ref64), allowed_error(ref64, same_dtype_torch)
         # Written so that a NaN in the output fails.
-        assert error <= 2 * torch_error + units, (
-            f"{what}: error {error:.3g}, dense torch {torch_error:.3g}, rounding {units:.3g}"
-        )
+        assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
     return check
