@@ -47,8 +47,8 @@ def carry_between(old: Support, old_plan: Plan, new: Support, new_plan: Plan) ->
     new_places = _stored_places(new_plan)[torch.from_numpy(new_ranks)]
 
     def carry(stored: Tensor) -> Tensor:
-        kept = stored[old_places.to(stored.device)]
-        return stored.new_zeros(new.nnz).index_copy(0, new_places.to(stored.device), kept)
+        kept = stored.index_select(0, old_places.to(stored.device))
+        return stored.new_zeros(new.nnz).scatter(0, new_places.to(stored.device), kept)
 
     return carry
 
@@ -56,7 +56,7 @@ def carry_between(old: Support, old_plan: Plan, new: Support, new_plan: Plan) ->
 def _stored_places(plan: Plan) -> Tensor:
     """Return where each row-major rank is stored: the inverse of ``plan.order``, ``[nnz]``."""
     order = plan.order.cpu()
-    return torch.empty_like(order).index_copy(0, order, torch.arange(order.numel()))
+    return torch.empty_like(order).scatter(0, order, torch.arange(order.numel()))
 
 
 def optimizer_slots(

@@ -58,7 +58,7 @@ class StoredLatent(nn.Module):
         """
         kept = self._effective()
         dense = kept.new_zeros(self._support.numel)
-        return dense.index_copy(0, self._positions(), kept).view(self._support.shape)
+        return dense.scatter(0, self._positions(), kept).view(self._support.shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; ``weight`` is refused.
@@ -84,7 +84,7 @@ class StoredLatent(nn.Module):
         """
         self._check_flat(stored, "stored")
         order = self._plan.order.to(stored.device)
-        return stored.new_empty(self._support.nnz).index_copy(0, order, stored)
+        return stored.new_empty(self._support.nnz).scatter(0, order, stored)
 
     def from_row_major(self, flat: Tensor) -> Tensor:
         """Return ``flat`` (``[nnz]``, row-major) in the order of the latent.
@@ -94,7 +94,7 @@ class StoredLatent(nn.Module):
             ValueError: if it is not ``[nnz]``.
         """
         self._check_flat(flat, "flat")
-        return flat[self._plan.order.to(flat.device)]
+        return flat.index_select(0, self._plan.order.to(flat.device))
 
     def _check_flat(self, values: object, argument: str) -> None:
         if not isinstance(values, Tensor):
@@ -111,7 +111,8 @@ class StoredLatent(nn.Module):
 
     def _gather(self, weight: Tensor) -> Tensor:
         """Return the kept entries of a dense weight in stored order, ``[nnz]``, copied."""
-        return weight.detach().reshape(-1)[self._positions().to(weight.device)]
+        positions = self._positions().to(weight.device)
+        return weight.detach().reshape(-1).index_select(0, positions)
 
     def _move_plan(self) -> None:
         """Bring the plan to the device of the latent; a meta latent leaves it where it is."""

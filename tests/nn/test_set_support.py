@@ -45,10 +45,10 @@ def test_kept_numbers_stay_and_new_ones_are_zero(
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 def test_optimizer_state_moves_along(make, random_mask):
-    old, new = random_mask((30, 20), 0.5, 1), random_mask((30, 20), 0.4, 2)
-    layer = SparseLinear(20, 30, old)
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.4, 2)
+    layer = SparseLinear(300, 30, old)
     optimizer = make(layer.parameters())
-    x = torch.randn(7, 20)
+    x = torch.randn(7, 300)
     step(layer, optimizer, x)
     parameter = layer.values
     before = {k: v.clone() for k, v in optimizer.state[parameter].items() if v is not None}
@@ -68,9 +68,9 @@ def test_optimizer_state_moves_along(make, random_mask):
 
 
 def test_a_gradient_moves_along(random_mask):
-    old, new = random_mask((30, 20), 0.5, 1), random_mask((30, 20), 0.4, 2)
-    layer = SparseLinear(20, 30, old)
-    layer(torch.randn(7, 20)).sum().backward()
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.4, 2)
+    layer = SparseLinear(300, 30, old)
+    layer(torch.randn(7, 300)).sum().backward()
     before = dense_of(layer, layer.values.grad)
     layer.set_support(new)
     assert torch.equal(dense_of(layer, layer.values.grad), before * new)

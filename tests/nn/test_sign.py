@@ -86,17 +86,17 @@ def test_signed_constant_is_kaimings_deviation_at_the_density(density, random_ma
 
 
 def test_kaiming_magnitudes_come_from_the_named_stream(random_mask):
-    mask = random_mask((30, 20))
-    layer = SignLinear(20, 30, mask, magnitude="kaiming", seed=5, name="fc.weight")
-    std = math.sqrt(2 / 20) / math.sqrt(layer.support.density)
-    drawn = torch.from_numpy(streams.normal(5, "fc.weight", (30, 20), std)).abs()
+    mask = random_mask((30, 300))
+    layer = SignLinear(300, 30, mask, magnitude="kaiming", seed=5, name="fc.weight")
+    std = math.sqrt(2 / 300) / math.sqrt(layer.support.density)
+    drawn = torch.from_numpy(streams.normal(5, "fc.weight", (30, 300), std)).abs()
     assert torch.equal(layer.row_major(layer.magnitude), drawn[mask])
-    other = SignLinear(20, 30, mask, magnitude="kaiming", seed=5, name="other")
+    other = SignLinear(300, 30, mask, magnitude="kaiming", seed=5, name="other")
     assert not torch.equal(layer.magnitude, other.magnitude)
 
 
 def test_magnitudes_are_not_trained_and_move_with_the_layer(random_mask):
-    layer = SignLinear(20, 30, random_mask((30, 20)), magnitude="kaiming")
+    layer = SignLinear(300, 30, random_mask((30, 300)), magnitude="kaiming")
     assert {name for name, _ in layer.named_parameters()} == {"scores", "bias"}
     assert layer.double().magnitude.dtype == torch.float64
 
@@ -108,17 +108,17 @@ def test_weight_is_differentiable_straight_through(random_mask):
 
 
 def test_set_support_follows_the_rule_of_the_magnitude(random_mask):
-    old, new = random_mask((30, 20), 0.5, 1), random_mask((30, 20), 0.2, 2)
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.2, 2)
     for rule in ("signed_const", "kaiming"):
-        layer, fresh = (SignLinear(20, 30, mask, magnitude=rule) for mask in (old, new))
+        layer, fresh = (SignLinear(300, 30, mask, magnitude=rule) for mask in (old, new))
         layer.set_support(new)
         assert torch.equal(torch.as_tensor(layer.magnitude), torch.as_tensor(fresh.magnitude))
 
 
 def test_set_support_carries_given_magnitudes(random_mask):
-    old, new = random_mask((30, 20), 0.5, 1), random_mask((30, 20), 0.2, 2)
-    given = torch.rand(30, 20) + 0.1
-    layer = SignLinear(20, 30, old, magnitude=given)
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.2, 2)
+    given = torch.rand(30, 300) + 0.1
+    layer = SignLinear(300, 30, old, magnitude=given)
     layer.set_support(new)
     assert torch.equal(layer.row_major(layer.magnitude), (given * old)[new])
 
@@ -146,9 +146,9 @@ def test_repr_shows_the_magnitude():
 
 
 def test_sparsify_passes_magnitudes_on(random_mask):
-    model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 20))
-    masks = {"0.weight": random_mask((30, 20)), "1.weight": random_mask((20, 30))}
-    each = {"0.weight": torch.ones(30, 20), "1.weight": 0.5}
+    model = nn.Sequential(nn.Linear(300, 30), nn.Linear(30, 300))
+    masks = {"0.weight": random_mask((30, 300)), "1.weight": random_mask((300, 30))}
+    each = {"0.weight": torch.ones(30, 300), "1.weight": 0.5}
     sign = sparsefl.sparsify(model, masks, layer="sign", magnitude=each)
     assert torch.equal(sign[0].magnitude, torch.ones(sign[0].support.nnz))
     assert sign[1].magnitude == 0.5

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import sparsefl
-from sparsefl import Support
-from sparsefl.nn import SignLinear, SparseLinear, load_supports
+from sparsefl.nn import SignLinear, SparseConv2d, SparseLinear, load_supports
 
 
 @pytest.fixture
@@ -62,9 +61,11 @@ def test_numbers_are_row_major_with_their_support(layer, latent):
     assert torch.equal(state["support"], bits)
 
 
-def test_stored_order_is_some_other_order():
+@pytest.mark.parametrize("shape", [(17, 300), (5, 40, 3, 3)], ids=str)
+def test_stored_order_is_not_row_major(shape, random_mask):
     # Else the tests here could not see a forgotten conversion.
-    layer = SparseLinear(257, 130, Support.random((130, 257), 0.5, seed=1))
+    kind = SparseLinear if len(shape) == 2 else SparseConv2d
+    layer = kind(shape[1], shape[0], *shape[2:3], random_mask(shape))
     assert not torch.equal(layer.plan.order, torch.arange(layer.support.nnz))
 
 
