@@ -8,8 +8,8 @@ reports=build/reports
 rm -rf "$reports"
 mkdir -p "$reports"
 
-select=(-m "not slow")
-[ "${1:-}" = "--full" ] && select=()
+speed=" and not slow"
+[ "${1:-}" = "--full" ] && speed=""
 
 summary() {
   $python - "$reports" <<'PY'
@@ -29,17 +29,16 @@ PY
 trap summary EXIT
 
 suite() {
-  local name=$1
-  shift
+  local name=$1 markers=$2
   echo "--- $name"
-  $python -m pytest -q --durations=5 --junitxml="$reports/$name.xml" "${select[@]}" "$@"
+  $python -m pytest -q --durations=5 --benchmark-disable --junitxml="$reports/$name.xml" -m "$markers"
 }
 
 echo "--- lint"
 tools/lint.sh
 echo "--- CUDA"
 tools/compile_cuda.sh
-suite all
+suite all "not gpu$speed"
 best=$($python -c 'from sparsefl.ops import isa; print(isa())')
 for isa in scalar avx2 avx512; do
   [ "$isa" = "$best" ] && continue
@@ -47,5 +46,5 @@ for isa in scalar avx2 avx512; do
     echo "--- $isa: this machine lacks it"
     continue
   fi
-  SPARSEFL_ISA=$isa suite "isa-$isa" tests/ops tests/codec
+  SPARSEFL_ISA=$isa suite "$isa" "isa$speed"
 done
