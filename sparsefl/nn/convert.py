@@ -117,9 +117,10 @@ def sparsify(
 
     ``torch.nn.Linear`` and ``torch.nn.Conv2d`` (not their subclasses) become sparse; every other
     layer with a weight stays dense and is named in :func:`report` and in the log. Tied weights stay
-    tied, hooks and frozen parameters are kept, and the copy's outputs are those of the masked
-    model. Where a convolution became sparse, batch norm and pooling are swapped for the classes of
-    :mod:`sparsefl.nn.batch_last`. The original, and torch's random state, are left untouched.
+    tied, hooks and frozen parameters are kept. With ``layer="sparse"`` the outputs are those of the
+    masked model; with ``"sign"`` only the weights' signs are. Where a convolution became sparse,
+    batch norm and pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`. The
+    original, and torch's random state, are left untouched.
 
     Which layers: with ``masks``, those that it names, a mask of nothing but true included (its
     layer can be pruned later). Without, those with a mask of ``torch.nn.utils.prune``, else with

@@ -176,8 +176,8 @@ class SignLinear(_SignLayer, LinearLayer):
         bias: ``[out_features]`` or None.
 
     Shapes:
-        ``[..., in_features]`` with any strides gives ``[..., out_features]``; a 2-d output has the
-        batch innermost in memory.
+        ``[..., in_features]`` with any strides gives ``[..., out_features]``, from the sparse
+        kernels with the batch innermost in memory.
 
     Raises:
         TypeError: if ``support``, ``magnitude`` or ``dtype`` is of another type.

@@ -186,8 +186,9 @@ def test_a_step_makes_nothing_of_dense_size(bias, random_mask):
     assert 0 < largest.numel <= max(x.numel(), 4 * 80, layer.support.nnz)
 
 
-def test_autocast_and_grad_scaler(random_mask):
-    layer = SparseLinear.from_dense(nn.Linear(16, 8), random_mask((8, 16)))
+@pytest.mark.parametrize("density", [0.1, 0.9], ids="density={}".format)
+def test_autocast_and_grad_scaler(density, random_mask):
+    layer = SparseLinear.from_dense(nn.Linear(16, 8), random_mask((8, 16), density))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
     before = layer.values.detach().clone()
