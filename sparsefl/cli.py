@@ -278,7 +278,7 @@ def _compare(args: argparse.Namespace) -> int:
         args.out,
         lambda method, seed, entry: progress(f"{method} seed {seed}", entry),
     )
-    print(_describe(setting))
+    print(_describe(results[0]))
     print(report.table(results))
     written = [pathlib.Path(args.out) / "compare.json"]
     if not args.no_plots:
@@ -290,15 +290,15 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(setting: Any) -> str:
-    schedule = setting.schedule
-    work = f"{schedule.local_epochs} local epoch{'s' * (schedule.local_epochs > 1)}"
-    if schedule.local_steps is not None:
-        work += f" of at most {schedule.local_steps} steps"
+def _describe(result: Any) -> str:
+    config = result.config
+    work = f"{config['local_epochs']} local epoch{'s' * (config['local_epochs'] > 1)}"
+    if config["local_steps"] is not None:
+        work += f" of at most {config['local_steps']} steps"
     return (
-        f"{setting.dataset}, {setting.clients} clients ({setting.partition}), "
-        f"{schedule.clients_per_round or 'all'} take part, {setting.rounds} rounds, {work}, "
-        f"batch {schedule.batch_size}\n"
+        f"{config['data']}, {config['clients']} clients, "
+        f"{config['clients_per_round'] or 'all'} take part, {config['rounds']} rounds, {work}, "
+        f"batch {config['batch_size']}\n"
     )
 
 
@@ -321,7 +321,7 @@ def _run(args: argparse.Namespace) -> int:
 
         result = experiment.play(args.method, setting, problem, args.seed, options, on_round)
     result.save(out)
-    print(_describe(setting))
+    print(_describe(result))
     print(result.table())
     print(f"\nWrote {out / 'log.jsonl'}, {out / 'result.json'}")
     return 0

@@ -109,6 +109,11 @@ def load_problem(setting: Setting, seed: int) -> Problem:
     return Problem(clients, dev, test, info.in_shape, info.num_classes)
 
 
+def _describe_data(setting: Setting) -> str:
+    own = ":" in setting.dataset
+    return setting.dataset if own else f"{setting.dataset} ({setting.partition})"
+
+
 def _model_cell(setting: Setting, model: str, problem: Problem) -> dict[str, Any]:
     """Describe the model's factory so that another process can call it."""
     if ":" in model:
@@ -165,6 +170,6 @@ def play(
         threads=setting.threads,
         timed_steps=setting.timed_steps,
         memory_cell=memory_cell,
-        labels={"label": method, "model": model},
+        labels={"label": method, "model": model, "data": _describe_data(setting)},
         on_round=on_round,
     )

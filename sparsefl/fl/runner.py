@@ -62,7 +62,7 @@ def run(
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
         memory_cell: "factory", "arguments", "input_shape" and "classes" of
             :class:`sparsefl.fl.memory.Cell`: measures memory in fresh processes.
-        labels: Names for the report: "label" of the row and "model".
+        labels: Names for the report: "label" of the row, "model" and "data".
         on_round: Called with the entry of each round when it is over.
 
     Returns:
@@ -152,6 +152,7 @@ def _config(
         "method": federation.method.name,
         "label": labels.get("label", federation.method.name),
         "model": labels.get("model", type(final).__name__),
+        "data": labels.get("data", "own data"),
         "norm": _norm_of(final),
         "density": task.density if federation.method.prunes else 1.0,
         "seed": task.seed,
