@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import grad as conv_grad
+from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense, _linear
 from sparsefl.ops._plan import Conv2dPlan
@@ -115,10 +116,25 @@ class SparseConv2dFunction(torch.autograd.Function):
         return grad_x, grad_stored, None, None, grad_bias, None
 
 
+def dense_conv2d(
+    x: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    bias: Tensor | None,
+    plan: Conv2dPlan,
+) -> Tensor:
+    """Return the convolution through dense torch; an uneven ``"same"`` padding is padded here."""
+    (top, height), (left, width) = (axis.pad_total() for axis in plan.axes)
+    x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
+    return DenseConv2dFunction.apply(x, stored, magnitudes, constant, bias, plan, (top, left))
+
+
 class DenseConv2dFunction(torch.autograd.Function):
     """The same through dense torch on a scratch weight."""
 
     @staticmethod
+    @_dense.without_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -127,34 +143,31 @@ class DenseConv2dFunction(torch.autograd.Function):
         constant: float | None,
         bias: Tensor | None,
         plan: Conv2dPlan,
+        padding: tuple[int, int],
     ) -> Tensor:
         ctx.constant, ctx.plan, ctx.size = constant, plan, x.shape
+        ctx.geometry = (plan.stride, padding, plan.dilation, plan.groups)
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None, magnitudes)
         weight = _dense.fill_weight(stored, magnitudes, constant, plan.flat, _shape(plan))
-        return torch.nn.functional.conv2d(
-            x, weight, bias, plan.stride, plan.padding, plan.dilation, plan.groups
-        )
+        return conv2d(x, weight, bias, *ctx.geometry)
 
     @staticmethod
     @once_differentiable
+    @_dense.without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, magnitudes = ctx.saved_tensors
-        plan, constant = ctx.plan, ctx.constant
+        flat, shape, constant = ctx.plan.flat, _shape(ctx.plan), ctx.constant
         grad_x = grad_stored = grad_bias = None
         if ctx.needs_input_grad[0]:
-            weight = _dense.fill_weight(stored, magnitudes, constant, plan.flat, _shape(plan))
-            grad_x = conv_grad.conv2d_input(
-                ctx.size, weight, grad, plan.stride, plan.padding, plan.dilation, plan.groups
-            )
+            weight = _dense.fill_weight(stored, magnitudes, constant, flat, shape)
+            grad_x = conv_grad.conv2d_input(ctx.size, weight, grad, *ctx.geometry)
         if ctx.needs_input_grad[1]:
-            dense = conv_grad.conv2d_weight(
-                x, _shape(plan), grad, plan.stride, plan.padding, plan.dilation, plan.groups
-            )
-            grad_stored = _dense.kept_gradient(dense, magnitudes, constant, plan.flat)
+            dense = conv_grad.conv2d_weight(x, shape, grad, *ctx.geometry)
+            grad_stored = _dense.kept_gradient(dense, magnitudes, constant, flat)
         if ctx.needs_input_grad[4]:
             grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_stored, None, None, grad_bias, None
+        return grad_x, grad_stored, None, None, grad_bias, None, None
 
 
 def _shape(plan: Conv2dPlan) -> torch.Size:

@@ -4,10 +4,15 @@ One scratch a (size, dtype, device) serves all layers: it is filled before each 
 dense size is a Parameter, a gradient or optimizer state, and none is saved for backward.
 """
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Returned = TypeVar("Returned")
 
 _LOCAL = threading.local()
 
@@ -58,3 +63,14 @@ def kept_gradient(
     if constant is None:
         return kept
     return kept * (constant if magnitudes is None else magnitudes)
+
+
+def without_autocast(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Return an autograd method that computes in the dtype of its tensors under autocast too."""
+
+    @functools.wraps(function)
+    def run(ctx: Any, x: Tensor, *arguments: Any) -> Returned:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(ctx, x, *arguments)
+
+    return run

@@ -86,6 +86,7 @@ class DenseLinearFunction(torch.autograd.Function):
     """The same through dense torch on a scratch weight."""
 
     @staticmethod
+    @_dense.without_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -106,6 +107,7 @@ class DenseLinearFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_dense.without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, magnitudes, flat = ctx.saved_tensors
         grad_x = grad_stored = grad_bias = None

@@ -29,7 +29,8 @@ def sign_conv2d(
         plan: The support and geometry as the kernels walk them.
 
     Returns:
-        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory.
+        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory
+        (torch's layout where the support is so dense that dense torch computes it).
 
     Raises:
         TypeError: if a dtype does not fit.

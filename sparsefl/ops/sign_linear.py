@@ -29,7 +29,8 @@ def sign_linear(
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
 
     Returns:
-        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory.
+        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
+        (torch's layout where the support is so dense that dense torch computes it).
 
     Raises:
         TypeError: if a dtype does not fit.

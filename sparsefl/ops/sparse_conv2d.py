@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
-from sparsefl.ops._conv2d import DenseConv2dFunction, SparseConv2dFunction
+from sparsefl.ops._conv2d import SparseConv2dFunction, dense_conv2d
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Conv2dPlan
 
@@ -27,7 +27,8 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
         plan: The support and geometry as the kernels walk them.
 
     Returns:
-        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory.
+        ``[N, out_channels, P, Q]``, dtype of ``x``, with the batch innermost in memory
+        (torch's layout where the support is so dense that dense torch computes it).
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -56,9 +57,9 @@ def conv2d(
             f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
         )
     _checks.check_bias(bias, plan.support.shape[0], x)
-    dense = _dispatch.layout(plan.support) == "dense"
-    function = DenseConv2dFunction if dense else SparseConv2dFunction
-    return function.apply(x, stored, magnitudes, constant, bias, plan)  # type: ignore[no-any-return]
+    if _dispatch.layout(plan.support) == "dense":
+        return dense_conv2d(x, stored, magnitudes, constant, bias, plan)
+    return SparseConv2dFunction.apply(x, stored, magnitudes, constant, bias, plan)
 
 
 define(

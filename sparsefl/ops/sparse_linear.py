@@ -26,7 +26,8 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPl
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
 
     Returns:
-        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory.
+        ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
+        (torch's layout where the support is so dense that dense torch computes it).
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -58,7 +59,7 @@ def linear(
     else:
         views = (plan.forward, plan.transposed)
         y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], out_features)  # type: ignore[no-any-return]
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], out_features)
 
 
 define(

@@ -90,8 +90,9 @@ def test_float64_matches(make_problem, assert_op_matches, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dense_layout_matches(make_problem, assert_op_matches, kind):
-    problem = problem_of(make_problem, CASES["stride-2"], 0.95, kind)
+@pytest.mark.parametrize("name", ["stride-2", "same"])
+def test_dense_layout_matches(make_problem, assert_op_matches, kind, name):
+    problem = problem_of(make_problem, CASES[name], 0.95, kind)
     assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
     assert_op_matches(problem)
 
