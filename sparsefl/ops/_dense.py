@@ -7,12 +7,10 @@ dense size is a Parameter, a gradient or optimizer state, and none is saved for 
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Returned = TypeVar("Returned")
 
 _LOCAL = threading.local()
 
@@ -65,11 +63,11 @@ def kept_gradient(
     return kept * (constant if magnitudes is None else magnitudes)
 
 
-def without_autocast(function: Callable[..., Returned]) -> Callable[..., Returned]:
+def without_autocast(function: Callable[..., Any]) -> Any:
     """Return an autograd method that computes in the dtype of its tensors under autocast too."""
 
     @functools.wraps(function)
-    def run(ctx: Any, x: Tensor, *arguments: Any) -> Returned:
+    def run(ctx: Any, x: Tensor, *arguments: Any) -> Any:
         with torch.autocast(x.device.type, enabled=False):
             return function(ctx, x, *arguments)
 
