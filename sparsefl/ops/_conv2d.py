@@ -153,8 +153,8 @@ class DenseConv2dFunction(torch.autograd.Function):
         return conv2d(x, weight, bias, *ctx.geometry)
 
     @staticmethod
-    @once_differentiable
     @_dense.without_autocast
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, magnitudes = ctx.saved_tensors
         flat, shape, constant = ctx.plan.flat, _shape(ctx.plan), ctx.constant

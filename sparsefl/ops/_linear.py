@@ -106,8 +106,8 @@ class DenseLinearFunction(torch.autograd.Function):
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     @_dense.without_autocast
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, magnitudes, flat = ctx.saved_tensors
         grad_x = grad_stored = grad_bias = None
