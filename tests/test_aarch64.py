@@ -17,6 +17,7 @@ PROGRAMS = {
         *(f"csrc/codec/{name}.cpp" for name in ("bits", "crc32c", "decode", "encode", "floats")),
         "csrc/cpu/isa.cpp",
     ],
+    "kernels": ["csrc/cpu/plan.cpp", "csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp"],
 }
 EXPECTED = {
     # The first three are the known-answer vectors of Random123 (tests/kat_vectors, philox4x32 10).
@@ -44,6 +45,13 @@ small cut 600 flipped 4800 damaged 0:3184 1:2700 2:1623 3:519 4:331 5:531 6:318 
 large bytes 429576 crc32c cc064a7b refused 0
 large cut 105 flipped 86 damaged 0:48 1:6 2:3 3:4 4:3 5:2 7:3 8:13 9:12 10:10 11:3 12:1 16:1 17:4 \
 18:10 20:18 21:11 22:5 25:11 26:23 28:9
+""",
+    "kernels": """\
+spmm ffffffffe9c33158
+sddmm 00000000000b0904
+gather fffffffff8590368
+sample fffffffffffd05e5
+transpose ffffffffe46111ab
 """,
 }
 

@@ -8,15 +8,11 @@
 
 #include "bindings/arguments.h"
 #include "bindings/parallel.h"
+#include "cpu/plan.h"
 #include "cpu/sparse_conv2d.h"
 
 namespace sparsefl {
 namespace {
-
-// One axis of a convolution; `before` is the padding at its low end.
-struct Extent {
-  int64_t input, output, kernel, stride, before, dilation;
-};
 
 // What an operator's `geometry` holds, in this order.
 struct Geometry {
@@ -30,23 +26,6 @@ struct Geometry {
         y{g.at(3), g.at(5), g.at(7), g.at(9), g.at(11), g.at(13)},
         x{g.at(4), g.at(6), g.at(8), g.at(10), g.at(12), g.at(14)} {}
 };
-
-Axis forward_axis(const Extent& e, std::vector<int32_t>& taps) {
-  taps.resize(e.kernel);
-  for (int64_t t = 0; t < e.kernel; ++t) taps[t] = static_cast<int32_t>(t * e.dilation - e.before);
-  return {e.input, e.output, e.output, 0, 1, e.stride, taps.data(), e.kernel};
-}
-
-// The input gradient at the input coordinates of one residue modulo the stride.
-Axis transposed_axis(const Extent& e, int64_t residue, std::vector<int32_t>& taps) {
-  taps.assign(e.kernel, Axis::kNoTap);
-  for (int64_t t = 0; t < e.kernel; ++t) {
-    const int64_t distance = residue + e.before - t * e.dilation;
-    if (distance % e.stride == 0) taps[t] = static_cast<int32_t>(distance / e.stride);
-  }
-  const int64_t grid = residue < e.input ? (e.input - residue + e.stride - 1) / e.stride : 0;
-  return {e.output, e.input, grid, residue, e.stride, 1, taps.data(), e.kernel};
-}
 
 View make_view(const Tensor& begin, const Tensor& index, const std::optional<Tensor>& position,
                const Geometry& g, int64_t columns) {

@@ -80,4 +80,20 @@ void build_transposed_view(const int64_t* indices, const int64_t* order, int64_t
   running_work(begin, shape.phases * blocks, shape.rows(), work);
 }
 
+Axis forward_axis(const Extent& e, std::vector<int32_t>& taps) {
+  taps.resize(e.kernel);
+  for (int64_t t = 0; t < e.kernel; ++t) taps[t] = static_cast<int32_t>(t * e.dilation - e.before);
+  return {e.input, e.output, e.output, 0, 1, e.stride, taps.data(), e.kernel};
+}
+
+Axis transposed_axis(const Extent& e, int64_t residue, std::vector<int32_t>& taps) {
+  taps.assign(e.kernel, Axis::kNoTap);
+  for (int64_t t = 0; t < e.kernel; ++t) {
+    const int64_t distance = residue + e.before - t * e.dilation;
+    if (distance % e.stride == 0) taps[t] = static_cast<int32_t>(distance / e.stride);
+  }
+  const int64_t grid = residue < e.input ? (e.input - residue + e.stride - 1) / e.stride : 0;
+  return {e.output, e.input, grid, residue, e.stride, 1, taps.data(), e.kernel};
+}
+
 }  // namespace sparsefl

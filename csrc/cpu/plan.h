@@ -1,8 +1,11 @@
-// Builds the views of a support. A counting sort: linear in the kept positions.
+// Builds the views of a support, by a counting sort that is linear in the kept positions, and the
+// axes of the passes of a convolution.
 #pragma once
 
 #include <cstdint>
 #include <vector>
+
+#include "cpu/sparse_conv2d.h"
 
 namespace sparsefl {
 
@@ -30,5 +33,16 @@ struct Transposed {
 void build_transposed_view(const int64_t* indices, const int64_t* order, int64_t nnz,
                            const Transposed& shape, int32_t* begin, int16_t* index,
                            int32_t* position, int64_t* work);
+
+// One axis of a convolution; `before` is the padding at its low end.
+struct Extent {
+  int64_t input, output, kernel, stride, before, dilation;
+};
+
+// The axis of the forward pass. The result points into `taps`, which the function fills.
+Axis forward_axis(const Extent& e, std::vector<int32_t>& taps);
+
+// The axis of the input gradient at the input coordinates of one residue modulo the stride.
+Axis transposed_axis(const Extent& e, int64_t residue, std::vector<int32_t>& taps);
 
 }  // namespace sparsefl

@@ -1,0 +1,257 @@
+// Runs every kernel of every instruction set that this machine has on awkward shapes, against plain
+// loops in double. Prints a checksum an operation, equal on every machine; exits with 1 at the
+// first difference.
+#include "operands.h"
+
+namespace sparsefl {
+namespace {
+
+Checksum spmm_sum{"spmm"}, sddmm_sum{"sddmm"}, gather_sum{"gather"}, sample_sum{"sample"},
+    transpose_sum{"transpose"};
+
+template <class T>
+Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t parts,
+                  bool by_lanes) {
+  SpmmArgs<T> args = like;
+  Block<T> y(args.view.rows * args.batch);
+  args.y = y.get(), args.ldy = args.batch;
+  const int64_t extent = by_lanes ? padded(args.batch) / kLanePadding : args.view.rows;
+  for (int64_t p = 0; p < parts; ++p) {
+    const int64_t begin = extent * p / parts, end = extent * (p + 1) / parts;
+    Part part{begin, end, 0, args.batch};
+    if (by_lanes) {
+      const int64_t lanes_end = end * kLanePadding;
+      part = {0, args.view.rows, begin * kLanePadding,
+              lanes_end < args.batch ? lanes_end : args.batch};
+    }
+    const Block<T> scratch(kernels.linear.spmm_scratch(args, part), true);
+    kernels.linear.spmm(args, part, scratch.get());
+  }
+  return y;
+}
+
+struct Linear {
+  int64_t rows, columns, batch, percent, block, block_t;
+};
+
+void run_linear(const Linear& c, WeightKind kind) {
+  const Support support(c.percent, c.block, {c.rows, c.columns, 1, c.block_t, {0}, 1});
+  const Stored stored(support, kind, c.rows * c.columns);
+  const Numbers x = small_integers(c.columns * c.batch), grad = small_integers(c.rows * c.batch);
+  const Numbers bias = small_integers(c.rows);
+  Numbers y(c.rows * c.batch), grad_x(c.columns * c.batch), grad_values(support.nnz);
+  for (int64_t i = 0; i < c.rows * c.batch; ++i) y[i] = bias[i / c.batch];
+  for (int64_t k = 0; k < support.nnz; ++k) {
+    const int64_t at = support.indices[support.order[k]];
+    const int64_t row = at / c.columns, column = at % c.columns;
+    for (int64_t n = 0; n < c.batch; ++n) {
+      y[row * c.batch + n] += stored.dense[at] * x[column * c.batch + n];
+      grad_x[column * c.batch + n] += stored.dense[at] * grad[row * c.batch + n];
+      grad_values[k] += stored.scale[k] * grad[row * c.batch + n] * x[column * c.batch + n];
+    }
+  }
+  for_each_set([&]<class T>(const Kernels<T>& kernels) {
+    const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias);
+    const Block<T> operand = pad<T>(x, c.columns, c.batch),
+                   gradient = pad<T>(grad, c.rows, c.batch);
+    const Weights<T> weights = weights_of(stored, values, magnitudes);
+    const int64_t ld = padded(c.batch);
+    for (const int64_t parts : {1, 3}) {
+      const SpmmArgs<T> forward{support.forward, weights, start.get(), operand.get(), ld,
+                                nullptr,         0,       c.batch};
+      const SpmmArgs<T> backward{
+          support.transposed, weights, nullptr, gradient.get(), ld, nullptr, 0, c.batch};
+      for (const bool by_lanes : {false, true}) {
+        expect_equal(multiply(kernels, forward, parts, by_lanes), y, kernels.name, spmm_sum);
+        expect_equal(multiply(kernels, backward, parts, by_lanes), grad_x, kernels.name, spmm_sum);
+      }
+      if (c.batch == 0) continue;
+      Block<T> sums(support.nnz);
+      const SddmmArgs<T> args{support.forward, weights, gradient.get(), ld,
+                              operand.get(),   ld,      sums.get(),     c.batch};
+      for (int64_t p = 0; p < parts; ++p) {
+        kernels.linear.sddmm(args, {c.rows * p / parts, c.rows * (p + 1) / parts, 0, c.batch});
+      }
+      expect_equal(sums, grad_values, kernels.name, sddmm_sum);
+    }
+  });
+}
+
+struct Conv {
+  int64_t batch, out, in, groups, block_channels, block_channels_t, percent;
+  Extent y, x;  // their outputs are filled in by run_conv
+};
+
+int64_t output_of(const Extent& e, int64_t pad_after) {
+  return (e.input + e.before + pad_after - e.dilation * (e.kernel - 1) - 1) / e.stride + 1;
+}
+
+struct Expected {
+  Numbers y, grad_x, grad_dense;
+};
+
+Expected convolve(const Conv& c, const Numbers& weight, const Numbers& bias, const Numbers& x,
+                  const Numbers& grad) {
+  Expected e{Numbers(grad.size()), Numbers(x.size()), Numbers(weight.size())};
+  const int64_t taps = c.y.kernel * c.x.kernel, pixels = c.y.output * c.x.output;
+  for (size_t i = 0; i < e.y.size(); ++i) e.y[i] = bias[i / (pixels * c.batch)];
+  for (size_t w = 0; w < weight.size(); ++w) {
+    const int64_t out = w / (taps * c.in), ky = w % taps / c.x.kernel, kx = w % c.x.kernel;
+    const int64_t channel = out / (c.out / c.groups) * c.in + w / taps % c.in;
+    for (int64_t p = 0; p < pixels; ++p) {
+      const int64_t row = p / c.x.output * c.y.stride + ky * c.y.dilation - c.y.before;
+      const int64_t column = p % c.x.output * c.x.stride + kx * c.x.dilation - c.x.before;
+      if (row < 0 || row >= c.y.input || column < 0 || column >= c.x.input) continue;
+      const int64_t from = ((channel * c.y.input + row) * c.x.input + column) * c.batch;
+      const int64_t to = (out * pixels + p) * c.batch;
+      for (int64_t n = 0; n < c.batch; ++n) {
+        e.y[to + n] += weight[w] * x[from + n];
+        e.grad_x[from + n] += weight[w] * grad[to + n];
+        e.grad_dense[w] += grad[to + n] * x[from + n];
+      }
+    }
+  }
+  return e;
+}
+
+// Calls run(begin, end) for the items of a pass, in three parts of which some may be empty.
+template <class Run>
+void in_parts(int64_t items, const Run& run) {
+  for (int64_t p = 0; p < 3; ++p) run(items * p / 3, items * (p + 1) / 3);
+}
+
+template <class T>
+void gather(const Kernels<T>& kernels, const GatherArgs<T>& args) {
+  in_parts(kernels.conv2d.items(args.pass), [&](int64_t begin, int64_t end) {
+    const Block<T> scratch(kernels.conv2d.gather_scratch(args.view, args.pass), true);
+    kernels.conv2d.gather(args, begin, end, scratch.get());
+  });
+}
+
+template <class T>
+void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support,
+                const Stored& stored, const Numbers& bias, const Numbers& x, const Numbers& grad,
+                const Expected& expected) {
+  const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias), operand(x),
+      gradient(grad);
+  const Weights<T> weights = weights_of(stored, values, magnitudes);
+  std::vector<int32_t> taps_y, taps_x;
+  const Pass pass{forward_axis(c.y, taps_y), forward_axis(c.x, taps_x), c.groups, 0, c.batch};
+  Block<T> y(expected.y.size()), grad_x(expected.grad_x.size());
+  gather<T>(kernels, {support.forward, pass, weights, start.get(), operand.get(), y.get()});
+  expect_equal(y, expected.y, kernels.name, gather_sum);
+
+  Block<T> sums(Numbers(support.nnz));
+  const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), sums.get()};
+  in_parts(kernels.conv2d.items(pass), [&](int64_t begin, int64_t end) {
+    const Block<T> scratch(kernels.conv2d.sample_scratch(args.view, pass), true);
+    kernels.conv2d.sample(args, begin, end, scratch.get());
+  });
+  Numbers kept(support.nnz);
+  for (int64_t k = 0; k < support.nnz; ++k) {
+    kept[k] = expected.grad_dense[support.indices[support.order[k]]];
+  }
+  expect_equal(sums, kept, kernels.name, sample_sum);
+
+  for (int64_t phase = 0; phase < c.y.stride * c.x.stride; ++phase) {
+    const Pass back{transposed_axis(c.y, phase / c.x.stride, taps_y),
+                    transposed_axis(c.x, phase % c.x.stride, taps_x), c.groups, phase, c.batch};
+    gather<T>(kernels, {support.transposed, back, weights, nullptr, gradient.get(), grad_x.get()});
+  }
+  expect_equal(grad_x, expected.grad_x, kernels.name, gather_sum);
+}
+
+void run_conv(Conv c, WeightKind kind) {
+  // One pixel more at the high end where the kernel is even, as padding="same" has it.
+  c.y.output = output_of(c.y, c.y.before + (c.y.kernel + 1) % 2);
+  c.x.output = output_of(c.x, c.x.before + (c.x.kernel + 1) % 2);
+  std::vector<int64_t> tap_phase;
+  for (int64_t ky = 0; ky < c.y.kernel; ++ky) {
+    for (int64_t kx = 0; kx < c.x.kernel; ++kx) {
+      const int64_t y = ky * c.y.dilation - c.y.before + c.y.stride * c.y.before;
+      const int64_t x = kx * c.x.dilation - c.x.before + c.x.stride * c.x.before;
+      tap_phase.push_back(y % c.y.stride * c.x.stride + x % c.x.stride);
+    }
+  }
+  const int64_t taps = c.y.kernel * c.x.kernel;
+  const Support support(
+      c.percent, c.block_channels * taps,
+      {c.out, c.in, c.groups, c.block_channels_t * taps, tap_phase, c.y.stride * c.x.stride});
+  const Stored stored(support, kind, c.out * c.in * taps);
+  const Numbers x = small_integers(c.in * c.groups * c.y.input * c.x.input * c.batch);
+  const Numbers grad = small_integers(c.out * c.y.output * c.x.output * c.batch);
+  const Numbers bias = small_integers(c.out);
+  const Expected expected = convolve(c, stored.dense, bias, x, grad);
+  for_each_set([&]<class T>(const Kernels<T>& kernels) {
+    check_conv<T>(kernels, c, support, stored, bias, x, grad, expected);
+  });
+}
+
+void run_transpose(int64_t rows, int64_t columns, int64_t gap) {
+  const int64_t ld_from = columns + gap, ld_to = rows + gap;
+  const int64_t size_from = rows * columns == 0 ? 0 : (rows - 1) * ld_from + columns;
+  const int64_t size_to = rows * columns == 0 ? 0 : (columns - 1) * ld_to + rows;
+  const Numbers from = small_integers(size_from);
+  Numbers to(size_to, -4.0);
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    to[i % columns * ld_to + i / columns] = from[i / columns * ld_from + i % columns];
+  }
+  for_each_set([&]<class T>(const Kernels<T>& kernels) {
+    const Block<T> source(from), target(Numbers(size_to, -4.0));
+    const int64_t cut = columns / 2;
+    kernels.batch_last.transpose(source.get(), ld_from, target.get(), ld_to, rows, 0, cut);
+    kernels.batch_last.transpose(source.get(), ld_from, target.get(), ld_to, rows, cut, columns);
+    expect_equal(target, to, kernels.name, transpose_sum);
+  });
+}
+
+constexpr Linear kLinear[] = {
+    {5, 7, 1, 50, 7, 5},      {1, 63, 7, 30, 63, 1},       {64, 65, 16, 10, 32, 32},
+    {65, 1, 63, 50, 1, 65},   {129, 257, 64, 6, 128, 128}, {33, 130, 65, 40, 128, 33},
+    {9, 17, 333, 40, 17, 4},  {40, 1030, 31, 2, 1030, 40}, {4, 6, 0, 50, 6, 4},
+    {4, 0, 17, 50, 1, 4},     {0, 4, 17, 50, 4, 1},        {6, 40, 17, 0, 16, 6},
+    {12, 40, 48, 100, 16, 5}, {2, 65540, 3, 1, 65536, 2},  {65537, 2, 1, 1, 2, 65536},
+};
+
+constexpr Conv kConv[] = {
+    // batch, out, in, groups, block channels (forward, transposed), percent; then an axis each of
+    // input, output (0: computed), kernel, stride, padding, dilation.
+    {16, 8, 5, 1, 2, 3, 30, {8, 0, 3, 1, 1, 1}, {8, 0, 3, 1, 1, 1}},
+    {17, 4, 3, 1, 3, 4, 50, {6, 0, 3, 1, 0, 1}, {7, 0, 3, 1, 0, 1}},
+    {3, 4, 6, 1, 4, 1, 20, {11, 0, 3, 2, 1, 1}, {9, 0, 3, 2, 1, 1}},
+    {5, 4, 3, 1, 1, 2, 60, {11, 0, 2, 4, 0, 1}, {9, 0, 2, 3, 0, 1}},
+    {2, 3, 2, 1, 1, 1, 50, {12, 0, 5, 2, 1, 1}, {7, 0, 2, 1, 2, 3}},
+    {33, 3, 4, 1, 4, 3, 40, {5, 0, 1, 2, 0, 1}, {6, 0, 1, 2, 0, 1}},
+    {1, 2, 3, 1, 2, 2, 40, {13, 0, 3, 1, 2, 4}, {21, 0, 3, 3, 0, 5}},
+    {7, 6, 2, 3, 1, 2, 50, {7, 0, 3, 2, 1, 1}, {6, 0, 3, 1, 1, 1}},
+    {31, 4, 1, 4, 1, 1, 70, {5, 0, 3, 1, 1, 1}, {4, 0, 3, 1, 1, 1}},
+    {4, 5, 6, 1, 3, 3, 30, {1, 0, 3, 1, 1, 1}, {1, 0, 3, 1, 1, 1}},
+    {8, 3, 2, 1, 2, 3, 50, {3, 0, 3, 7, 0, 1}, {3, 0, 3, 9, 0, 1}},
+    {6, 3, 2, 1, 2, 3, 50, {2, 0, 2, 1, 4, 3}, {0, 0, 3, 2, 4, 2}},
+    {0, 3, 2, 1, 2, 3, 50, {5, 0, 3, 1, 0, 1}, {5, 0, 3, 1, 0, 1}},
+    {9, 3, 4, 1, 2, 3, 0, {5, 0, 3, 2, 1, 1}, {5, 0, 3, 2, 1, 1}},
+    {18, 3, 4, 1, 3, 2, 100, {5, 0, 4, 1, 1, 2}, {9, 0, 2, 1, 0, 1}},
+    {3, 4, 0, 1, 1, 4, 50, {5, 0, 3, 1, 1, 1}, {5, 0, 3, 1, 1, 1}},
+};
+
+}  // namespace
+}  // namespace sparsefl
+
+int main() {
+  using namespace sparsefl;
+  for (const WeightKind kind :
+       {WeightKind::kValues, WeightKind::kSignConstant, WeightKind::kSignTensor}) {
+    for (const Linear& c : kLinear) run_linear(c, kind);
+    for (const Conv& c : kConv) run_conv(c, kind);
+  }
+  for (const int64_t rows : {0, 1, 7, 15, 16, 17, 64, 65, 130}) {
+    for (const int64_t columns : {0, 1, 15, 16, 33, 64, 129, 300}) {
+      run_transpose(rows, columns, 0);
+      run_transpose(rows, columns, 3);
+    }
+  }
+  for (const Checksum* c : {&spmm_sum, &sddmm_sum, &gather_sum, &sample_sum, &transpose_sum}) {
+    std::printf("%s %016" PRIx64 "\n", c->name, c->sum);
+  }
+  return 0;
+}
