@@ -12,7 +12,8 @@ speed=" and not slow"
 [ "${1:-}" = "--full" ] && speed=""
 
 summary() {
-  $python - "$reports" <<'PY'
+  local status=$?
+  $python - "$reports" "$status" <<'PY'
 import pathlib
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -23,7 +24,10 @@ for report in pathlib.Path(sys.argv[1]).glob("*.xml"):
         for key in total:
             total[key] += int(suite.get(key, 0))
 failed = total["failures"] + total["errors"]
-print(f"{total['tests'] - failed - total['skipped']} passed, {failed} failed, {total['skipped']} skipped")
+passed = total["tests"] - failed - total["skipped"]
+# Lint or a compiler that ended the run counts as one failure.
+failed = failed or int(sys.argv[2] != "0")
+print(f"{passed} passed, {failed} failed, {total['skipped']} skipped")
 PY
 }
 trap summary EXIT
