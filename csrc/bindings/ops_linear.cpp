@@ -20,8 +20,9 @@ template <class T>
 void transpose_into(const T* from, int64_t ld_from, T* to, int64_t ld_to, int64_t rows,
                     int64_t columns) {
   // A copied element weighs as much as some four flops.
-  const int64_t parts = std::min(thread_parts(4 * rows * columns), (columns + 15) / 16);
-  for_parts(std::max<int64_t>(parts, 1), [&](int64_t part) {
+  const int64_t most = std::max<int64_t>((columns + 15) / 16, 1);
+  const int64_t parts = std::min(thread_parts(4 * rows * columns), most);
+  for_parts(parts, [&](int64_t part) {
     const int64_t step = (columns + 16 * parts - 1) / (16 * parts) * 16;
     const int64_t begin = std::min(columns, part * step), end = std::min(columns, begin + step);
     batch_last_kernels<T>().transpose(from, ld_from, to, ld_to, rows, begin, end);

@@ -18,7 +18,10 @@ struct View {
   const int32_t* position;  // [nnz] where the weight lies in `values`; null: in this order
   const int64_t* work;      // [rows + 1] running cost of the rows, to share them out evenly
 
-  int64_t blocks() const { return columns == 0 ? 1 : (columns + block - 1) / block; }
+  // Always inlined: the files of all instruction sets would share a copy of its own.
+  [[gnu::always_inline]] int64_t blocks() const {
+    return columns == 0 ? 1 : (columns + block - 1) / block;
+  }
 };
 
 enum class WeightKind { kValues, kSignConstant, kSignTensor };

@@ -43,6 +43,11 @@ def test_empty(shape):
     assert ops.batch_last(torch.empty(shape)).shape == shape
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+def test_operator_takes_empty_tensors(shape):
+    assert torch.ops.sparsefl.transpose(torch.empty(shape)).shape == shape[::-1]
+
+
 def test_batch_last_tensor_is_returned_without_a_copy():
     x = ops.batch_last(torch.randn(20, 3, 6, 5))
     assert ops.batch_last(x).data_ptr() == x.data_ptr()
