@@ -15,8 +15,7 @@ constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kCopiedColumns = 2048;
 
 template <class T>
-bool copies_block(const SpmmArgs<T>& a, int64_t lanes) {
-  if (a.ldx == lanes) return false;
+bool copies_blocks(const SpmmArgs<T>& a) {
   return a.view.blocks() > 1 ||
          (a.ldx * int64_t{sizeof(T)} >= kPageBytes && a.view.columns <= kCopiedColumns);
 }
@@ -30,7 +29,7 @@ int64_t spmm_scratch(const SpmmArgs<T>& a, const Part& part) {
   const int64_t lanes = kTileVectors<T> * Vec<T>::kLanes;
   const int64_t panel = a.view.blocks() > 1 ? (part.row_end - part.row_begin) * lanes : 0;
   const int64_t columns = a.view.block < a.view.columns ? a.view.block : a.view.columns;
-  return panel + columns * lanes;
+  return panel + (copies_blocks(a) ? columns * lanes : 0);
 }
 
 template <class T, int kVectors>
@@ -97,7 +96,7 @@ void spmm_tile(const SpmmArgs<T>& a, const R& weight, const Part& part, int64_t 
   const int64_t rows = part.row_end - part.row_begin;
   T* panel = scratch;
   T* buffer = scratch + (blocks > 1 ? rows * kVectors * kLanes : 0);
-  const bool copies = copies_block(a, kVectors * kLanes);
+  const bool copies = copies_blocks(a) && a.ldx != kVectors * kLanes;
   for (int64_t b = 0; b < blocks; ++b) {
     const T* x = a.x + b * view.block * a.ldx + lane;
     int64_t ldx = a.ldx;
