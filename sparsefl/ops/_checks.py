@@ -21,8 +21,8 @@ def check_operand(x: Tensor) -> Tensor:
     return x
 
 
-def check_stored(name: str, stored: Tensor, nnz: int, x: Tensor) -> None:
-    """Check a flat tensor of one element a kept position.
+def check_stored(name: str, stored: Tensor, nnz: int, x: Tensor) -> Tensor:
+    """Return a flat tensor of one element a kept position, contiguous.
 
     Raises:
         TypeError: if its dtype is not that of ``x``.
@@ -32,21 +32,21 @@ def check_stored(name: str, stored: Tensor, nnz: int, x: Tensor) -> None:
         raise ValueError(
             f"{name}: expected shape [{nnz}], the support's nnz, got {list(stored.shape)}"
         )
-    _check_like(name, stored, x)
+    return _check_like(name, stored, x)
 
 
-def check_bias(bias: Tensor | None, out: int, x: Tensor) -> None:
-    """Check a bias of one element an output feature or channel.
+def check_bias(bias: Tensor | None, out: int, x: Tensor) -> Tensor | None:
+    """Return a bias of one element an output feature or channel, contiguous.
 
     Raises:
         TypeError: if its dtype is not that of ``x``.
         ValueError: if its shape is not ``[out]`` or its device not that of ``x``.
     """
     if bias is None:
-        return
+        return None
     if bias.shape != (out,):
         raise ValueError(f"bias: expected shape [{out}], got {list(bias.shape)}")
-    _check_like("bias", bias, x)
+    return _check_like("bias", bias, x)
 
 
 def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Tensor | None, float]:
@@ -57,15 +57,15 @@ def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Ten
         ValueError: if a tensor is not ``[nnz]``, or a constant is negative or not finite.
     """
     if isinstance(magnitude, Tensor):
-        check_stored("magnitude", magnitude, nnz, x)
-        return magnitude, 0.0
+        return check_stored("magnitude", magnitude, nnz, x), 0.0
     if not 0.0 <= magnitude < float("inf"):
         raise ValueError(f"magnitude: expected a finite number of at least 0, got {magnitude}")
     return None, float(magnitude)
 
 
-def _check_like(name: str, tensor: Tensor, x: Tensor) -> None:
+def _check_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     if tensor.dtype != x.dtype:
         raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
     if tensor.device != x.device:
         raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
+    return tensor.contiguous()

@@ -28,7 +28,7 @@ def convolve(
     """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight."""
     if plan.pointwise:
         y = _linear.multiply(x.flatten(1), stored, magnitudes, constant, bias, plan.forward)
-        return y.view(-1, *x.shape[1:])
+        return y.view(y.shape[0], *x.shape[1:])
     geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
     begin, index = plan.forward[:2]
     if constant is None:
@@ -51,7 +51,7 @@ def input_gradient(
         flat = _linear.multiply(
             grad.flatten(1), stored, magnitudes, constant, None, plan.transposed
         )
-        return flat.view(-1, *grad.shape[1:])
+        return flat.view(flat.shape[0], *grad.shape[1:])
     geometry = plan.geometry(*size, transposed=True)
     begin, index, position = plan.transposed[:3]
     if constant is None:

@@ -27,6 +27,9 @@ _MOST_COLUMNS = 65536
 _WINDOW_BYTES = 32 * 1024
 _MOST_WINDOW_BYTES = 256 * 1024
 _LEAST_IN_WINDOW_ROW = 4.0
+# Pixels that a dilated kernel may span: a place in a tile's window, at most 25 times as large, is
+# counted in elements of 16 lanes and int32.
+_MOST_SPAN = 1 << 22
 _TILE = 4
 _PIXEL_BYTES = 64
 
@@ -282,6 +285,18 @@ class Conv2dPlan:
                 raise ValueError(f"padding='same' needs stride 1, got stride={self.stride}")
         elif len(self.padding) != 2 or min(self.padding) < 0:
             raise ValueError(f"padding={self.padding}: expected two integers of at least 0")
+        self._check_kernel()
+
+    def _check_kernel(self) -> None:
+        kh, kw = self.support.shape[2:]
+        if not 1 <= kh * kw <= _MOST_COLUMNS:
+            raise ValueError(f"support's kernel is {kh}x{kw}: expected 1 to {_MOST_COLUMNS} taps")
+        height, width = (d * (k - 1) + 1 for d, k in zip(self.dilation, (kh, kw), strict=True))
+        if height * width > _MOST_SPAN:
+            raise ValueError(
+                f"dilation={self.dilation} spreads the kernel over {height}x{width} pixels, "
+                f"expected at most {_MOST_SPAN} in all"
+            )
 
     @property
     def axes(self) -> tuple[Axis, Axis]:

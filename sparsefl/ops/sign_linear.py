@@ -37,7 +37,7 @@ def sign_linear(
         ValueError: if a shape, device or magnitude does not fit.
     """
     x = _checks.check_operand(x)
-    _checks.check_stored("scores", scores, plan.support.nnz, x)
+    scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
     magnitudes, constant = _checks.check_magnitude(magnitude, plan.support.nnz, x)
     return linear(x, scores, magnitudes, constant, bias, plan)
 

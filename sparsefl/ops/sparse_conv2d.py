@@ -35,7 +35,7 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
         ValueError: if a shape or device does not fit, or the kernel exceeds the padded input.
     """
     x = _checks.check_operand(x)
-    _checks.check_stored("values", values, plan.support.nnz, x)
+    values = _checks.check_stored("values", values, plan.support.nnz, x)
     return conv2d(x, values, None, None, bias, plan)
 
 
@@ -56,7 +56,7 @@ def conv2d(
             f"x: {x.shape[2]}x{x.shape[3]} pixels with padding {plan.padding} are smaller than the "
             f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
         )
-    _checks.check_bias(bias, plan.support.shape[0], x)
+    bias = _checks.check_bias(bias, plan.support.shape[0], x)
     if _dispatch.layout(plan.support) == "dense":
         return dense_conv2d(x, stored, magnitudes, constant, bias, plan)
     return SparseConv2dFunction.apply(x, stored, magnitudes, constant, bias, plan)

@@ -34,7 +34,7 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPl
         ValueError: if a shape or device does not fit.
     """
     x = _checks.check_operand(x)
-    _checks.check_stored("values", values, plan.support.nnz, x)
+    values = _checks.check_stored("values", values, plan.support.nnz, x)
     return linear(x, values, None, None, bias, plan)
 
 
@@ -50,8 +50,8 @@ def linear(
     out_features, in_features = plan.support.shape
     if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(f"x: expected [..., {in_features}] (in_features), got {list(x.shape)}")
-    _checks.check_bias(bias, out_features, x)
-    flat = x.reshape(-1, in_features)  # [N, in_features]
+    bias = _checks.check_bias(bias, out_features, x)
+    flat = x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
     if _dispatch.layout(plan.support) == "dense":
         y = DenseLinearFunction.apply(
             flat, stored, magnitudes, constant, bias, plan.flat, (out_features, in_features)

@@ -53,6 +53,7 @@ CASES = {
     "many-channels": Case(3, 70, 9, (5, 5), (3, 3), padding=(1, 1)),
     "one-pixel": Case(4, 5, 6, (1, 1), (3, 3), padding=(1, 1)),
     "empty-batch": Case(0, 3, 4, (5, 5), (3, 3)),
+    "1x1-empty-batch": Case(0, 3, 4, (5, 5), (1, 1)),
 }
 
 
@@ -124,6 +125,14 @@ def test_strides_of_the_input(make_problem, assert_op_matches, layout):
     assert_op_matches(problem)
 
 
+def test_operands_with_gaps():
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x, nnz = torch.randn(4, 4, 6, 6), plan.support.nnz
+    values, bias = torch.randn(2 * nnz)[::2], torch.randn(1).expand(6)
+    expected = ops.sparse_conv2d(x, values.contiguous(), bias.contiguous(), plan)
+    assert torch.equal(ops.sparse_conv2d(x, values, bias, plan), expected)
+
+
 def test_output_is_batch_last():
     plan = ops.Conv2dPlan(Support.random((8, 4, 3, 3), 0.3, seed=1), padding=(1, 1))
     x = torch.randn(32, 4, 6, 6, requires_grad=True)
@@ -192,8 +201,15 @@ def test_saves_no_input_for_a_frozen_weight(saved_sizes):
         ((4, 3, 3, 3), {"padding": (-1, 0)}, "padding=\\(-1, 0\\)"),
         ((4, 3, 3, 3), {"padding": "full"}, "padding='full'"),
         ((4, 3, 3, 3), {"padding": "same", "stride": (2, 2)}, "needs stride 1"),
+        ((4, 3, 0, 3), {}, "kernel is 0x3: expected 1 to 65536 taps"),
+        # Its columns would not fit the 16 bits of an index.
+        ((1, 1, 257, 257), {}, "kernel is 257x257: expected 1 to 65536 taps"),
+        ((4, 3, 3, 3), {"dilation": (9999, 999)}, "spreads the kernel over 19999x1999 pixels"),
     ],
-    ids=["dimensions", "groups", "stride", "padding", "padding-name", "same-stride"],
+    ids=[
+        *("dimensions", "groups", "stride", "padding", "padding-name", "same-stride"),
+        *("empty-kernel", "large-kernel", "far-dilated"),
+    ],
 )
 def test_bad_geometry_is_named(shape, geometry, message):
     with pytest.raises(ValueError, match=message):

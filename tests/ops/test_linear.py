@@ -146,6 +146,32 @@ def test_saves_no_input_for_a_frozen_weight(saved_sizes: Callable[..., list[int]
     assert max(saved_sizes(lambda: ops.sparse_linear(x, values, None, plan))) == plan.support.nnz
 
 
+def test_no_input_features_leave_the_bias():
+    plan = ops.LinearPlan(Support.random((5, 0), 0.5, seed=1))
+    x, values = torch.empty(3, 17, 0, requires_grad=True), torch.empty(0, requires_grad=True)
+    bias = torch.randn(5, requires_grad=True)
+    y = ops.sparse_linear(x, values, bias, plan)
+    y.sum().backward()
+    assert torch.equal(y, bias.expand(3, 17, 5))
+    assert torch.equal(bias.grad, torch.full((5,), 51.0))
+    assert x.grad.shape == (3, 17, 0)
+
+
+def test_operands_with_gaps():
+    plan = ops.LinearPlan(Support.random((6, 8), 0.5, seed=1))
+    x, nnz = torch.randn(3, 8), plan.support.nnz
+    scores = torch.randn(2 * nnz).requires_grad_()
+    magnitude, bias = torch.tensor([0.5]).expand(nnz), torch.randn(1).expand(6)
+    y = ops.sign_linear(x, scores[::2], magnitude, bias, plan)
+    y.sum().backward()
+    packed = scores.detach()[::2].clone().requires_grad_()
+    expected = ops.sign_linear(x, packed, 0.5, bias.contiguous(), plan)
+    expected.sum().backward()
+    assert torch.equal(y, expected)
+    assert torch.equal(scores.grad[::2], packed.grad)
+    assert not scores.grad[1::2].any()
+
+
 def test_double_backward_is_refused():
     plan = ops.LinearPlan(Support.random((3, 4), 0.5, seed=1))
     values = torch.randn(plan.support.nnz, requires_grad=True)
