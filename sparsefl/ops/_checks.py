@@ -25,10 +25,10 @@ def check_stored(name: str, stored: Tensor, nnz: int, x: Tensor) -> Tensor:
     """Return a flat tensor of one element a kept position, contiguous.
 
     Raises:
-        TypeError: if its dtype is not that of ``x``.
+        TypeError: if it is no tensor or its dtype is not that of ``x``.
         ValueError: if its shape is not ``[nnz]`` or its device not that of ``x``.
     """
-    if stored.shape != (nnz,):
+    if isinstance(stored, Tensor) and stored.shape != (nnz,):
         raise ValueError(
             f"{name}: expected shape [{nnz}], the support's nnz, got {list(stored.shape)}"
         )
@@ -39,12 +39,12 @@ def check_bias(bias: Tensor | None, out: int, x: Tensor) -> Tensor | None:
     """Return a bias of one element an output feature or channel, contiguous.
 
     Raises:
-        TypeError: if its dtype is not that of ``x``.
+        TypeError: if it is no tensor or its dtype is not that of ``x``.
         ValueError: if its shape is not ``[out]`` or its device not that of ``x``.
     """
     if bias is None:
         return None
-    if bias.shape != (out,):
+    if isinstance(bias, Tensor) and bias.shape != (out,):
         raise ValueError(f"bias: expected shape [{out}], got {list(bias.shape)}")
     return _check_like("bias", bias, x)
 
@@ -53,10 +53,13 @@ def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Ten
     """Return ``(magnitudes, constant)``: one of them is what the kernels read.
 
     Raises:
-        TypeError: if the dtype is not that of ``x``.
-        ValueError: if a tensor is not ``[nnz]``, or a constant is negative or not finite.
+        TypeError: if it is no number, or its dtype is not that of ``x``.
+        ValueError: if a tensor is not ``[nnz]`` or asks for a gradient, which the operators do not
+            give, or a constant is negative or not finite.
     """
     if isinstance(magnitude, Tensor):
+        if magnitude.requires_grad:
+            raise ValueError("magnitude: expected a tensor without requires_grad; detach it")
         return check_stored("magnitude", magnitude, nnz, x), 0.0
     if not 0.0 <= magnitude < float("inf"):
         raise ValueError(f"magnitude: expected a finite number of at least 0, got {magnitude}")
@@ -64,6 +67,8 @@ def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Ten
 
 
 def _check_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype != x.dtype:
         raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
     if tensor.device != x.device:

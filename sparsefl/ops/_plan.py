@@ -230,9 +230,11 @@ class Conv2dPlan:
         """Check the geometry and build both views.
 
         Raises:
+            TypeError: if an extent is no tuple.
             ValueError: if the support is not four-dimensional, ``groups`` does not divide its
                 output channels, an extent is out of range, or ``padding="same"`` meets a stride.
         """
+        self._check_types()
         self._check()
         out, inner, kh, kw = self.support.shape
         axes = self.axes
@@ -265,6 +267,12 @@ class Conv2dPlan:
             return _linear_block(channels, density)
         taps = self.support.shape[2] * self.support.shape[3]
         return taps * _block_channels(self.axes, channels, density, transposed=transposed)
+
+    def _check_types(self) -> None:
+        for name in ("stride", "padding", "dilation"):
+            given = getattr(self, name)
+            if not isinstance(given, (tuple, str)):
+                raise TypeError(f"{name}: expected a tuple, got {type(given).__name__}")
 
     def _check(self) -> None:
         shape = self.support.shape

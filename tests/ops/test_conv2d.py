@@ -216,6 +216,11 @@ def test_bad_geometry_is_named(shape, geometry, message):
         ops.Conv2dPlan(Support.random(shape, 0.5, seed=1), **geometry)
 
 
+def test_extent_of_another_type_is_named():
+    with pytest.raises(TypeError, match="stride: expected a tuple, got int"):
+        ops.Conv2dPlan(Support.random((4, 3, 3, 3), 0.5, seed=1), stride=2)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

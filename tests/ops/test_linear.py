@@ -204,8 +204,10 @@ def test_same_result_every_time():
         ({"values": torch.randn(3)}, ValueError, r"values: expected shape \[16\]"),
         ({"values": torch.randn(16).double()}, TypeError, "values: expected the input's dtype"),
         ({"bias": torch.randn(5)}, ValueError, r"bias: expected shape \[4\]"),
+        ({"values": [1.0]}, TypeError, "values: expected a tensor, got list"),
+        ({"bias": 0.5}, TypeError, "bias: expected a tensor, got float"),
     ],
-    ids=["width", "half", "list", "nnz", "dtype", "bias"],
+    ids=["width", "half", "list", "nnz", "dtype", "bias", "list-values", "number-bias"],
 )
 def test_bad_input_is_named(change, error, message):
     plan = ops.LinearPlan(Support.random((4, 8), 0.5, seed=1))
@@ -218,4 +220,11 @@ def test_bad_input_is_named(change, error, message):
 def test_bad_magnitude_is_named(magnitude):
     plan = ops.LinearPlan(Support.random((4, 8), 0.5, seed=1))
     with pytest.raises(ValueError, match="magnitude: expected a finite number"):
+        ops.sign_linear(torch.randn(3, 8), torch.randn(16), magnitude, None, plan)
+
+
+def test_magnitude_is_not_differentiated_and_says_so():
+    plan = ops.LinearPlan(Support.random((4, 8), 0.5, seed=1))
+    magnitude = torch.ones(16, requires_grad=True)
+    with pytest.raises(ValueError, match="expected a tensor without requires_grad"):
         ops.sign_linear(torch.randn(3, 8), torch.randn(16), magnitude, None, plan)
