@@ -20,8 +20,9 @@ from typing import Any
 _METHODS = ("fedavg", "fedpt", "hidenseek")
 _ROWS = ("linear", *_METHODS)
 _DATASETS = ("fashion-mnist", "digits")
-# Ends `make demo` well within six minutes on two cores, installs included: see _add_compare.
-_COMPARE_ROUNDS, _COMPARE_STEPS, _COMPARE_DEV = 20, 10, 1000
+# So that `make demo` ends within six minutes on two cores, installs included.
+_COMPARE: dict[str, Any] = {"rounds": 25, "steps": 12, "batch": 16, "out": "compare"}
+_COMPARE_DEV, _COMPARE_EVERY = 1000, 2
 _USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, RuntimeError)
 
 
@@ -83,7 +84,7 @@ def _add_compare(commands: Any) -> None:
         "is not to be had).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    _add_setting(compare, rounds=_COMPARE_ROUNDS, steps=_COMPARE_STEPS, out="compare")
+    _add_setting(compare, **_COMPARE)
     compare.add_argument(
         "--methods", type=_names(_ROWS), default=",".join(_ROWS), help="comma-separated"
     )
@@ -105,7 +106,7 @@ def _add_run(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     run.add_argument("method", choices=_METHODS, metavar="METHOD", help=", ".join(_METHODS))
-    _add_setting(run, rounds=10, steps=None, out="run")
+    _add_setting(run, rounds=10, steps=None, batch=32, out="run")
     run.add_argument(
         "--data", metavar="PKG.MOD:CLIENTS", help="own data: gives ([(train, dev), ...], test)"
     )
@@ -117,7 +118,9 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run)
 
 
-def _add_setting(parser: argparse.ArgumentParser, rounds: int, steps: int | None, out: str) -> None:
+def _add_setting(
+    parser: argparse.ArgumentParser, rounds: int, steps: int | None, batch: int, out: str
+) -> None:
     """Add what ``run`` and ``compare`` share."""
     parser.add_argument("--dataset", choices=_DATASETS, help="Fashion-MNIST, else the digits")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's files")
@@ -133,7 +136,7 @@ def _add_setting(parser: argparse.ArgumentParser, rounds: int, steps: int | None
     parser.add_argument(
         "--local-steps", type=int, default=steps, help="most steps of a client in a round"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="examples a step")
+    parser.add_argument("--batch-size", type=int, default=batch, help="examples a step")
     parser.add_argument("--density", type=float, default=0.1, help="share of weights kept")
     parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument(
@@ -201,24 +204,10 @@ def _default_dataset(data_dir: str | None) -> str:
     return "fashion-mnist"
 
 
-def _options(method: str, given: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Parse ``key=value`` by the type of the option's default.
-
-    Raises:
-        ValueError: if there is no such option, or the value is no number where one is needed.
-    """
+def _options(method: str, given: Sequence[tuple[str, str]]) -> Any:
+    """Parse the options of a method, or of FedAvg for softmax regression."""
     load_method = importlib.import_module("sparsefl.fl.method").load_method
-    defaults = load_method("fedavg" if method == "linear" else method).defaults
-    options: dict[str, Any] = {}
-    for key, text in given:
-        if key not in defaults:
-            raise ValueError(f"{method} has no option {key!r}; it has: {', '.join(defaults)}")
-        kind = type(defaults[key])
-        try:
-            options[key] = kind(text) if kind in (int, float) else text
-        except ValueError:
-            raise ValueError(f"{key} must be a number, got {text!r}") from None
-    return options
+    return load_method("fedavg" if method == "linear" else method).parse_options(given)
 
 
 def _pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -261,7 +250,12 @@ class _Progress:
 
 def _compare(args: argparse.Namespace) -> int:
     report = importlib.import_module("sparsefl.report")
-    setting = _setting(args, dev_examples=_COMPARE_DEV, memory=not args.no_memory)
+    setting = _setting(
+        args,
+        dev_examples=_COMPARE_DEV,
+        evaluate_every=_COMPARE_EVERY,
+        memory=not args.no_memory,
+    )
     by_method: dict[str, list[tuple[str, str]]] = {}
     for key, value in _pairs(args.set):
         method, dot, option = key.partition(".")

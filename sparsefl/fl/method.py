@@ -6,7 +6,7 @@ turns updates into bytes and back, and counts them.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,22 @@ class Method:
             known = ", ".join(sorted(self.defaults))
             raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has: {known}")
         return {**self.defaults, **given}
+
+    def parse_options(self, given: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        """Parse ``(key, text)`` pairs by the types of the defaults.
+
+        Raises:
+            ValueError: if there is no such option, or the text is no number where one is needed.
+        """
+        options: dict[str, Any] = {}
+        for key, text in given:
+            self.with_defaults({key: text})
+            kind = type(self.defaults[key])
+            try:
+                options[key] = kind(text) if kind in (int, float) else text
+            except ValueError:
+                raise ValueError(f"{key} must be a number, got {text!r}") from None
+        return options
 
 
 def load_method(name: str) -> Method:

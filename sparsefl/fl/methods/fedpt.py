@@ -34,6 +34,7 @@ from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods.fedavg import sgd
 from sparsefl.nn import FrozenConv2d, FrozenLinear, densify
 
+# FedAvg's, which ends at .815 in the same setting; others were not tried at length.
 DEFAULTS = {
     "lr": 0.05,
     "lr_decay": 1.0,

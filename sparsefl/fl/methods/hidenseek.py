@@ -21,7 +21,7 @@ Only the paper's opening was read for this file. What is **ours**, not to be tak
 - scores start at the Kaiming-normal weights that were pruned, rescaled to one standard deviation a
   layer, ``score_std``: the forward pass sees only their signs, and layers then flip at equal rates;
 - clients use Adam on the scores: its steps are of one size in every layer, as the one scale of the
-  uplink assumes (measured on the development set: see DEFAULTS);
+  uplink assumes (see DEFAULTS);
 - layers that are pruned have no bias; every other parameter (norms) is dense, trained by Adam too
   and averaged as in FedAvg, like the buffers.
 """
@@ -62,9 +62,14 @@ from sparsefl.pruning import synflow
 from sparsefl.random import normal
 from sparsefl.support import Support
 
+# On the development set (Fashion-MNIST, cnn, density 0.1, 10 clients of Dirichlet 0.5, batch 16, 30
+# rounds of 12 steps, one seed): lr 0.01 with decay 0.95 ends at .786, 0.003 with 0.98 at .766 (means
+# of the last five rounds .778 and .784); group norm, 60 rounds of 6 steps and a smaller output scale
+# stay within .01 of that. One client with all the data reaches .87 in as many steps: what is lost
+# is lost to the clients' differences. 0.01 also serves runs of few steps.
 DEFAULTS = {
     "lr": 0.01,
-    "lr_decay": 1.0,
+    "lr_decay": 0.97,
     "score_std": 0.1,
     "dense_lr": 0.003,
     "iterations": 100,
