@@ -2,8 +2,9 @@
 
 import torch
 
-# An error of a few units in the last place is allowed even where dense torch happens to be exact.
-ROUNDING_UNITS = 4
+# Units in the last place of the largest element that are allowed even where dense torch is exact.
+# Sums of 512 equal magnitudes, the positive ones first, as the sign kernels form them, reach 5.5.
+ROUNDING_UNITS = 8
 
 
 def max_error(out: torch.Tensor, ref64: torch.Tensor) -> float:
