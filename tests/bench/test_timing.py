@@ -38,15 +38,23 @@ def test_rounds_sat_out_do_not_count():
 def test_every_round_starts_with_another_step():
     log: list[str] = []
     steps = {name: recording_step(name, log) for name in ("a", "b", "c")}
-    interleave(steps, Effort(warmup=0, timed=3))
+    interleave(steps, Effort(warmup=0, timed=3, short_us=0.0))
     assert "".join(log[-9:]) == "abcbcacab"
 
 
 def test_warmup_is_not_timed():
     log: list[str] = []
-    times = interleave({"a": recording_step("a", log)}, Effort(warmup=4, timed=2))
+    times = interleave({"a": recording_step("a", log)}, Effort(warmup=4, timed=2, short_us=0.0))
     assert times["a"].steps == 2
-    assert len(log) == 3 + 4 + 2  # three runs decide whether a step is slow
+    assert len(log) == 3 + 4 + 2  # three runs tell how long a step takes
+
+
+def test_short_steps_follow_one_of_their_own_kind():
+    log: list[str] = []
+    steps = {name: recording_step(name, log) for name in ("a", "b")}
+    times = interleave(steps, Effort(warmup=0, timed=2))
+    assert "".join(log[-8:]) == "aabbbbaa"
+    assert times["a"].steps == 2
 
 
 @pytest.mark.parametrize("timed_rounds", [5, 11])
