@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import grad as conv_grad
 from torch.nn.functional import conv2d, pad
 
-from sparsefl.ops import _dense, _linear
+from sparsefl.ops import _dense
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops.batch_last import feature_major
+from sparsefl.ops.batch_last import feature_major, sample_major
 
 
 def convolve(
@@ -26,9 +26,6 @@ def convolve(
     plan: Conv2dPlan,
 ) -> Tensor:
     """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight."""
-    if plan.pointwise:
-        y = _linear.multiply(x.flatten(1), stored, magnitudes, constant, bias, plan.forward)
-        return y.view(y.shape[0], *x.shape[1:])
     geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
     begin, index = plan.forward[:2]
     if constant is None:
@@ -47,11 +44,6 @@ def input_gradient(
     plan: Conv2dPlan,
 ) -> Tensor:
     """Return the gradient of an input of ``size`` (height, width), ``[C, H, W, N]``."""
-    if plan.pointwise:
-        flat = _linear.multiply(
-            grad.flatten(1), stored, magnitudes, constant, None, plan.transposed
-        )
-        return flat.view(flat.shape[0], *grad.shape[1:])
     geometry = plan.geometry(*size, transposed=True)
     begin, index, position = plan.transposed[:3]
     if constant is None:
@@ -67,8 +59,6 @@ def sample(
     grad: Tensor, x: Tensor, magnitudes: Tensor | None, constant: float | None, plan: Conv2dPlan
 ) -> Tensor:
     """Return the gradient of the stored elements, ``[nnz]``."""
-    if plan.pointwise:
-        return _linear.sample(grad.flatten(1), x.flatten(1), magnitudes, constant, plan.forward)
     geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
     begin, index = plan.forward[:2]
     if constant is None:
@@ -93,6 +83,7 @@ class SparseConv2dFunction(torch.autograd.Function):
     ) -> Tensor:
         operand = feature_major(x)  # [C, H, W, N]
         ctx.constant, ctx.plan, ctx.size = constant, plan, (x.shape[2], x.shape[3])
+        ctx.batch_last = x.movedim(0, -1).is_contiguous()
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         ctx.save_for_backward(
             operand if needs_stored else None, stored if needs_x else None, magnitudes
@@ -106,9 +97,8 @@ class SparseConv2dFunction(torch.autograd.Function):
         gradient = feature_major(grad)  # [O, P, Q, N]
         grad_x = grad_stored = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = input_gradient(
-                gradient, stored, magnitudes, ctx.constant, ctx.size, ctx.plan
-            ).movedim(-1, 0)
+            flat = input_gradient(gradient, stored, magnitudes, ctx.constant, ctx.size, ctx.plan)
+            grad_x = flat.movedim(-1, 0) if ctx.batch_last else sample_major(flat)
         if ctx.needs_input_grad[1]:
             grad_stored = sample(gradient, operand, magnitudes, ctx.constant, ctx.plan)
         if ctx.needs_input_grad[4]:

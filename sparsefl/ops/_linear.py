@@ -1,7 +1,6 @@
 """Autograd shared by ``sparse_linear`` and ``sign_linear``.
 
-The latter has a constant or magnitudes. Functions work feature-major: ``x`` ``[in, N]``, result
-``[out, N]``.
+The latter has a constant or magnitudes.
 """
 
 from typing import Any
@@ -11,43 +10,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsefl.ops import _dense
+from sparsefl.ops._library import op
 from sparsefl.ops._plan import View
-from sparsefl.ops.batch_last import feature_major
 
-
-def multiply(
-    x: Tensor,
-    stored: Tensor,
-    magnitudes: Tensor | None,
-    constant: float | None,
-    bias: Tensor | None,
-    view: View,
-) -> Tensor:
-    """Return ``W @ x + bias`` of a view's weight; ``constant=None``: ``stored`` are values."""
-    begin, index, position, work, block = view
-    if constant is None:
-        return torch.ops.sparsefl.sparse_linear.default(
-            x, stored, bias, begin, index, position, work, block
-        )
-    return torch.ops.sparsefl.sign_linear.default(
-        x, stored, magnitudes, constant, bias, begin, index, position, work, block
-    )
-
-
-def sample(
-    grad: Tensor, x: Tensor, magnitudes: Tensor | None, constant: float | None, view: View
-) -> Tensor:
-    """Return the gradient of the stored elements, ``sum_n grad[row, n] * x[column, n]``."""
-    begin, index, _, work, block = view
-    if constant is None:
-        return torch.ops.sparsefl.sparse_linear_grad.default(grad, x, begin, index, work, block)
-    return torch.ops.sparsefl.sign_linear_grad.default(
-        grad, x, magnitudes, constant, begin, index, work, block
-    )
+# How the backward operators are asked for an input's gradient (csrc/bindings/ops_linear.cpp).
+NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
 
 
 class SparseLinearFunction(torch.autograd.Function):
-    """``y = x W^T + b`` through the sparse kernels; computes and saves only what is asked for."""
+    """``y = x W^T + b`` through the sparse kernels; computes and saves only what is asked for.
+
+    One operator call a direction: beside a layer of 1024 features, each further call of torch would
+    be seen on the clock.
+    """
 
     @staticmethod
     def forward(
@@ -59,27 +34,55 @@ class SparseLinearFunction(torch.autograd.Function):
         bias: Tensor | None,
         views: tuple[View, View],
     ) -> Tensor:
-        operand = feature_major(x)
-        ctx.constant, ctx.views = constant, views
         needs_x, needs_stored = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(
-            operand if needs_stored else None, stored if needs_x else None, magnitudes
-        )
-        return multiply(operand, stored, magnitudes, constant, bias, views[0]).t()
+        wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
+        ctx.constant, ctx.views = constant, views
+        ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
+        ctx.save_for_backward(x if needs_stored else None, stored, magnitudes)
+        if constant is None:
+            return op("sparse_linear")(x, stored, bias, *views[0])
+        return op("sign_linear")(x, stored, magnitudes, constant, bias, *views[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        operand, stored, magnitudes = ctx.saved_tensors
-        gradient = feature_major(grad)
-        grad_x = grad_stored = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = multiply(gradient, stored, magnitudes, ctx.constant, None, ctx.views[1]).t()
-        if ctx.needs_input_grad[1]:
-            grad_stored = sample(gradient, operand, magnitudes, ctx.constant, ctx.views[0])
-        if ctx.needs_input_grad[4]:
-            grad_bias = gradient.sum(1)
-        return grad_x, grad_stored, None, None, grad_bias, None
+        x, stored, magnitudes = ctx.saved_tensors
+        forward, transposed = ctx.views
+        _, needs_stored, _, _, needs_bias, _ = ctx.needs_input_grad
+        wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
+        if ctx.constant is None:
+            grad_x, grad_stored, grad_bias = op("sparse_linear_backward")(
+                grad, x, stored, *forward, *transposed, wanted
+            )
+        else:
+            grad_x, grad_stored, grad_bias = op("sign_linear_backward")(
+                grad, x, stored, magnitudes, ctx.constant, *forward, *transposed, wanted
+            )
+        return (
+            grad_x if ctx.wanted_x else None,
+            grad_stored if needs_stored else None,
+            None,
+            None,
+            grad_bias if needs_bias else None,
+            None,
+        )
+
+
+def fake_backward(
+    grad: Tensor, stored: Tensor, features: int, wanted: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of the shapes and strides that a backward operator gives."""
+    batch, out_features = grad.shape
+    grad_x = grad.new_empty(0)
+    if wanted[0] == BATCH_LAST:
+        grad_x = grad.new_empty(features, batch).t()
+    elif wanted[0] == ROW_MAJOR:
+        grad_x = grad.new_empty(batch, features)
+    return (
+        grad_x,
+        grad.new_empty(stored.shape[0] if wanted[1] else 0),
+        grad.new_empty(out_features if wanted[2] else 0),
+    )
 
 
 class DenseLinearFunction(torch.autograd.Function):

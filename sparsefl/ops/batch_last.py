@@ -6,6 +6,7 @@ from torch import Tensor
 from sparsefl.ops._library import LIBRARY, define
 
 define("transpose(Tensor x) -> Tensor")
+_TRANSPOSE = torch.ops.sparsefl.transpose.default
 
 
 def batch_last(x: Tensor) -> Tensor:
@@ -25,22 +26,39 @@ def batch_last(x: Tensor) -> Tensor:
         TypeError: if ``x`` is not a tensor.
         ValueError: if ``x`` has no dimension.
     """
+    _check(x)
+    return torch.movedim(_FeatureMajor.apply(x), -1, 0)
+
+
+def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dim() == 0:
         raise ValueError("x: expected at least one dimension, got a scalar")
-    return torch.movedim(_FeatureMajor.apply(x), -1, 0)
 
 
 def feature_major(x: Tensor) -> Tensor:
     """Return ``x`` ``[N, ...]`` as a contiguous ``[..., N]``: a view where it is batch-last."""
-    moved = x.movedim(0, -1)
+    moved = x.t() if x.dim() == 2 else x.movedim(0, -1)
     if moved.is_contiguous():
         return moved
+    if x.dim() == 2 and x.is_contiguous() and x.dtype == torch.float32 and x.numel() > 0:
+        return _TRANSPOSE(x)
     if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
         return moved.contiguous()
     flat = x.contiguous().view(x.shape[0], -1)  # [N, features]
-    return torch.ops.sparsefl.transpose.default(flat).view(moved.shape)
+    return _TRANSPOSE(flat).view(moved.shape)
+
+
+def sample_major(x: Tensor) -> Tensor:
+    """Return ``x`` ``[..., N]`` as a contiguous ``[N, ...]``."""
+    if x.dim() == 2 and x.is_contiguous() and x.dtype == torch.float32 and x.numel() > 0:
+        return _TRANSPOSE(x)
+    moved = x.movedim(-1, 0)
+    if not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
+        return moved.contiguous()
+    flat = x.view(-1, x.shape[-1])  # [features, N]
+    return _TRANSPOSE(flat).view(moved.shape)
 
 
 class _FeatureMajor(torch.autograd.Function):

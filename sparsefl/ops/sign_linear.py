@@ -4,11 +4,14 @@ Source: sign supermasks of HideNseek (Vallapuram et al. 2022, arXiv 2206.04385);
 straight-through estimator of Bengio et al. 2013, arXiv 1308.3432.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
 from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._linear import fake_backward
 from sparsefl.ops._plan import LinearPlan
 from sparsefl.ops.sparse_linear import linear
 
@@ -47,8 +50,10 @@ define(
     " Tensor begin, Tensor index, Tensor? position, Tensor work, int block) -> Tensor"
 )
 define(
-    "sign_linear_grad(Tensor grad, Tensor x, Tensor? magnitudes, float constant, Tensor begin,"
-    " Tensor index, Tensor work, int block) -> Tensor"
+    "sign_linear_backward(Tensor grad, Tensor? x, Tensor scores, Tensor? magnitudes,"
+    " float constant, Tensor begin, Tensor index, Tensor? position, Tensor work, int block,"
+    " Tensor begin_t, Tensor index_t, Tensor? position_t, Tensor work_t, int block_t,"
+    " int[] wanted) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -65,18 +70,17 @@ def _(
     work: Tensor,
     block: int,
 ) -> Tensor:
-    return x.new_empty(work.shape[0] - 1, x.shape[1])  # [out, N]
+    return x.new_empty(work.shape[0] - 1, x.shape[0]).t()  # [N, out], batch-last
 
 
-@torch.library.register_fake("sparsefl::sign_linear_grad", lib=LIBRARY)
+@torch.library.register_fake("sparsefl::sign_linear_backward", lib=LIBRARY)
 def _(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
+    scores: Tensor,
     magnitudes: Tensor | None,
     constant: float,
-    begin: Tensor,
-    index: Tensor,
-    work: Tensor,
-    block: int,
-) -> Tensor:
-    return x.new_empty(index.shape[0])  # [nnz]
+    *views_and_wanted: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, work_t, _, wanted = views_and_wanted
+    return fake_backward(grad, scores, work_t.shape[0] - 1, wanted)

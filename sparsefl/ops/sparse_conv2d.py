@@ -10,7 +10,9 @@ from torch import Tensor
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._conv2d import SparseConv2dFunction, dense_conv2d
 from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._plan import Conv2dPlan
+from sparsefl.ops.batch_last import batch_last
 
 
 def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPlan) -> Tensor:
@@ -59,7 +61,25 @@ def conv2d(
     bias = _checks.check_bias(bias, plan.support.shape[0], x)
     if _dispatch.layout(plan.support) == "dense":
         return dense_conv2d(x, stored, magnitudes, constant, bias, plan)
+    if plan.pointwise:
+        return _pointwise(x, stored, magnitudes, constant, bias, plan)
     return SparseConv2dFunction.apply(x, stored, magnitudes, constant, bias, plan)
+
+
+def _pointwise(
+    x: Tensor,
+    stored: Tensor,
+    magnitudes: Tensor | None,
+    constant: float | None,
+    bias: Tensor | None,
+    plan: Conv2dPlan,
+) -> Tensor:
+    """Run a 1x1 convolution as a linear map of pixels and batch; all reshaping is by views."""
+    pixels = batch_last(x).permute(2, 3, 0, 1)  # [H, W, N, C]
+    views = (plan.forward, plan.transposed)
+    flat = pixels.reshape(-1, x.shape[1])  # [H * W * N, C], batch-last
+    y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
+    return y.view(*pixels.shape[:3], plan.support.shape[0]).permute(2, 3, 0, 1)
 
 
 define(

@@ -4,12 +4,14 @@ Source: the batch-in-lanes blocked product follows the register-tiled row produc
 2020, "Sparse GPU Kernels for Deep Learning", sec. 5, with the batch in the lanes of a CPU.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction
+from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, fake_backward
 from sparsefl.ops._plan import LinearPlan
 
 
@@ -67,8 +69,9 @@ define(
     " Tensor? position, Tensor work, int block) -> Tensor"
 )
 define(
-    "sparse_linear_grad(Tensor grad, Tensor x, Tensor begin, Tensor index, Tensor work, int block)"
-    " -> Tensor"
+    "sparse_linear_backward(Tensor grad, Tensor? x, Tensor values, Tensor begin, Tensor index,"
+    " Tensor? position, Tensor work, int block, Tensor begin_t, Tensor index_t,"
+    " Tensor? position_t, Tensor work_t, int block_t, int[] wanted) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -83,9 +86,12 @@ def _(
     work: Tensor,
     block: int,
 ) -> Tensor:
-    return x.new_empty(work.shape[0] - 1, x.shape[1])  # [out, N]
+    return x.new_empty(work.shape[0] - 1, x.shape[0]).t()  # [N, out], batch-last
 
 
-@torch.library.register_fake("sparsefl::sparse_linear_grad", lib=LIBRARY)
-def _(grad: Tensor, x: Tensor, begin: Tensor, index: Tensor, work: Tensor, block: int) -> Tensor:
-    return x.new_empty(index.shape[0])  # [nnz]
+@torch.library.register_fake("sparsefl::sparse_linear_backward", lib=LIBRARY)
+def _(
+    grad: Tensor, x: Tensor | None, values: Tensor, *views_and_wanted: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, work_t, _, wanted = views_and_wanted
+    return fake_backward(grad, values, work_t.shape[0] - 1, wanted)

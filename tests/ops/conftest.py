@@ -151,13 +151,19 @@ def sparse_layout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def op_calls() -> Callable[..., Any]:
-    """Returns a context manager that counts the calls of sparsefl's operators by name."""
+    """Returns a context manager that counts the calls of sparsefl's operators by name and keeps
+    the arguments of the last."""
 
     class Calls(TorchDispatchMode, Counter[str]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.arguments: dict[str, tuple[Any, ...]] = {}
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             namespace, name = func.name().split("::")
             if namespace == "sparsefl":
                 self[name.split(".")[0]] += 1
+                self.arguments[name.split(".")[0]] = args
             return func(*args, **(kwargs or {}))
 
     return Calls

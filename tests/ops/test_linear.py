@@ -99,44 +99,59 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(call, (x, bias, stored))
 
 
-@pytest.mark.parametrize("position", [False, True], ids=["forward", "transposed"])
+@pytest.mark.parametrize("wanted", [[1, 1, 1], [2, 1, 0], [0, 0, 1], [1, 0, 0]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_opcheck(kind, position):
+def test_opcheck(kind, wanted):
     plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
-    view = plan.transposed if position else plan.forward
-    rows, columns = (20, 12) if position else (12, 20)
-    x, stored, bias = torch.randn(columns, 7), torch.randn(plan.support.nnz), torch.randn(rows)
-    grad = torch.randn(rows, 7)
+    x, stored, bias = torch.randn(7, 20), torch.randn(plan.support.nnz), torch.randn(12)
+    grad = torch.randn(7, 12)
     if kind == "values":
-        torch.library.opcheck(torch.ops.sparsefl.sparse_linear, (x, stored, bias, *view))
-        op, arguments = torch.ops.sparsefl.sparse_linear_grad, (grad, x)
+        names, sign = "sparse_linear", ()
     else:
-        magnitudes = stored.abs() if kind == "sign_tensor" else None
-        torch.library.opcheck(
-            torch.ops.sparsefl.sign_linear, (x, stored, magnitudes, 0.5, bias, *view)
-        )
-        op, arguments = torch.ops.sparsefl.sign_linear_grad, (grad, x, magnitudes, 0.5)
-    begin, columns_of, _, work, block = view
-    torch.library.opcheck(op, (*arguments, begin, columns_of, work, block))
+        names, sign = "sign_linear", (stored.abs() if kind == "sign_tensor" else None, 0.5)
+    backward = getattr(torch.ops.sparsefl, names + "_backward")
+    views = (*plan.forward, *plan.transposed)
+    torch.library.opcheck(
+        getattr(torch.ops.sparsefl, names), (x, stored, *sign, bias, *plan.forward)
+    )
+    operand = x if wanted[1] else None
+    torch.library.opcheck(backward, (grad, operand, stored, *sign, *views, wanted))
+
+
+@pytest.mark.parametrize("wanted", [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]], ids=str)
+def test_backward_skips_what_is_not_wanted(wanted):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x, values, grad = torch.randn(7, 20), torch.randn(plan.support.nnz), torch.randn(7, 12)
+    views = (*plan.forward, *plan.transposed)
+    gradients = torch.ops.sparsefl.sparse_linear_backward(grad, x, values, *views, wanted)
+    assert [g.numel() > 0 for g in gradients] == [w > 0 for w in wanted]
 
 
 @pytest.mark.parametrize(
-    ("frozen", "called"),
-    [
-        ("x", {"sparse_linear": 1, "sparse_linear_grad": 1}),
-        ("values", {"sparse_linear": 2, "sparse_linear_grad": 0}),
-        ("both", {"sparse_linear": 1, "sparse_linear_grad": 0}),
-    ],
+    ("trained", "wanted"),
+    [("x", [2, 0, 0]), ("values", [0, 1, 0]), ("bias", [0, 0, 1]), ("x values bias", [2, 1, 1])],
+    ids=["x", "values", "bias", "all"],
 )
 @pytest.mark.usefixtures("sparse_layout")
-def test_backward_skips_what_is_not_asked_for(op_calls, frozen, called):
+def test_backward_asks_for_what_is_trained(op_calls, trained, wanted):
     plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
-    x = torch.randn(4, 20, requires_grad=frozen == "values")
-    values = torch.randn(plan.support.nnz, requires_grad=frozen == "x")
-    bias = torch.randn(12, requires_grad=True)
+    x, values, bias = torch.randn(4, 20), torch.randn(plan.support.nnz), torch.randn(12)
+    for name, tensor in (("x", x), ("values", values), ("bias", bias)):
+        tensor.requires_grad_(name in trained.split())
     with op_calls() as calls:
         ops.sparse_linear(x, values, bias, plan).sum().backward()
-    assert {name: calls[name] for name in called} == called
+    assert calls["sparse_linear"] == calls["sparse_linear_backward"] == 1
+    assert calls.arguments["sparse_linear_backward"][-1] == wanted
+
+
+@pytest.mark.parametrize("batch_last", [False, True], ids=["row-major", "batch-last"])
+def test_input_gradient_lies_as_the_input(batch_last):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x = torch.randn(8, 20)
+    x = (ops.batch_last(x) if batch_last else x).requires_grad_()
+    y = ops.sparse_linear(x, torch.randn(plan.support.nnz), None, plan)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert grad.stride() == x.stride()
 
 
 def test_saves_no_input_for_a_frozen_weight(saved_sizes: Callable[..., list[int]]):
