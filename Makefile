@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 $(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c '' 2>/dev/null \
 	|| rm -f $(VENV)/.dependencies $(VENV)/.built)
 
-.PHONY: demo test test-full bench lint format clean
+.PHONY: demo test test-full bench figures lint format clean
 
 demo: $(VENV)/.built .data/.fetched
 	$(RUN) -m sparsefl compare --out demo
@@ -25,6 +25,12 @@ test-full: $(VENV)/.built .data/.fetched
 
 bench: $(VENV)/.built
 	$(RUN) -m sparsefl bench --json runs/bench.json --plot runs/bench.png
+
+# The committed results and the README's figures from them; wants a machine that does nothing else.
+figures: demo
+	cp demo/compare.json demo/accuracy.png demo/factors.png bench/results/
+	$(RUN) -m sparsefl bench --json bench/results/cpu.json --plot bench/results/cpu.png
+	$(RUN) -m sparsefl.bench.tables README.md bench/results
 
 lint: $(VENV)/.dependencies
 	tools/lint.sh

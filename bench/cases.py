@@ -15,6 +15,8 @@ from . import baselines
 from .problem import Conv, Problem, Shape, Step, autograd_step
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+# The sign ops run the loops of the sparse ones: fewer points show the same curve.
+FEW_DENSITIES = (0.01, 0.1, 0.5)
 # Constant magnitude of the sign ops, as signed-constant initialisation of a layer this size gives.
 MAGNITUDE = 0.05
 
@@ -187,9 +189,11 @@ def conv(batch: int, channels: int, size: int, kernel: int = 3, stride: int = 1)
     return {**sizes, "size": size, "kernel": kernel, "stride": stride}
 
 
-def sweeps(shape: Shape, floor: float | None = None) -> tuple[Point, ...]:
+def sweeps(
+    shape: Shape, floor: float | None = None, densities: tuple[float, ...] = DENSITIES
+) -> tuple[Point, ...]:
     """Make a point for each density; the floor is for density 0.1."""
-    return tuple(Point(shape, d, floor=floor if d == 0.1 else None) for d in DENSITIES)
+    return tuple(Point(shape, d, floor=floor if d == 0.1 else None) for d in densities)
 
 
 SMALL_LINEAR = Point(linear(16, 65, 33), 0.1, quick=True)
@@ -210,8 +214,8 @@ CONV_SWEEP = (
     Point(conv(64, 64, 8, kernel=1), 0.1),
     Point(conv(32, 32, 16), 0.1),
 )
-SIGN_LINEAR_SWEEP = (SMALL_LINEAR, *sweeps(linear(64, 1024, 1024)))
-SIGN_CONV_SWEEP = (SMALL_CONV, *sweeps(conv(64, 64, 8)))
+SIGN_LINEAR_SWEEP = (SMALL_LINEAR, *sweeps(linear(64, 1024, 1024), densities=FEW_DENSITIES))
+SIGN_CONV_SWEEP = (SMALL_CONV, *sweeps(conv(64, 64, 8), densities=FEW_DENSITIES))
 
 CASES = {
     case.op: case

@@ -37,7 +37,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
             crossing = crossover(points)
             if crossing is not None:
                 axis.axvline(crossing, color=color, linestyle=":")
-                axis.annotate(f" {crossing:.2f}", (crossing, axis.get_ylim()[0]), color=color)
+                axis.annotate(f"{crossing:.2f} ", (crossing, 1.05), color=color, ha="right")
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=op, xlabel="density")
     axes[0].set_ylabel("times faster than dense torch")
@@ -74,11 +74,15 @@ def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, floa
 
 
 def crossover(points: Sequence[tuple[float, float]]) -> float | None:
-    """Find the density at which the ratio falls through 1, linear between the logarithms.
+    """Find the density from which on dense is faster, linear between the logarithms.
 
-    Returns None where the measured densities lie all on one side.
+    Args:
+        points: (density, ratio), densities ascending.
+
+    Returns:
+        The last density at which the ratio falls through 1; None where it does not.
     """
-    for (low, above), (high, below) in itertools.pairwise(points):
+    for (low, above), (high, below) in reversed([*itertools.pairwise(points)]):
         if above >= 1.0 > below:
             share = math.log(above) / (math.log(above) - math.log(below))
             return float(math.exp(math.log(low) + share * (math.log(high) - math.log(low))))

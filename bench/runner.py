@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(*map(line, by_variant(found)), sep="\n", flush=True)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        args.json.write_text(f'{{"rows": [\n{lines}\n]}}\n')
     if args.compare is not None:
         print(*comparison(json.loads(args.compare.read_text())["rows"], rows), sep="\n")
     if args.plot is not None:
