@@ -15,6 +15,8 @@ from sparsefl.fl import table
 
 Row = Mapping[str, Any]
 PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
+# The picture shows the others.
+DENSITIES = (0.01, 0.1, 0.5, 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,11 +55,13 @@ def markdown(head: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
 
 
 def ops_table(rows: Sequence[Row]) -> str:
-    """Make the table of full steps on all threads: each point's times, fastest variants."""
+    """Make the table of full steps on all threads: a line a point, of the fastest variants."""
     threads = max(row["threads"] for row in rows)
     points: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
         if row["mode"] != "full" or row["threads"] != threads or not row["correct"]:
+            continue
+        if row["density"] not in DENSITIES:
             continue
         point = points.setdefault((row["op"], *row["shape"].values(), row["density"]), {})
         known = point.get(row["provider"])
