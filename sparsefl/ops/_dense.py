@@ -29,20 +29,23 @@ def fill_weight(
     stored: Tensor,
     magnitudes: Tensor | None,
     constant: float | None,
-    flat: Tensor,
+    flat: Tensor | None,
     shape: torch.Size,
 ) -> Tensor:
-    """Return the scratch as the dense weight of ``shape``.
+    """Return the dense weight of ``shape``: a scratch, or the stored elements where all are kept.
 
     Args:
         stored: Values or scores, ``[nnz]``.
         magnitudes: Magnitudes ``[nnz]`` of a sign layer, or None.
         constant: The magnitude of a sign layer where it is one number; None: ``stored`` are values.
-        flat: Row-major positions of ``stored`` in the weight, ``[nnz]`` int64.
+        flat: Row-major positions of ``stored`` in the weight, ``[nnz]`` int64; None: it is all of
+            them, in that order.
         shape: Of the weight.
     """
-    weight = scratch(shape.numel(), stored)
-    return weight.scatter_(0, flat, kept_weights(stored, magnitudes, constant)).view(shape)
+    kept = kept_weights(stored, magnitudes, constant)
+    if flat is None:
+        return kept.view(shape)
+    return scratch(shape.numel(), stored).scatter_(0, flat, kept).view(shape)
 
 
 def kept_weights(stored: Tensor, magnitudes: Tensor | None, constant: float | None) -> Tensor:
@@ -54,12 +57,13 @@ def kept_weights(stored: Tensor, magnitudes: Tensor | None, constant: float | No
 
 
 def kept_gradient(
-    dense: Tensor, magnitudes: Tensor | None, constant: float | None, flat: Tensor
+    dense: Tensor, magnitudes: Tensor | None, constant: float | None, flat: Tensor | None
 ) -> Tensor:
     """Return the gradient on the support, times the magnitude for scores (straight-through)."""
-    kept = dense.reshape(-1)[flat]
+    kept = dense.reshape(-1) if flat is None else dense.reshape(-1)[flat]
     if constant is None:
-        return kept
+        # The scratch is filled again for the next layer, so nothing may keep it.
+        return kept.clone() if flat is None else kept
     return kept * (constant if magnitudes is None else magnitudes)
 
 

@@ -97,7 +97,7 @@ class DenseLinearFunction(torch.autograd.Function):
         magnitudes: Tensor | None,
         constant: float | None,
         bias: Tensor | None,
-        flat: Tensor,
+        flat: Tensor | None,
         shape: tuple[int, int],
     ) -> Tensor:
         ctx.constant, ctx.shape = constant, torch.Size(shape)

@@ -8,11 +8,13 @@ says where in that order each value lies, so no step permutes values.
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from sparsefl.ops import _dispatch
 from sparsefl.ops._library import define
 from sparsefl.support import Support
 
@@ -86,8 +88,10 @@ def _forward_view(indices: Tensor, rows: int, columns: int, block: int) -> tuple
     return View(begin, index, None, work, block), order
 
 
-def _linear_block(columns: int, density: float) -> int:
-    if density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW:
+def _linear_block(columns: int, support: Support) -> int:
+    blocks_pay = support.density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW
+    # Dense torch wants the values row-major, and so does a block of all columns.
+    if blocks_pay and _dispatch.layout(support) == "sparse":
         return _LINEAR_BLOCK
     return max(1, min(columns, _MOST_COLUMNS))
 
@@ -123,9 +127,9 @@ class LinearPlan:
             )
         rows, columns = self.support.shape
         indices = _indices(self.support)
-        block = _linear_block(columns, self.support.density)
+        block = _linear_block(columns, self.support)
         forward, order = _forward_view(indices, rows, columns, block)
-        block = _linear_block(rows, self.support.density)
+        block = _linear_block(rows, self.support)
         begin, index, position, work = torch.ops.sparsefl.plan_transposed(
             indices, order, rows, columns, 1, block, [0], 1
         )
@@ -134,8 +138,8 @@ class LinearPlan:
         object.__setattr__(self, "transposed", View(begin, index, position, work, block))
 
     @functools.cached_property
-    def flat(self) -> Tensor:
-        """Row-major position of every stored value in the weight, ``[nnz]`` int64."""
+    def flat(self) -> Tensor | None:
+        """Row-major position of every stored value, ``[nnz]`` int64; None: they are the weight."""
         return _flat(self)
 
     def to(self, device: torch.device | str) -> "LinearPlan":
@@ -143,8 +147,10 @@ class LinearPlan:
         return _moved(self, device)
 
 
-def _flat(plan: "LinearPlan | Conv2dPlan") -> Tensor:
-    return _indices(plan.support).to(plan.order.device)[plan.order]
+def _flat(plan: "LinearPlan | Conv2dPlan") -> Tensor | None:
+    flat = _indices(plan.support).to(plan.order.device)[plan.order]
+    everything = torch.arange(math.prod(plan.support.shape), device=flat.device)
+    return None if torch.equal(flat, everything) else flat
 
 
 def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
@@ -264,8 +270,10 @@ class Conv2dPlan:
     def _block(self, channels: int, *, transposed: bool) -> int:
         density = self.support.density
         if self.pointwise:
-            return _linear_block(channels, density)
+            return _linear_block(channels, self.support)
         taps = self.support.shape[2] * self.support.shape[3]
+        if _dispatch.layout(self.support) == "dense":
+            return taps * max(1, min(channels, _MOST_COLUMNS // taps))
         return taps * _block_channels(self.axes, channels, density, transposed=transposed)
 
     def _check_types(self) -> None:
@@ -317,8 +325,8 @@ class Conv2dPlan:
         )
 
     @functools.cached_property
-    def flat(self) -> Tensor:
-        """Row-major position of every stored value in the weight, ``[nnz]`` int64."""
+    def flat(self) -> Tensor | None:
+        """Row-major position of every stored value, ``[nnz]`` int64; None: they are the weight."""
         return _flat(self)
 
     @property

@@ -91,9 +91,10 @@ def test_float64_matches(make_problem, assert_op_matches, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["stride-2", "same"])
-def test_dense_layout_matches(make_problem, assert_op_matches, kind, name):
-    problem = problem_of(make_problem, CASES[name], 0.95, kind)
+@pytest.mark.parametrize("density", [0.9, 1.0], ids="density={}".format)
+@pytest.mark.parametrize("name", ["stride-2", "same", "many-channels"])
+def test_dense_layout_matches(make_problem, assert_op_matches, kind, name, density):
+    problem = problem_of(make_problem, CASES[name], density, kind)
     assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
     assert_op_matches(problem)
 

@@ -41,8 +41,9 @@ def test_float64_matches(make_problem, assert_op_matches, density, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dense_layout_matches(make_problem, assert_op_matches, kind):
-    problem = make_problem((21, 40), (30, 40), (21, 30), 0.9, kind)
+@pytest.mark.parametrize("density", [0.9, 1.0], ids="density={}".format)
+def test_dense_layout_matches(make_problem, assert_op_matches, kind, density):
+    problem = make_problem((21, 300), (30, 300), (21, 30), density, kind)
     assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
     assert_op_matches(problem)
 

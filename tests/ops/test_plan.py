@@ -77,3 +77,13 @@ def test_linear_plan_names_a_support_of_another_shape():
 def test_moving_to_the_same_device_keeps_the_plan():
     plan = ops.LinearPlan(Support.random((4, 5), 0.5, seed=1))
     assert plan.to("cpu") is plan
+
+
+def test_a_dense_layout_stores_row_major():
+    plan = ops.LinearPlan(Support.random((30, 300), 0.9, seed=1))
+    assert torch.equal(plan.order, torch.arange(plan.support.nnz))
+
+
+def test_a_full_support_needs_no_positions():
+    assert ops.LinearPlan(Support.random((30, 300), 1.0, seed=1)).flat is None
+    assert ops.Conv2dPlan(Support.random((6, 70, 3, 3), 1.0, seed=1)).flat is None
