@@ -156,7 +156,7 @@ def test_compiles_for_aarch64(path):
 
 @pytest.fixture
 def python(tmp_path):
-    """Makes a virtual environment and returns its Python; torch makes it large, so it goes again."""
+    """Makes a virtual environment for one test; with torch in it, it is too large to leave."""
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     yield tmp_path / "venv" / "bin" / "python"
     shutil.rmtree(tmp_path / "venv")
