@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import grad as conv_grad
 from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
@@ -148,15 +147,30 @@ class DenseConv2dFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, magnitudes = ctx.saved_tensors
         flat, shape, constant = ctx.plan.flat, _shape(ctx.plan), ctx.constant
-        grad_x = grad_stored = grad_bias = None
-        if ctx.needs_input_grad[0]:
+        needs_x, needs_stored, _, _, needs_bias, *_ = ctx.needs_input_grad
+        # What is not differentiated is only asked for its shape.
+        nothing = grad.new_empty(1)
+        if needs_x:
             weight = _dense.fill_weight(stored, magnitudes, constant, flat, shape)
-            grad_x = conv_grad.conv2d_input(ctx.size, weight, grad, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            dense = conv_grad.conv2d_weight(x, shape, grad, *ctx.geometry)
+        else:
+            weight = nothing.expand(shape)
+        stride, padding, dilation, groups = ctx.geometry
+        grad_x, dense, grad_bias = torch.ops.aten.convolution_backward.default(
+            grad,
+            x if needs_stored else nothing.expand(ctx.size),
+            weight,
+            [shape[0]],
+            stride,
+            padding,
+            dilation,
+            False,
+            (0, 0),
+            groups,
+            (needs_x, needs_stored, needs_bias),
+        )
+        grad_stored = None
+        if needs_stored:
             grad_stored = _dense.kept_gradient(dense, magnitudes, constant, flat)
-        if ctx.needs_input_grad[4]:
-            grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_stored, None, None, grad_bias, None, None
 
 
