@@ -33,10 +33,13 @@ def time_interleaved(
 ) -> tuple[StepTime, StepTime]:
     """Time two functions in turns, so that what disturbs the machine disturbs both.
 
+    A client makes one step of its own kind after the other, so each timed call follows an untimed
+    one of its kind, which brings its weights and code back into the caches.
+
     Args:
         first: One step.
         second: One step of what it is compared with.
-        warmup: Untimed calls of each.
+        warmup: Untimed turns.
         steps: Timed calls of each, at least 2.
 
     Raises:
@@ -47,6 +50,7 @@ def time_interleaved(
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(warmup + steps):
         for function, record in zip((first, second), seconds, strict=True):
+            function()
             started = time.perf_counter()
             function()
             if turn >= warmup:

@@ -52,8 +52,10 @@ def kept_weights(stored: Tensor, magnitudes: Tensor | None, constant: float | No
     """Return the weights on the support: the values, or magnitude times sign."""
     if constant is None:
         return stored
-    magnitude: Tensor | float = constant if magnitudes is None else magnitudes
-    return torch.where(stored >= 0, magnitude, -magnitude).to(stored.dtype)
+    if magnitudes is None:
+        # Exact: 2c - c = c. torch.where would make a tensor of either number at every call.
+        return (stored >= 0).to(stored.dtype).mul_(2 * constant).sub_(constant)
+    return torch.where(stored >= 0, magnitudes, -magnitudes)
 
 
 def kept_gradient(

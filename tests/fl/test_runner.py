@@ -148,12 +148,12 @@ def test_forward_flops_by_shapes(toy):
     }
 
 
-def test_timing_takes_turns_and_leaves_the_warmup_out():
+def test_timing_takes_turns_of_two_calls_and_leaves_the_warmup_out():
     calls = []
     first, second = time_interleaved(
         lambda: calls.append("a"), lambda: calls.append("b"), warmup=2, steps=3
     )
-    assert "".join(calls) == "ab" * 5
+    assert "".join(calls) == "aabb" * 5
     assert first.lower_quartile_s <= first.median_s <= first.upper_quartile_s
     assert second.median_s >= 0
     assert StepTime.of([1.0, 2.0, 3.0]) == StepTime(2.0, 1.5, 2.5)
