@@ -1,8 +1,6 @@
 """Loads the compiled operators; every op file defines its own schemas in ``LIBRARY``."""
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,12 +20,6 @@ torch.ops.load_library(str(_PATH))
 def define(schema: str) -> None:
     """Define an operator whose result does not depend on hidden state (safe to compile)."""
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-
-
-@functools.cache
-def op(name: str) -> Any:
-    """Return an operator's only overload: its packet would look it up at every call."""
-    return getattr(torch.ops.sparsefl, name).default
 
 
 def isa() -> str:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsefl.ops import _dense
-from sparsefl.ops._library import op
 from sparsefl.ops._plan import View
 
 # How the backward operators are asked for an input's gradient (csrc/bindings/ops_linear.cpp).
@@ -40,8 +39,10 @@ class SparseLinearFunction(torch.autograd.Function):
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         ctx.save_for_backward(x if needs_stored else None, stored, magnitudes)
         if constant is None:
-            return op("sparse_linear")(x, stored, bias, *views[0])
-        return op("sign_linear")(x, stored, magnitudes, constant, bias, *views[0])
+            return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0])
+        return torch.ops.sparsefl.sign_linear.default(
+            x, stored, magnitudes, constant, bias, *views[0]
+        )
 
     @staticmethod
     @once_differentiable
@@ -51,11 +52,11 @@ class SparseLinearFunction(torch.autograd.Function):
         _, needs_stored, _, _, needs_bias, _ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         if ctx.constant is None:
-            grad_x, grad_stored, grad_bias = op("sparse_linear_backward")(
+            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sparse_linear_backward.default(
                 grad, x, stored, *forward, *transposed, wanted
             )
         else:
-            grad_x, grad_stored, grad_bias = op("sign_linear_backward")(
+            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sign_linear_backward.default(
                 grad, x, stored, magnitudes, ctx.constant, *forward, *transposed, wanted
             )
         return (
