@@ -10,16 +10,17 @@ from collections import OrderedDict
 
 from torch import nn
 
-from sparsefl.models._normalisation import Norm, check_sizes, normalisation
+from sparsefl.models._normalisation import Norm, normalisation
+from sparsefl.models._sizes import Shape, check_sizes, scaled
 
 CHANNELS = (32, 64)
 HIDDEN = 128
 # Two 3x3 convolutions without padding and a 2x2 pool leave nothing of smaller images.
-LEAST_SIZE = 6
+LEAST_SIDE = 6
 
 
 def cnn(
-    in_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, norm: Norm = None
+    in_shape: Shape = (1, 28, 28), num_classes: int = 10, norm: Norm = None, width: float = 1.0
 ) -> nn.Module:
     """Return the EMNIST CNN, ``[N, *in_shape] -> [N, num_classes]``.
 
@@ -27,16 +28,17 @@ def cnn(
         in_shape: Channels, height and width of an image; at least 6 by 6.
         num_classes: Size of the output.
         norm: Normalisation between each convolution, which then has no bias, and its ReLU.
+        width: Multiplies the channels and the hidden units: ``width=0.2`` is a narrow model.
 
     Raises:
-        ValueError: if a size is too small or ``norm`` is unknown.
+        TypeError: if ``width`` is not a number.
+        ValueError: if a size or ``width`` is too small, or ``norm`` is unknown.
     """
-    check_sizes(in_shape, num_classes)
-    channels, height, width = in_shape
-    if min(height, width) < LEAST_SIZE:
-        raise ValueError(f"in_shape must be at least {LEAST_SIZE} by {LEAST_SIZE}, got {in_shape}")
+    check_sizes(in_shape, num_classes, LEAST_SIDE)
+    channels, rows, columns = in_shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, out_channels in enumerate(CHANNELS, start=1):
+    for i, units in enumerate(CHANNELS, start=1):
+        out_channels = scaled(units, width)
         layers[f"conv{i}"] = nn.Conv2d(channels, out_channels, 3, bias=norm is None)
         if norm is not None:
             layers[f"norm{i}"] = normalisation(norm, out_channels, 2)
@@ -44,8 +46,9 @@ def cnn(
         channels = out_channels
     layers["pool"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
-    features = channels * ((height - 4) // 2) * ((width - 4) // 2)
-    layers["fc1"] = nn.Linear(features, HIDDEN)
+    features = channels * ((rows - 4) // 2) * ((columns - 4) // 2)
+    hidden = scaled(HIDDEN, width)
+    layers["fc1"] = nn.Linear(features, hidden)
     layers["relu3"] = nn.ReLU()
-    layers["fc2"] = nn.Linear(HIDDEN, num_classes)
+    layers["fc2"] = nn.Linear(hidden, num_classes)
     return nn.Sequential(layers)

@@ -5,12 +5,11 @@ from collections import OrderedDict
 
 from torch import nn
 
-from sparsefl.models._normalisation import Norm, check_sizes
+from sparsefl.models._normalisation import Norm
+from sparsefl.models._sizes import Shape, check_sizes
 
 
-def linear(
-    in_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, norm: Norm = None
-) -> nn.Module:
+def linear(in_shape: Shape = (1, 28, 28), num_classes: int = 10, norm: Norm = None) -> nn.Module:
     """Return one linear layer on the flattened image, ``[N, *in_shape] -> [N, num_classes]``.
 
     Args:

@@ -9,13 +9,14 @@ from collections import OrderedDict
 
 from torch import nn
 
-from sparsefl.models._normalisation import Norm, check_sizes, normalisation
+from sparsefl.models._normalisation import Norm, normalisation
+from sparsefl.models._sizes import Shape, check_sizes, scaled
 
 HIDDEN = 200
 
 
 def mlp(
-    in_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, norm: Norm = None
+    in_shape: Shape = (1, 28, 28), num_classes: int = 10, norm: Norm = None, width: float = 1.0
 ) -> nn.Module:
     """Return the 2NN, ``[N, *in_shape] -> [N, num_classes]``.
 
@@ -23,18 +24,20 @@ def mlp(
         in_shape: Channels, height and width of an image.
         num_classes: Size of the output.
         norm: Normalisation between each hidden layer, which then has no bias, and its ReLU.
+        width: Multiplies the hidden units.
 
     Raises:
-        ValueError: if a size is not positive or ``norm`` is unknown.
+        TypeError: if ``width`` is not a number.
+        ValueError: if a size or ``width`` is not positive, or ``norm`` is unknown.
     """
     check_sizes(in_shape, num_classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    features = math.prod(in_shape)
+    features, hidden = math.prod(in_shape), scaled(HIDDEN, width)
     for i in (1, 2):
-        layers[f"fc{i}"] = nn.Linear(features, HIDDEN, bias=norm is None)
+        layers[f"fc{i}"] = nn.Linear(features, hidden, bias=norm is None)
         if norm is not None:
-            layers[f"norm{i}"] = normalisation(norm, HIDDEN, 1)
+            layers[f"norm{i}"] = normalisation(norm, hidden, 1)
         layers[f"relu{i}"] = nn.ReLU()
-        features = HIDDEN
-    layers["fc3"] = nn.Linear(HIDDEN, num_classes)
+        features = hidden
+    layers["fc3"] = nn.Linear(hidden, num_classes)
     return nn.Sequential(layers)

@@ -57,6 +57,27 @@ def test_norm_follows_each_hidden_layer(name: str, norm: Any, kinds: Any) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    # 6, 13 and 26 units: 60 + 715 + 26 * (13 * 144) + 26 + 270; 40 units twice; at least one unit.
+    [("cnn", 0.2, 49_743), ("mlp", 0.2, 33_450), ("cnn", 1e-9, 185)],
+)
+def test_width_scales_every_hidden_layer(name: str, width: float, expected: int) -> None:
+    assert parameters(models.build(name, (1, 28, 28), 10, width=width)) == expected
+
+
+@pytest.mark.parametrize("width", [0.01, 0.2, 0.33, 1, 2.0])
+@pytest.mark.parametrize("norm", [None, "batch", "group"])
+def test_every_width_can_be_normalised(width: float, norm: Any) -> None:
+    model = models.cnn((1, 9, 8), 3, norm, width)
+    assert model(torch.randn(2, 1, 9, 8)).shape == (2, 3)
+
+
+def test_group_norm_has_eight_groups_or_what_divides_the_channels() -> None:
+    groups = [models.cnn(norm="group", width=w).norm1.num_groups for w in (1.0, 0.375, 0.2, 0.1)]
+    assert groups == [8, 4, 2, 1]
+
+
 def test_same_seed_gives_the_same_model() -> None:
     states = []
     for _ in range(2):
@@ -81,3 +102,22 @@ def test_same_seed_gives_the_same_model() -> None:
 def test_bad_arguments_are_named(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         models.build(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("cnn", {"width": 0}, ValueError, "width must be positive"),
+        ("cnn", {"width": float("inf")}, ValueError, "width must be positive"),
+        ("mlp", {"width": float("nan")}, ValueError, "width must be positive"),
+        ("cnn", {"width": "0.5"}, TypeError, "width must be a number, got str"),
+        ("cnn", {"depth": 3}, ValueError, "no option depth; it has: width"),
+        ("linear", {"width": 0.5}, ValueError, "no option width; it has: none"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_bad_options_are_named(
+    name: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        models.build(name, (1, 28, 28), 10, **options)
