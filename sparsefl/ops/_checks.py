@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sparsefl.ops._magnitude import Magnitude
+
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -49,8 +51,8 @@ def check_bias(bias: Tensor | None, out: int, x: Tensor) -> Tensor | None:
     return _check_like("bias", bias, x)
 
 
-def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Tensor | None, float]:
-    """Return ``(magnitudes, constant)``: one of them is what the kernels read.
+def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> Magnitude:
+    """Return the magnitude as the kernels read it.
 
     Raises:
         TypeError: if it is no number, or its dtype is not that of ``x``.
@@ -60,10 +62,10 @@ def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> tuple[Ten
     if isinstance(magnitude, Tensor):
         if magnitude.requires_grad:
             raise ValueError("magnitude: expected a tensor without requires_grad; detach it")
-        return check_stored("magnitude", magnitude, nnz, x), 0.0
+        return Magnitude(check_stored("magnitude", magnitude, nnz, x), 0.0)
     if not 0.0 <= magnitude < float("inf"):
         raise ValueError(f"magnitude: expected a finite number of at least 0, got {magnitude}")
-    return None, float(magnitude)
+    return Magnitude(None, float(magnitude))
 
 
 def _check_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsefl.ops._magnitude import Magnitude, kept_weights, stored_gradient
+
 _LOCAL = threading.local()
 
 
@@ -26,47 +28,30 @@ def scratch(numel: int, like: Tensor) -> Tensor:
 
 
 def fill_weight(
-    stored: Tensor,
-    magnitudes: Tensor | None,
-    constant: float | None,
-    flat: Tensor | None,
-    shape: torch.Size,
+    stored: Tensor, magnitude: Magnitude | None, flat: Tensor | None, shape: torch.Size
 ) -> Tensor:
     """Return the dense weight of ``shape``: a scratch, or the stored elements where all are kept.
 
     Args:
         stored: Values or scores, ``[nnz]``.
-        magnitudes: Magnitudes ``[nnz]`` of a sign layer, or None.
-        constant: The magnitude of a sign layer where it is one number; None: ``stored`` are values.
+        magnitude: That of a sign operator, or None.
         flat: Row-major positions of ``stored`` in the weight, ``[nnz]`` int64; None: it is all of
             them, in that order.
         shape: Of the weight.
     """
-    kept = kept_weights(stored, magnitudes, constant)
+    kept = kept_weights(stored, magnitude)
     if flat is None:
         return kept.view(shape)
     return scratch(shape.numel(), stored).scatter_(0, flat, kept).view(shape)
 
 
-def kept_weights(stored: Tensor, magnitudes: Tensor | None, constant: float | None) -> Tensor:
-    """Return the weights on the support: the values, or magnitude times sign."""
-    if constant is None:
-        return stored
-    if magnitudes is None:
-        # Exact: 2c - c = c. torch.where would make a tensor of either number at every call.
-        return (stored >= 0).to(stored.dtype).mul_(2 * constant).sub_(constant)
-    return torch.where(stored >= 0, magnitudes, -magnitudes)
-
-
-def kept_gradient(
-    dense: Tensor, magnitudes: Tensor | None, constant: float | None, flat: Tensor | None
-) -> Tensor:
-    """Return the gradient on the support, times the magnitude for scores (straight-through)."""
-    kept = dense.reshape(-1) if flat is None else dense.reshape(-1)[flat]
-    if constant is None:
-        # The scratch is filled again for the next layer, so nothing may keep it.
-        return kept.clone() if flat is None else kept
-    return kept * (constant if magnitudes is None else magnitudes)
+def kept_gradient(dense: Tensor, magnitude: Magnitude | None, flat: Tensor | None) -> Tensor:
+    """Return the stored elements' gradient from the dense weight's."""
+    if flat is not None:
+        return stored_gradient(dense.reshape(-1)[flat], magnitude)
+    kept = stored_gradient(dense.reshape(-1), magnitude)
+    # The scratch is filled again for the next layer, so nothing may keep it.
+    return kept.clone() if magnitude is None else kept
 
 
 def without_autocast(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
 """Autograd shared by ``sparse_linear`` and ``sign_linear``.
 
-The latter has a constant or magnitudes.
+The latter has a magnitude.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsefl.ops import _dense
+from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import View
 
 # How the backward operators are asked for an input's gradient (csrc/bindings/ops_linear.cpp).
@@ -28,43 +29,39 @@ class SparseLinearFunction(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         stored: Tensor,
-        magnitudes: Tensor | None,
-        constant: float | None,
         bias: Tensor | None,
+        magnitude: Magnitude | None,
         views: tuple[View, View],
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
-        ctx.constant, ctx.views = constant, views
+        ctx.magnitude, ctx.views = magnitude, views
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        ctx.save_for_backward(x if needs_stored else None, stored, magnitudes)
-        if constant is None:
+        ctx.save_for_backward(x if needs_stored else None, stored)
+        if magnitude is None:
             return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0])
-        return torch.ops.sparsefl.sign_linear.default(
-            x, stored, magnitudes, constant, bias, *views[0]
-        )
+        return torch.ops.sparsefl.sign_linear.default(x, stored, *magnitude, bias, *views[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, stored, magnitudes = ctx.saved_tensors
+        x, stored = ctx.saved_tensors
         forward, transposed = ctx.views
-        _, needs_stored, _, _, needs_bias, _ = ctx.needs_input_grad
+        _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
-        if ctx.constant is None:
+        if ctx.magnitude is None:
             grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sparse_linear_backward.default(
                 grad, x, stored, *forward, *transposed, wanted
             )
         else:
             grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sign_linear_backward.default(
-                grad, x, stored, magnitudes, ctx.constant, *forward, *transposed, wanted
+                grad, x, stored, *ctx.magnitude, *forward, *transposed, wanted
             )
         return (
             grad_x if ctx.wanted_x else None,
             grad_stored if needs_stored else None,
-            None,
-            None,
             grad_bias if needs_bias else None,
+            None,
             None,
         )
 
@@ -95,33 +92,29 @@ class DenseLinearFunction(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         stored: Tensor,
-        magnitudes: Tensor | None,
-        constant: float | None,
         bias: Tensor | None,
+        magnitude: Magnitude | None,
         flat: Tensor | None,
         shape: tuple[int, int],
     ) -> Tensor:
-        ctx.constant, ctx.shape = constant, torch.Size(shape)
+        ctx.magnitude, ctx.flat, ctx.shape = magnitude, flat, torch.Size(shape)
         needs_x, needs_stored = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(
-            x if needs_stored else None, stored if needs_x else None, magnitudes, flat
-        )
-        weight = _dense.fill_weight(stored, magnitudes, constant, flat, ctx.shape)
+        ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
+        weight = _dense.fill_weight(stored, magnitude, flat, ctx.shape)
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
     @_dense.without_autocast
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, stored, magnitudes, flat = ctx.saved_tensors
+        x, stored = ctx.saved_tensors
         grad_x = grad_stored = grad_bias = None
         if ctx.needs_input_grad[0]:
-            weight = _dense.fill_weight(stored, magnitudes, ctx.constant, flat, ctx.shape)
-            grad_x = grad @ weight
+            grad_x = grad @ _dense.fill_weight(stored, ctx.magnitude, ctx.flat, ctx.shape)
         if ctx.needs_input_grad[1]:
             dense = _dense.scratch(ctx.shape.numel(), grad).view(ctx.shape)
             torch.mm(grad.t(), x, out=dense)
-            grad_stored = _dense.kept_gradient(dense, magnitudes, ctx.constant, flat)
-        if ctx.needs_input_grad[4]:
+            grad_stored = _dense.kept_gradient(dense, ctx.magnitude, ctx.flat)
+        if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_x, grad_stored, None, None, grad_bias, None, None
+        return grad_x, grad_stored, grad_bias, None, None, None

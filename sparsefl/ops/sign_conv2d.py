@@ -38,8 +38,8 @@ def sign_conv2d(
     """
     x = _checks.check_operand(x)
     scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
-    magnitudes, constant = _checks.check_magnitude(magnitude, plan.support.nnz, x)
-    return conv2d(x, scores, magnitudes, constant, bias, plan)
+    checked = _checks.check_magnitude(magnitude, plan.support.nnz, x)
+    return conv2d(x, scores, bias, checked, plan)
 
 
 define(

@@ -41,8 +41,8 @@ def sign_linear(
     """
     x = _checks.check_operand(x)
     scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
-    magnitudes, constant = _checks.check_magnitude(magnitude, plan.support.nnz, x)
-    return linear(x, scores, magnitudes, constant, bias, plan)
+    checked = _checks.check_magnitude(magnitude, plan.support.nnz, x)
+    return linear(x, scores, bias, checked, plan)
 
 
 define(

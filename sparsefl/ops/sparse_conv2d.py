@@ -11,6 +11,7 @@ from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._conv2d import SparseConv2dFunction, dense_conv2d
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
+from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
 from sparsefl.ops.batch_last import batch_last
 
@@ -38,18 +39,17 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
     """
     x = _checks.check_operand(x)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
-    return conv2d(x, values, None, None, bias, plan)
+    return conv2d(x, values, bias, None, plan)
 
 
 def conv2d(
     x: Tensor,
     stored: Tensor,
-    magnitudes: Tensor | None,
-    constant: float | None,
     bias: Tensor | None,
+    magnitude: Magnitude | None,
     plan: Conv2dPlan,
 ) -> Tensor:
-    """Run the layout of the plan's support; ``constant=None``: ``stored`` are the weights."""
+    """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
     channels = plan.support.shape[1] * plan.groups
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
@@ -60,25 +60,24 @@ def conv2d(
         )
     bias = _checks.check_bias(bias, plan.support.shape[0], x)
     if _dispatch.layout(plan.support) == "dense":
-        return dense_conv2d(x, stored, magnitudes, constant, bias, plan)
+        return dense_conv2d(x, stored, bias, magnitude, plan)
     if plan.pointwise:
-        return _pointwise(x, stored, magnitudes, constant, bias, plan)
-    return SparseConv2dFunction.apply(x, stored, magnitudes, constant, bias, plan)
+        return _pointwise(x, stored, bias, magnitude, plan)
+    return SparseConv2dFunction.apply(x, stored, bias, magnitude, plan)
 
 
 def _pointwise(
     x: Tensor,
     stored: Tensor,
-    magnitudes: Tensor | None,
-    constant: float | None,
     bias: Tensor | None,
+    magnitude: Magnitude | None,
     plan: Conv2dPlan,
 ) -> Tensor:
     """Run a 1x1 convolution as a linear map of pixels and batch; all reshaping is by views."""
     pixels = batch_last(x).permute(2, 3, 0, 1)  # [H, W, N, C]
     views = (plan.forward, plan.transposed)
     flat = pixels.reshape(-1, x.shape[1])  # [H * W * N, C], batch-last
-    y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
+    y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views)
     return y.view(*pixels.shape[:3], plan.support.shape[0]).permute(2, 3, 0, 1)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, fake_backward
+from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
 
 
@@ -37,18 +38,17 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPl
     """
     x = _checks.check_operand(x)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
-    return linear(x, values, None, None, bias, plan)
+    return linear(x, values, bias, None, plan)
 
 
 def linear(
     x: Tensor,
     stored: Tensor,
-    magnitudes: Tensor | None,
-    constant: float | None,
     bias: Tensor | None,
+    magnitude: Magnitude | None,
     plan: LinearPlan,
 ) -> Tensor:
-    """Run the layout of the plan's support; ``constant=None``: ``stored`` are the weights."""
+    """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
     out_features, in_features = plan.support.shape
     if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(f"x: expected [..., {in_features}] (in_features), got {list(x.shape)}")
@@ -56,11 +56,11 @@ def linear(
     flat = x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
     if _dispatch.layout(plan.support) == "dense":
         y = DenseLinearFunction.apply(
-            flat, stored, magnitudes, constant, bias, plan.flat, (out_features, in_features)
+            flat, stored, bias, magnitude, plan.flat, (out_features, in_features)
         )
     else:
         views = (plan.forward, plan.transposed)
-        y = SparseLinearFunction.apply(flat, stored, magnitudes, constant, bias, views)
+        y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], out_features)
 
 
