@@ -1,0 +1,77 @@
+"""``sparsefl info``: versions, what is compiled, what this machine uses, which data are there."""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from typing import Any
+
+from sparsefl.cli.progress import one_line
+
+_MODULES = {"operators": "sparsefl.ops", "codec": "sparsefl.codec"}
+_DISTRIBUTIONS = ("torch", "numpy", "matplotlib", "tqdm", "tensorboard")
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    info = commands.add_parser("info", help="versions, instruction set, what is available")
+    info.set_defaults(command=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    """Print what there is; return 1 if a compiled module is missing."""
+    lines = [("sparsefl", _version("sparsefl")), ("python", platform.python_version())]
+    lines += [(name, _version(name)) for name in _DISTRIBUTIONS]
+    states = {name: _compiled(module) for name, module in _MODULES.items()}
+    lines += [*states.items(), ("cores", str(os.cpu_count()))]
+    if importlib.util.find_spec("torch") is not None:
+        lines += _torch_lines() + _registry_lines()
+    width = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name:{width}}  {value}" for name, value in lines))
+    return int(any(not state.startswith("compiled") for state in states.values()))
+
+
+def _compiled(module: str) -> str:
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError as error:
+        return f"not available: {one_line(error)}"
+    return f"compiled, {loaded.isa()}" if hasattr(loaded, "isa") else "compiled"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _torch_lines() -> list[tuple[str, str]]:
+    torch = importlib.import_module("torch")
+    cuda = torch.version.cuda
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
+    return [
+        ("threads", str(torch.get_num_threads())),
+        ("cuda", f"{cuda}, {device}" if cuda else "torch is built without it"),
+    ]
+
+
+def _registry_lines() -> list[tuple[str, str]]:
+    """Name the methods, the models and the data sets, and say where the latter's files are."""
+    data = importlib.import_module("sparsefl.data")
+    lines = [
+        ("methods", ", ".join(importlib.import_module("sparsefl.fl.method").METHODS)),
+        ("models", ", ".join(importlib.import_module("sparsefl.models").NAMES)),
+    ]
+    return lines + [(name, _data_line(data, name)) for name in data.NAMES]
+
+
+def _data_line(data: Any, name: str) -> str:
+    if name == "digits":
+        return "shipped"
+    try:
+        return str(importlib.import_module("sparsefl.data.fashion_mnist").find_folder())
+    except (ImportError, FileNotFoundError) as error:
+        return f"not available: {one_line(error)}"

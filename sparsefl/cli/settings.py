@@ -1,0 +1,101 @@
+"""The flags and defaults that ``run`` and ``compare`` share.
+
+These are the settings that earn a flag; ``--set`` and a file reach all others, and the options of
+the methods (:mod:`sparsefl.cli.resolve`).
+"""
+
+import argparse
+from typing import Any
+
+from sparsefl.cli.values import to_text
+
+METHODS = ("fedavg", "fedpt", "hidenseek")
+LINEAR = "linear"
+ROWS = (LINEAR, *METHODS)
+
+# name: (placeholder, help). What both commands take, in the order of --help.
+FLAGS = {
+    "dataset": ("NAME", "data set (Fashion-MNIST, else the digits); `sparsefl info` lists them"),
+    "data_dir": ("DIR", "folder of the data set's files"),
+    "model": ("NAME", "model, or PKG.MOD:NET; `sparsefl info` lists them"),
+    "norm": ("NORM", "normalisation of a named model: batch or group"),
+    "clients": ("N", "number of clients"),
+    "clients_per_round": ("N", "cohort size (everyone)"),
+    "partition": ("RULE", "iid, dirichlet:ALPHA or shards:PER_CLIENT"),
+    "rounds": ("N", "rounds of training"),
+    "local_epochs": ("N", "passes over a client's data"),
+    "local_steps": ("N", "most steps of a client in a round"),
+    "batch_size": ("N", "examples a step"),
+    "density": ("SHARE", "share of weights kept"),
+    "threads": ("N", "threads of torch (all cores)"),
+    "timed_steps": ("N", "steps timed against dense, 0 for none"),
+    "seeds": ("N,N", "one run for each, comma-separated; one seed, one result"),
+}
+SWITCHES = {"memory": "measure memory, in fresh processes", "plots": "draw plots"}
+_SHARED = {
+    "model": "cnn",
+    "clients": 10,
+    "partition": "dirichlet:0.5",
+    "local_epochs": 1,
+    "density": 0.1,
+    "seeds": [0],
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "run": {
+        **_SHARED,
+        "rounds": 10,
+        "batch_size": 32,
+        "timed_steps": 0,
+        "memory": False,
+        "plots": False,
+    },
+    # So that `make demo` ends within six minutes on two cores, installs included.
+    "compare": {
+        **_SHARED,
+        "methods": list(ROWS),
+        "rounds": 25,
+        "local_steps": 12,
+        "batch_size": 16,
+        "timed_steps": 50,
+        "memory": True,
+        "plots": True,
+        "dev_examples": 1000,
+        "evaluate_every": 2,
+    },
+}
+_OUT = {"run": "run", "compare": "compare"}
+
+
+def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the flags that ``run`` and ``compare`` share; what is not given stays away."""
+    defaults = DEFAULTS[command]
+    for name, (placeholder, text) in FLAGS.items():
+        flag = f"--{name.replace('_', '-')}"
+        default = f" (default: {to_text(defaults[name])})" if name in defaults else ""
+        parser.add_argument(
+            flag, metavar=placeholder, default=argparse.SUPPRESS, help=text + default
+        )
+    parser.add_argument(
+        "--data",
+        metavar="PKG.MOD:CLIENTS",
+        default=argparse.SUPPRESS,
+        help="own data: gives ([(train, dev), ...], test)",
+    )
+    for name, text in SWITCHES.items():
+        parser.add_argument(
+            f"--{name}",
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=f"{text} (default: {'yes' if defaults[name] else 'no'})",
+        )
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file of settings, and a table of options a method"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, or METHOD.OPTION; repeatable",
+    )
+    parser.add_argument("--out", default=_OUT[command], metavar="DIR", help="where the files go")

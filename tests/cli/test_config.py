@@ -1,0 +1,128 @@
+"""Files of settings: their layers, what they refuse, and that a run repeats from its own."""
+
+import json
+
+import pytest
+
+from sparsefl import cli
+from sparsefl.cli import config, settings
+
+
+@pytest.mark.parametrize("method", settings.METHODS)
+def test_a_run_repeats_from_its_resolved_configuration(method, run, tiny, tmp_path):
+    quick = ["--set", "iterations=5"] if method == "hidenseek" else []
+    first = run(method, *tiny, *quick, "--seed", "3", "--lr", "0.02", out="first")
+    again = run(method, "--config", str(tmp_path / "first/config.toml"), out="again")
+    assert again["model_sha256"] == first["model_sha256"]
+    assert again["config"] == first["config"]
+    written = [(tmp_path / out / "config.toml").read_text() for out in ("first", "again")]
+    assert written[0].split("\n", 1)[1] == written[1].split("\n", 1)[1]
+
+
+def test_the_file_names_the_method(run, tiny, tmp_path):
+    run("fedavg", *tiny, out="first")
+    assert run("--config", str(tmp_path / "first/config.toml"))["config"]["method"] == "fedavg"
+
+
+def test_a_row_of_a_comparison_repeats_as_a_run(run, tiny, tmp_path):
+    compared = ["--methods", "linear,fedpt", "--timed-steps", "0", "--no-memory", "--no-plots"]
+    assert cli.main(["compare", *tiny, *compared, "--out", str(tmp_path / "c")]) == 0
+    row = json.loads((tmp_path / "c/fedpt-0/result.json").read_text())
+    alone = run("fedpt", "--config", str(tmp_path / "c/config.toml"))
+    assert alone["model_sha256"] == row["model_sha256"]
+
+
+def test_own_data_and_model_repeat(own, run):
+    first = run("fedavg", "--data", "mine:clients", "--model", "mine:net", out="first")
+    again = run("--config", str(own / "first/config.toml"), out="again")
+    assert again["model_sha256"] == first["model_sha256"]
+
+
+def test_the_command_line_lies_over_the_file_over_the_defaults(run, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'dataset = "digits"\nmodel = "mlp"\nclients = 3\nrounds = 1\nlocal_steps = 1\n'
+        "batch_size = 5\nlr = 0.5\nseed = 4\n[fedavg]\nmomentum = 0.25\n"
+    )
+    over = ["--rounds", "2", "--set", "local_steps=2", "--set", "fedavg.momentum=0.75"]
+    used = run("fedavg", "--config", str(file), *over)["config"]
+    assert (used["rounds"], used["local_steps"]) == (2, 2)
+    assert (used["batch_size"], used["seed"], used["clients"]) == (5, 4, 3)
+    assert (used["options"]["momentum"], used["options"]["lr"]) == (0.75, 0.5)
+    assert used["local_epochs"] == settings.DEFAULTS["run"]["local_epochs"]
+
+
+def test_tables_of_other_methods_are_left_alone(run, tiny, tmp_path):
+    file = tmp_path / "both.toml"
+    file.write_text("[fedpt]\nlr = 0.5\n[fedavg]\nlr = 0.25\n")
+    assert run("fedavg", *tiny, "--config", str(file))["config"]["options"]["lr"] == 0.25
+
+
+def test_none_unsets_a_default(run, tiny, tmp_path):
+    file = tmp_path / "all.toml"
+    file.write_text('local_steps = "none"\nclients_per_round = 2\n')
+    flags = [*tiny[:6], "--rounds", "1", "--set", "clients_per_round=none"]
+    used = run("fedavg", *flags, "--config", str(file))["config"]
+    assert used["local_steps"] is None
+    assert used["clients_per_round"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("round = 3", "no setting 'round'; did you mean rounds?"),
+        ("momentun = 0.5", "did you mean momentum?"),
+        ("[fedavg]\nlearning_rate = 1", "fedavg has no option 'learning_rate'"),
+        ("[fedavg]\nmomentun = 0.5", "did you mean momentum?"),
+        ("[hidenseak]\nlr = 1", "did you mean hidenseek?"),
+        ("rounds = 2.5", "rounds must be an integer, got 2.5"),
+        ("rounds = true", "rounds must be an integer, got True"),
+        ('density = "much"', "density must be a number, got 'much'"),
+        ('norm = "layer"', "norm must be one of batch, group, got 'layer'"),
+        ("memory = 1", "memory must be true or false, got 1"),
+        ("seeds = [0, 0.5]", "seeds must be an integer, got 0.5"),
+        ("seed = 1\nseeds = [1, 2]", "seeds comes twice"),
+        ('[fedavg]\nlr = "fast"', "lr must be a number, got 'fast'"),
+        ("rounds = ", "is no TOML"),
+        ('dataset = "mine:clients"\npartition = "iid"', "partition has no meaning"),
+    ],
+    ids=lambda value: value.replace("\n", " ") if "=" in value else "",
+)
+def test_what_a_file_must_not_say(text, says, refused, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    assert says in refused("run", "fedavg", "--config", str(file), "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "rounds"], "KEY=VALUE"),
+        (["--set", "=3"], "KEY=VALUE"),
+        (["--set", "rounds=3", "--set", "rounds=4"], "twice"),
+        (["--set", "rounds=3", "--rounds", "4"], "rounds comes twice"),
+        (["--seed", "1", "--seeds", "1,2"], "seeds comes twice"),
+        (["--set", "hidenseek.lr=1"], "hidenseek is not among the methods, fedavg"),
+        (["--config", "nowhere.toml"], "nowhere.toml: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_command_line_must_not_say(arguments, says, refused):
+    assert says in refused("run", "fedavg", *arguments)
+
+
+@pytest.mark.parametrize(
+    "value", ['a"b\\c', "tab\tnew\nline\x7f\x00", "é😀", 1, -2.5, 1e-30, True, ["a", 1], []]
+)
+def test_what_is_written_is_read_again(value, tmp_path):
+    file = tmp_path / "c.toml"
+    config.write(file, "head", {"key": value, "table": {"inner": value}, "empty": {}})
+    assert config.read(file) == {"key": value, "table": {"inner": value}}
+    assert file.read_text().startswith("# head\n")
+
+
+def test_names_agree_with_the_package():
+    from sparsefl import fl, report
+
+    assert settings.METHODS == fl.METHODS
+    assert settings.ROWS == report.METHODS
