@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/random.h"
+#include "codec/bits.h"
 #include "codec/crc32c.h"
 #include "codec/message.h"
 
@@ -28,6 +29,7 @@ using codec::Target;
 using codec::TensorSpec;
 using codec::ValueMode;
 using Bitmap = py::array_t<uint8_t, py::array::c_style>;
+using SignArray = py::array_t<int8_t, py::array::c_style>;
 
 constexpr const char* kModule = "sparsefl._codec";
 
@@ -77,86 +79,111 @@ struct Sources {
   std::vector<py::object> owners;
 };
 
-void point_at(const py::handle& array, uint64_t bytes, const uint8_t** at, Sources* sources) {
-  if (array.is_none()) return;
+// Returns where the bytes of an array lie, null for None.
+const uint8_t* hold(const py::handle& array, uint64_t bytes, Sources* sources) {
+  if (array.is_none()) return nullptr;
   const py::array held = py::reinterpret_borrow<py::array>(array);
   require(py::isinstance<py::array>(array) && (held.flags() & py::array::c_style) != 0,
           "an array is not contiguous");
   require(static_cast<uint64_t>(held.nbytes()) == bytes, "an array has the wrong size");
-  *at = static_cast<const uint8_t*>(held.data());
   sources->owners.push_back(held);
+  return static_cast<const uint8_t*>(held.data());
 }
 
 // Each item: (ordinal, support mode, value mode, scale, count or seed, bitmap | None, values |
-// None)
+// None, signs of the base | None)
+Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* sources) {
+  require(fields.size() == 8, "a source has eight fields");
+  Source s;
+  s.ordinal = py::cast<uint32_t>(fields[0]);
+  s.support = static_cast<SupportMode>(py::cast<uint8_t>(fields[1]));
+  s.value = static_cast<ValueMode>(py::cast<uint8_t>(fields[2]));
+  s.scale = py::cast<float>(fields[3]);
+  s.count = py::cast<uint64_t>(fields[4]);
+  require(s.ordinal < schema.tensors.size(), "no such ordinal");
+  const TensorSpec& spec = schema.tensors[s.ordinal];
+  require(s.support != SupportMode::kCoded && s.value != ValueMode::kFlips,
+          "the layout chooses the codes");
+  require(codec::is_allowed(s.support, s.value, spec.dtype), "modes do not go together");
+  const uint64_t item_bytes = codec::memory_item_bytes(s.value, spec.dtype);
+  const bool has_bitmap = s.support == SupportMode::kBitmap || s.support == SupportMode::kShared;
+  require(s.support == SupportMode::kSeed || s.count <= spec.numel, "count exceeds the tensor");
+  s.bitmap = hold(fields[5], (spec.numel + 7) / 8, sources);
+  s.values = hold(fields[6], s.count * item_bytes, sources);
+  s.base_signs = reinterpret_cast<const int8_t*>(hold(fields[7], s.count, sources));
+  require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
+  require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
+  require(s.base_signs == nullptr || codec::is_allowed(s.support, ValueMode::kFlips, spec.dtype) &&
+                                         s.value == ValueMode::kSign,
+          "signs of the base are not asked for");
+  return s;
+}
+
 Sources load_sources(const SchemaTable& schema, const py::list& items) {
   Sources sources;
   uint64_t next_ordinal = 0;
   for (const py::handle& item : items) {
-    const auto fields = py::cast<py::tuple>(item);
-    require(fields.size() == 7, "a source has seven fields");
-    Source s;
-    s.ordinal = py::cast<uint32_t>(fields[0]);
-    s.support = static_cast<SupportMode>(py::cast<uint8_t>(fields[1]));
-    s.value = static_cast<ValueMode>(py::cast<uint8_t>(fields[2]));
-    s.scale = py::cast<float>(fields[3]);
-    s.count = py::cast<uint64_t>(fields[4]);
-    require(s.ordinal >= next_ordinal && s.ordinal < schema.tensors.size(), "ordinal out of order");
+    const Source s = load_source(schema, py::cast<py::tuple>(item), &sources);
+    require(s.ordinal >= next_ordinal, "ordinal out of order");
     next_ordinal = uint64_t{s.ordinal} + 1;
-    const TensorSpec& spec = schema.tensors[s.ordinal];
-    require(codec::is_allowed(s.support, s.value, spec.dtype), "modes do not go together");
-    const uint64_t item_bytes = codec::memory_item_bytes(s.value, spec.dtype);
-    const bool has_bitmap = s.support == SupportMode::kBitmap || s.support == SupportMode::kShared;
-    require(s.support == SupportMode::kSeed || s.count <= spec.numel, "count exceeds the tensor");
-    point_at(fields[5], (spec.numel + 7) / 8, &s.bitmap, &sources);
-    point_at(fields[6], s.count * item_bytes, &s.values, &sources);
-    require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
-    require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
     sources.list.push_back(s);
   }
   return sources;
 }
 
-Message lay_out(const SchemaTable& schema, const Sources& sources) {
-  Message message = codec::lay_out(schema.tensors, sources.list);
-  for (const codec::Descriptor& d : message.descriptors) {
-    uint64_t kept = 0;
-    for (const codec::Chunk& c : std::span(message.chunks).subspan(d.first_chunk, d.chunks))
-      kept += c.count;
-    require(d.support == SupportMode::kSeed || kept == d.count, "a count is not its bitmap's");
+// A message laid out: its modes and length are known, encode() writes it.
+class Writer {
+ public:
+  Writer(std::shared_ptr<SchemaTable> schema, const py::list& items)
+      : schema_(std::move(schema)), sources_(load_sources(*schema_, items)) {
+    {
+      py::gil_scoped_release release;
+      message_ = codec::lay_out(schema_->tensors, sources_.list);
+    }
+    for (const codec::Descriptor& d : message_.descriptors) {
+      uint64_t kept = 0;
+      for (const codec::Chunk& c : std::span(message_.chunks).subspan(d.first_chunk, d.chunks))
+        kept += c.count;
+      require(d.support == SupportMode::kSeed || kept == d.count, "a count is not its bitmap's");
+    }
   }
-  return message;
-}
 
-uint64_t message_bytes(const SchemaTable& schema, const py::list& items) {
-  const Sources sources = load_sources(schema, items);
-  py::gil_scoped_release release;
-  return lay_out(schema, sources).total_bytes;
-}
+  uint64_t nbytes() const { return message_.total_bytes; }
 
-py::bytes encode(const SchemaTable& schema, const py::list& items, uint32_t round,
-                 uint64_t base_fingerprint) {
-  const Sources sources = load_sources(schema, items);
-  Message message = lay_out(schema, sources);
-  message.schema_fingerprint = schema.fingerprint;
-  message.base_fingerprint = base_fingerprint;
-  message.round = round;
-  py::bytes out = py::reinterpret_steal<py::bytes>(
-      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.total_bytes)));
-  if (!out) throw py::error_already_set();
-  auto* begin = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
-  codec::Status status;
-  {
-    py::gil_scoped_release release;
-    status = codec::write(schema.tensors, sources.list, message, begin);
+  // (support mode, value mode) of each source, as they stand in the message.
+  py::list modes() const {
+    py::list all;
+    for (const codec::Descriptor& d : message_.descriptors)
+      all.append(py::make_tuple(static_cast<int>(d.support), static_cast<int>(d.value)));
+    return all;
   }
-  if (!status.ok()) raise_refused(status);
-  return out;
-}
+
+  py::bytes encode(uint32_t round, uint64_t base_fingerprint) {
+    message_.schema_fingerprint = schema_->fingerprint;
+    message_.base_fingerprint = base_fingerprint;
+    message_.round = round;
+    py::bytes out = py::reinterpret_steal<py::bytes>(
+        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message_.total_bytes)));
+    if (!out) throw py::error_already_set();
+    auto* begin = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
+    codec::Status status;
+    {
+      py::gil_scoped_release release;
+      status = codec::write(schema_->tensors, sources_.list, message_, begin);
+    }
+    if (!status.ok()) raise_refused(status);
+    return out;
+  }
+
+ private:
+  std::shared_ptr<SchemaTable> schema_;
+  Sources sources_;
+  Message message_;
+};
 
 py::dtype memory_dtype(ValueMode mode, Dtype dtype) {
-  if (mode == ValueMode::kSign) return py::dtype("int8");
-  if (mode == ValueMode::kFp32 || mode == ValueMode::kBf16) return py::dtype("float32");
+  if (codec::is_sign(mode)) return py::dtype("int8");
+  if (mode != ValueMode::kRaw) return py::dtype("float32");
   switch (dtype) {
     case Dtype::kFloat64:
       return py::dtype("float64");
@@ -203,28 +230,24 @@ class Reader {
     return all;
   }
 
-  // Returns (bitmap | None, values | None) of each descriptor. `bases` has the base's bitmap for
-  // each descriptor of shared support, and None for the others.
+  // Returns (bitmap | None, values | None) of each descriptor. `bases` has (bitmap | None, signs |
+  // None) of the base for each: the bitmap where its support is shared, the signs where its values
+  // are flips.
   py::list read(const py::list& bases) const {
     require(bases.size() == message_.descriptors.size(), "one base a descriptor");
     std::vector<Target> targets;
-    std::vector<Bitmap> held;
+    std::vector<py::object> held;
     py::list result;
     for (size_t i = 0; i < message_.descriptors.size(); ++i) {
       const codec::Descriptor& d = message_.descriptors[i];
       const TensorSpec& spec = schema_->tensors[d.ordinal];
-      const auto bitmap_bytes = static_cast<py::ssize_t>((spec.numel + 7) / 8);
-      Target target;
+      Target target = base_target(d, spec, py::cast<py::tuple>(bases[i]), &held);
       py::object bitmap = py::none();
       py::object values = py::none();
-      if (d.support == SupportMode::kBitmap) {
-        Bitmap fresh(bitmap_bytes);
+      if (codec::sends_support(d.support)) {
+        Bitmap fresh(static_cast<py::ssize_t>((spec.numel + 7) / 8));
         target.bitmap = fresh.mutable_data();
         bitmap = fresh;
-      } else if (d.support == SupportMode::kShared) {
-        held.push_back(py::cast<Bitmap>(bases[i]));
-        require(held.back().size() == bitmap_bytes, "a base has the wrong size");
-        target.base = held.back().data();
       }
       if (d.value != ValueMode::kNone) {
         py::array fresh(memory_dtype(d.value, spec.dtype), static_cast<py::ssize_t>(d.count));
@@ -245,6 +268,26 @@ class Reader {
   }
 
  private:
+  // What read() finds in the base of one descriptor. Its signs are as many as its positions, of
+  // which the message may state another number: read() compares them before it takes a sign.
+  static Target base_target(const codec::Descriptor& d, const TensorSpec& spec,
+                            const py::tuple& base, std::vector<py::object>* held) {
+    Target target;
+    if (d.support != SupportMode::kShared) return target;
+    const auto bitmap = py::cast<Bitmap>(base[0]);
+    const auto bytes = static_cast<uint64_t>(bitmap.size());
+    require(bytes == (spec.numel + 7) / 8, "a base has the wrong size");
+    target.base = bitmap.data();
+    held->push_back(bitmap);
+    if (d.value != ValueMode::kFlips) return target;
+    const auto signs = py::cast<SignArray>(base[1]);
+    require(static_cast<uint64_t>(signs.size()) == codec::popcount(bitmap.data(), bytes),
+            "a base has a sign too few or too many");
+    target.base_signs = signs.data();
+    held->push_back(signs);
+    return target;
+  }
+
   std::shared_ptr<SchemaTable> schema_;
   py::bytes data_;
   Message message_;
@@ -256,15 +299,18 @@ void bind_codec(py::module_& m) {
   m.add_object("RefusedError", refused_type);
   py::class_<SchemaTable, std::shared_ptr<SchemaTable>>(m, "SchemaTable")
       .def(py::init(&make_schema), py::arg("fingerprint"), py::arg("numels"), py::arg("dtypes"));
+  py::class_<Writer>(m, "Writer")
+      .def(py::init<std::shared_ptr<SchemaTable>, py::list>(), py::arg("schema"),
+           py::arg("sources"))
+      .def_property_readonly("nbytes", &Writer::nbytes)
+      .def_property_readonly("modes", &Writer::modes)
+      .def("encode", &Writer::encode, py::arg("round"), py::arg("base_fingerprint"));
   py::class_<Reader>(m, "Reader")
       .def(py::init<std::shared_ptr<SchemaTable>, py::bytes>(), py::arg("schema"), py::arg("data"))
       .def_property_readonly("round", &Reader::round)
       .def_property_readonly("base_fingerprint", &Reader::base_fingerprint)
       .def_property_readonly("descriptors", &Reader::descriptors)
       .def("read", &Reader::read, py::arg("bases"));
-  m.def("message_bytes", &message_bytes, py::arg("schema"), py::arg("sources"));
-  m.def("encode", &encode, py::arg("schema"), py::arg("sources"), py::arg("round"),
-        py::arg("base_fingerprint"));
   m.def(
       "crc32c",
       [](const py::bytes& data) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/operand.h"
 #include "bindings/parallel.h"
 #include "cpu/batch_last.h"
 #include "cpu/isa.h"
@@ -18,67 +19,19 @@ namespace {
 
 std::string isa_in_use() { return isa_name(isa()); }
 
-// What moving an element costs, in flops: it waits for memory where a kernel reads its cache.
-constexpr int64_t kFlopsACopy = 32;
-
-template <class T>
-void transpose_into(const T* from, int64_t ld_from, T* to, int64_t ld_to, int64_t rows,
-                    int64_t columns) {
-  const int64_t most = std::max<int64_t>((columns + 15) / 16, 1);
-  const int64_t parts = std::min(thread_parts(kFlopsACopy * rows * columns), most);
-  for_parts(parts, [&](int64_t part) {
-    const int64_t step = (columns + 16 * parts - 1) / (16 * parts) * 16;
-    const int64_t begin = std::min(columns, part * step), end = std::min(columns, begin + step);
-    batch_last_kernels<T>().transpose(from, ld_from, to, ld_to, rows, begin, end);
-  });
-}
-
 Tensor transpose(const Tensor& x) {
   const int64_t rows = x.size(0), columns = x.size(1);
   Tensor y = empty_of(x, {columns, rows});
   with_type(x, [&]<class T>(T*) {
-    transpose_into(data<T>(x), columns, mutable_data<T>(y), rows, rows, columns);
+    const int64_t most = std::max<int64_t>((columns + 15) / 16, 1);
+    const int64_t parts = std::min(thread_parts(kFlopsACopy * rows * columns), most);
+    for_parts(parts, [&](int64_t p) {
+      const Stretch stretch(columns, p, parts);
+      batch_last_kernels<T>().transpose(data<T>(x), columns, mutable_data<T>(y), rows, rows,
+                                        stretch.begin, stretch.end);
+    });
   });
   return y;
-}
-
-// A sample-major operand [batch, features] as the kernels read it: feature-major, its rows readable
-// up to the next multiple of kLanePadding samples.
-struct Operand {
-  Tensor tensor;
-  int64_t features, batch, ld;
-  bool batch_last;  // how the operand lay: batch innermost, or row-major
-};
-
-bool is_batch_last(const Tensor& x) {
-  return x.stride(0) == 1 && (x.size(1) <= 1 || x.stride(1) == x.size(0));
-}
-
-template <class T>
-void fill_padding(T* to, int64_t features, int64_t batch, int64_t ld) {
-  for (int64_t f = 0; f < features; ++f) std::fill(to + f * ld + batch, to + (f + 1) * ld, T{0});
-}
-
-Operand read_operand(const Tensor& x) {
-  const int64_t batch = x.size(0), features = x.size(1);
-  const int64_t ld = (batch + kLanePadding - 1) / kLanePadding * kLanePadding;
-  const bool batch_last = is_batch_last(x);
-  if (batch_last && ld == batch) return {x, features, batch, ld, true};
-  const Tensor source = batch_last ? x : torch::stable::contiguous(x);
-  Operand operand{empty_of(x, {features, ld}), features, batch, ld, batch_last};
-  with_type(x, [&]<class T>(T*) {
-    const T* from = static_cast<const T*>(source.const_data_ptr());
-    T* to = mutable_data<T>(operand.tensor);
-    if (batch_last) {
-      for (int64_t f = 0; f < features; ++f) {
-        std::copy(from + f * batch, from + (f + 1) * batch, to + f * ld);
-      }
-    } else {
-      transpose_into(from, features, to, ld, batch, features);
-    }
-    fill_padding(to, features, batch, ld);
-  });
-  return operand;
 }
 
 View make_view(const Tensor& begin, const Tensor& index, const std::optional<Tensor>& position,
@@ -123,53 +76,86 @@ struct ViewTensors {
   }
 };
 
-// weight @ operand + bias, [rows, batch].
-Tensor multiply(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
-                const std::optional<Tensor>& bias, const ViewTensors& tensors) {
-  const View view = tensors.view(operand.features);
-  Tensor y = empty_of(stored, {view.rows, operand.batch});
-  with_type(stored, [&]<class T>(T*) {
-    const SpmmArgs<T> args{view,          make_weights<T>(stored, magnitudes),
-                           data<T>(bias), static_cast<const T*>(operand.tensor.const_data_ptr()),
-                           operand.ld,    mutable_data<T>(y),
-                           operand.batch, operand.batch};
+// y = weight @ operand + bias, batch-last or row-major, [batch, rows].
+template <class T>
+class Product {
+ public:
+  Product(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
+          const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
+      : rows_(tensors.work.numel() - 1),
+        flops_(2 * (tensors.index.numel() + rows_) * operand.batch()),
+        feature_major_(empty_of(stored, {rows_, operand.batch()})),
+        args_{tensors.view(operand.features()),
+              make_weights<T>(stored, magnitudes),
+              sparsefl::data<T>(bias),
+              operand.data<T>(),
+              operand.ld(),
+              mutable_data<T>(feature_major_),
+              operand.batch(),
+              operand.batch()} {
+    if (row_major) row_major_ = empty_of(stored, {operand.batch(), rows_});
+  }
+
+  int64_t flops() const { return flops_; }
+
+  Tensor result() const {
+    return row_major_.has_value() ? *row_major_ : torch::stable::transpose(feature_major_, 0, 1);
+  }
+
+  // A part turns its own rows: they are still in its caches.
+  void run(int64_t p, int64_t parts) const {
+    const Part part = part_of(args_.view, args_.batch, p, parts);
     const auto& kernels = sparse_linear_kernels<T>();
-    const int64_t flops = 2 * (tensors.index.numel() + view.rows) * operand.batch;
-    const int64_t parts = thread_parts(flops);
-    for_parts(parts, [&](int64_t p) {
-      const Part part = part_of(view, operand.batch, p, parts);
-      kernels.spmm(args, part, workspace<T>(kernels.spmm_scratch(args, part)));
-    });
-  });
-  return y;
-}
+    kernels.spmm(args_, part, workspace<T>(kernels.spmm_scratch(args_, part)));
+    if (!row_major_.has_value()) return;
+    batch_last_kernels<T>().transpose(args_.y + part.row_begin * args_.ldy, args_.ldy,
+                                      mutable_data<T>(*row_major_) + part.row_begin, rows_,
+                                      part.row_end - part.row_begin, part.lane_begin,
+                                      part.lane_end);
+  }
+
+ private:
+  int64_t rows_, flops_;
+  Tensor feature_major_;
+  std::optional<Tensor> row_major_;
+  SpmmArgs<T> args_;
+};
 
 // sum_n grad[row, n] * x[column, n] on the support, [nnz].
-Tensor sample(const Operand& grad, const Operand& x, const Magnitudes* magnitudes,
-              const ViewTensors& tensors) {
-  const View view = tensors.view(x.features);
-  Tensor grad_stored = empty_of(x.tensor, {tensors.index.numel()});
-  with_type(grad_stored, [&]<class T>(T*) {
-    if (x.batch == 0) {
-      std::fill_n(mutable_data<T>(grad_stored), tensors.index.numel(), T{0});
-      return;
-    }
-    const SddmmArgs<T> args{view,
-                            make_weights<T>(grad_stored, magnitudes),
-                            static_cast<const T*>(grad.tensor.const_data_ptr()),
-                            grad.ld,
-                            static_cast<const T*>(x.tensor.const_data_ptr()),
-                            x.ld,
-                            mutable_data<T>(grad_stored),
-                            x.batch};
-    const int64_t parts = thread_parts(2 * tensors.index.numel() * x.batch);
-    for_parts(parts, [&](int64_t p) {
-      const int64_t end = p + 1 == parts ? view.rows : row_at(view, p + 1, parts);
-      sparse_linear_kernels<T>().sddmm(args, {row_at(view, p, parts), end, 0, x.batch});
-    });
-  });
-  return grad_stored;
-}
+template <class T>
+class Sampling {
+ public:
+  Sampling(const Operand& grad, const Operand& x, const Magnitudes* magnitudes,
+           const ViewTensors& tensors)
+      : nnz_(tensors.index.numel()),
+        flops_(2 * nnz_ * x.batch()),
+        result_(empty_of(x.tensor(), {nnz_})),
+        args_{tensors.view(x.features()),
+              make_weights<T>(result_, magnitudes),
+              grad.data<T>(),
+              grad.ld(),
+              x.data<T>(),
+              x.ld(),
+              mutable_data<T>(result_),
+              x.batch()} {
+    if (x.batch() == 0) std::fill_n(args_.grad_values, nnz_, T{0});
+  }
+
+  int64_t flops() const { return flops_; }
+  Tensor result() const { return result_; }
+
+  void run(int64_t p, int64_t parts) const {
+    if (args_.batch == 0) return;
+    const View& view = args_.view;
+    const int64_t end = p + 1 == parts ? view.rows : row_at(view, p + 1, parts);
+    sparse_linear_kernels<T>().sddmm(args_, {row_at(view, p, parts), end, 0, args_.batch});
+  }
+
+ private:
+  int64_t nnz_, flops_;
+  Tensor result_;
+  SddmmArgs<T> args_;
+};
 
 // Sums in lanes and in double between stretches of them, so that a long batch loses no precision.
 template <class T>
@@ -189,25 +175,56 @@ T sum(const T* x, int64_t n) {
   return static_cast<T>(total);
 }
 
-Tensor bias_gradient(const Operand& grad) {
-  Tensor sums = empty_of(grad.tensor, {grad.features});
-  with_type(sums, [&]<class T>(T*) {
-    const T* from = static_cast<const T*>(grad.tensor.const_data_ptr());
-    T* to = mutable_data<T>(sums);
-    const int64_t parts = thread_parts(grad.features * grad.batch);
-    for_parts(parts, [&](int64_t p) {
-      const int64_t end = grad.features * (p + 1) / parts;
-      for (int64_t f = grad.features * p / parts; f < end; ++f) {
-        to[f] = sum(from + f * grad.ld, grad.batch);
-      }
-    });
+// sum_n grad[row, n], [rows].
+template <class T>
+class BiasGradient {
+ public:
+  explicit BiasGradient(const Operand& grad)
+      : grad_(grad), result_(empty_of(grad.tensor(), {grad.features()})) {}
+
+  int64_t flops() const { return grad_.features() * grad_.batch(); }
+  Tensor result() const { return result_; }
+
+  void run(int64_t p, int64_t parts) const {
+    const T* from = grad_.data<T>();
+    T* to = mutable_data<T>(result_);
+    const int64_t end = grad_.features() * (p + 1) / parts;
+    for (int64_t f = grad_.features() * p / parts; f < end; ++f) {
+      to[f] = sum(from + f * grad_.ld(), grad_.batch());
+    }
+  }
+
+ private:
+  const Operand& grad_;
+  Tensor result_;
+};
+
+// Moves what does not lie as the kernels read it; null operands are none.
+template <class T>
+void read_operands(std::initializer_list<const Operand*> operands) {
+  int64_t flops = 0;
+  for (const Operand* operand : operands) flops += operand == nullptr ? 0 : operand->flops();
+  if (flops == 0) return;
+  const int64_t parts = thread_parts(flops);
+  for_parts(parts, [&](int64_t p) {
+    for (const Operand* operand : operands) {
+      if (operand != nullptr) operand->read_part<T>(p, parts);
+    }
   });
-  return sums;
 }
 
 Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
                const std::optional<Tensor>& bias, const ViewTensors& view) {
-  return torch::stable::transpose(multiply(read_operand(x), stored, magnitudes, bias, view), 0, 1);
+  const Operand operand(x);
+  Tensor y;
+  with_type(x, [&]<class T>(T*) {
+    const Product<T> product(operand, stored, magnitudes, bias, view, false);
+    read_operands<T>({&operand});
+    const int64_t parts = thread_parts(product.flops());
+    for_parts(parts, [&](int64_t p) { product.run(p, parts); });
+    y = product.result();
+  });
+  return y;
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
@@ -216,22 +233,42 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 // kRowMajor, the memory order of the input), the stored elements' and the bias's.
 enum Wanted : int64_t { kNone = 0, kBatchLast = 1, kRowMajor = 2 };
 
-// What is not wanted comes back empty; x is read for the stored elements' gradient alone.
+// What is not wanted comes back empty; x is read for the stored elements' gradient alone. All
+// gradients are computed in one parallel region: each more would cost its 5 to 9 us.
 Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
                    const Magnitudes* magnitudes, const ViewTensors& view,
                    const ViewTensors& transposed, const std::vector<int64_t>& wanted) {
-  const Operand gradient = read_operand(grad);
-  Tensor grad_x = empty_of(stored, {0}), grad_stored = empty_of(stored, {0}),
-         grad_bias = empty_of(stored, {0});
-  if (wanted.at(0) != kNone) {
-    const Tensor flat = multiply(gradient, stored, magnitudes, std::nullopt, transposed);
-    grad_x = wanted[0] == kBatchLast ? torch::stable::transpose(flat, 0, 1) : transpose(flat);
-  }
-  if (wanted.at(1) != 0) {
-    grad_stored = sample(gradient, read_operand(x.value()), magnitudes, view);
-  }
-  if (wanted.at(2) != 0) grad_bias = bias_gradient(gradient);
-  return {grad_x, grad_stored, grad_bias};
+  const Operand gradient(grad);
+  std::optional<Operand> operand;
+  if (wanted.at(1) != 0) operand.emplace(x.value());
+  Gradients gradients;
+  with_type(stored, [&]<class T>(T*) {
+    std::optional<Product<T>> product;
+    std::optional<Sampling<T>> sampling;
+    std::optional<BiasGradient<T>> sums;
+    int64_t flops = 0;
+    const auto add = [&](auto& job, const auto&... arguments) {
+      flops += job.emplace(arguments...).flops();
+    };
+    if (wanted[0] != kNone) {
+      const bool row_major = wanted[0] == kRowMajor;
+      add(product, gradient, stored, magnitudes, std::optional<Tensor>(), transposed, row_major);
+    }
+    if (operand) add(sampling, gradient, *operand, magnitudes, view);
+    if (wanted.at(2) != 0) add(sums, gradient);
+    read_operands<T>({&gradient, operand ? &*operand : nullptr});
+    const int64_t parts = thread_parts(flops);
+    for_parts(parts, [&](int64_t p) {
+      if (product) product->run(p, parts);
+      if (sampling) sampling->run(p, parts);
+      if (sums) sums->run(p, parts);
+    });
+    const auto result = [&](const auto& job) {
+      return job ? job->result() : empty_of(stored, {0});
+    };
+    gradients = {result(product), result(sampling), result(sums)};
+  });
+  return gradients;
 }
 
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
