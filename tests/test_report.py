@@ -53,7 +53,7 @@ def compared(tmp_path_factory):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         # What it measures is tests/fl/test_runner.py's matter; a process a cell takes seconds.
-        patch.setattr("sparsefl.fl.runner.measure_memory", lambda *_: Memory(9, 2, 2, 2, 2, 1))
+        patch.setattr("sparsefl.fl.costs.measure_memory", lambda *_: Memory(9, 2, 2, 2, 2, 1))
         results = report.compare(
             SETTING,
             report.METHODS,

@@ -5,16 +5,18 @@ result = sparsefl.fl.run("hidenseek", model=MyNet, clients=[(train, dev), ...], 
 print(result.table())
 """
 
+from sparsefl.fl.costs import Costs
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import METHODS, Client, Method, Task, Wire, load_method
-from sparsefl.fl.result import Costs, Result
-from sparsefl.fl.runner import run
+from sparsefl.fl.result import Result
+from sparsefl.fl.runner import Description, run
 
 __all__ = [
     "METHODS",
     "Client",
     "Costs",
+    "Description",
     "Federation",
     "Ledger",
     "Method",

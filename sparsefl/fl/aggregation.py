@@ -1,12 +1,29 @@
-"""Means over the cohort, and the conversions between state_dicts and updates."""
+"""Means over the cohort, the server's optimizers, and conversions between tensors and updates."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparsefl.codec import Dense, Sparse, Update
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+Kind: TypeAlias = Literal["sgd", "momentum", "adam"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+# The options of a method whose server steps along the mean change; its defaults take them in. The
+# defaults are plain averaging; beta_2 and tau are those of Reddi et al. 2021.
+SERVER_DEFAULTS: Mapping[str, Any] = {
+    "server_optimizer": "sgd",
+    "server_lr": 1.0,
+    "server_momentum": 0.9,
+    "server_beta2": 0.99,
+    "server_tau": 1e-3,
+}
+SERVER_CHOICES: Mapping[str, tuple[str, ...]] = {"server_optimizer": KINDS}
 
 
 def as_tensor(values: object) -> Tensor:
@@ -50,6 +67,101 @@ def add_mean_change(
         name: (value if tensor.is_floating_point() else value.round()).to(tensor.dtype)
         for (name, tensor), value in zip(tensors.items(), total.values(), strict=True)
     }
+
+
+@dataclass(frozen=True)
+class ServerOptimizer:
+    """The server's step along the clients' mean change ``D = sum_k p_k D_k``.
+
+    ::
+
+        sgd        x += lr * D
+        momentum   m = momentum * m + D;    x += lr * m
+        adam       m = momentum * m + (1 - momentum) * D
+                   v = beta2 * v + (1 - beta2) * D^2, from v = tau^2
+                   x += lr * m / (sqrt(v) + tau)
+
+    Attributes:
+        kind: "sgd", "momentum" or "adam".
+        lr: Learning rate of the server; 1 and "sgd" are plain averaging.
+        momentum: Of the first moment.
+        beta2: Of the second moment.
+        tau: Degree of adaptivity: the larger, the less.
+        first: First moments by name, float64; empty before the first step.
+        second: Second moments.
+
+    Source: Reddi et al. 2021, "Adaptive federated optimization", arXiv 2003.00295, algorithm 2
+    (FedAdam); momentum as in Hsu et al. 2019, arXiv 1909.06335 (FedAvgM).
+    """
+
+    kind: str = "sgd"
+    lr: float = 1.0
+    momentum: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    first: Tensors = field(default_factory=dict)
+    second: Tensors = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: if there is no such optimizer, or a number is out of its range."""
+        if self.kind not in KINDS:
+            raise ValueError(f"server_optimizer must be one of {', '.join(KINDS)}: {self.kind!r}")
+        if self.lr <= 0 or self.tau <= 0:
+            raise ValueError(
+                f"server_lr and server_tau must be positive, got {self.lr} and {self.tau}"
+            )
+        if not (0 <= self.momentum < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(
+                "server_momentum and server_beta2 must be at least 0 and below 1, got "
+                f"{self.momentum} and {self.beta2}"
+            )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "ServerOptimizer":
+        """Read a method's options, ``SERVER_DEFAULTS`` among them."""
+        keys = ("server_optimizer", "server_lr", "server_momentum", "server_beta2", "server_tau")
+        return cls(*(options[key] for key in keys))
+
+    @property
+    def averages(self) -> bool:
+        """Whether a step is the plain mean of the clients."""
+        return self.kind == "sgd" and self.lr == 1.0
+
+    def step(
+        self, tensors: Tensors, changes: Iterable[tuple[float, Tensors]]
+    ) -> tuple[dict[str, Tensor], "ServerOptimizer"]:
+        """Take one step.
+
+        Args:
+            tensors: The server's tensors, floating-point.
+            changes: ``(p_k, change of each tensor)`` for each client; the ``p_k`` sum to 1.
+
+        Returns:
+            The new tensors, and the optimizer with its new moments.
+        """
+        if self.kind == "sgd":
+            return add_mean_change(tensors, changes, self.lr), self
+        zeros = {n: torch.zeros_like(t, dtype=torch.float64) for n, t in tensors.items()}
+        mean = add_mean_change(zeros, changes)
+        fresh = 1.0 if self.kind == "momentum" else 1 - self.momentum
+        first = {n: self.momentum * self.first.get(n, zeros[n]) + fresh * mean[n] for n in mean}
+        if self.kind == "momentum":
+            stepped = {n: _moved(tensors[n], self.lr * first[n]) for n in tensors}
+            return stepped, replace(self, first=first)
+        start = self.tau**2
+        second = {
+            n: self.beta2 * self.second.get(n, zeros[n] + start) + (1 - self.beta2) * mean[n] ** 2
+            for n in mean
+        }
+        stepped = {
+            n: _moved(tensors[n], self.lr * first[n] / (second[n].sqrt() + self.tau))
+            for n in tensors
+        }
+        return stepped, replace(self, first=first, second=second)
+
+
+def _moved(tensor: Tensor, step: Tensor) -> Tensor:
+    return (tensor.to(torch.float64) + step).to(tensor.dtype)
 
 
 def is_finite(update: Update) -> bool:

@@ -1,13 +1,15 @@
 """Mini-batches of any map-style dataset, in an order that depends on nothing but its seeds."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
+
+Indices: TypeAlias = NDArray[np.int64]
 
 
 @runtime_checkable
@@ -21,37 +23,144 @@ class Dataset(Protocol):
         """Return example ``index``."""
 
 
-class Reader:
-    """Reads batches of a dataset: tensors, and subsets of tensors, at once; others one by one."""
+class _Source(Protocol):
+    """Where examples come from: reads many at once, and knows the labels where that is cheap."""
+
+    def take(self, indices: Indices) -> list[Any]:
+        """Return the parts of the examples at ``indices``, each collated, ``[n, ...]``."""
+
+    def labels(self) -> Tensor | None:
+        """Return all labels, ``[n]``, or ``None`` where each would have to be read."""
+
+
+class _Tensors:
+    """A ``TensorDataset``: one index a batch."""
+
+    def __init__(self, dataset: TensorDataset) -> None:
+        self._tensors = dataset.tensors
+
+    def take(self, indices: Indices) -> list[Any]:
+        rows = torch.from_numpy(indices)
+        return [tensor[rows] for tensor in self._tensors]
+
+    def labels(self) -> Tensor | None:
+        return self._tensors[1] if len(self._tensors) == 2 else None
+
+
+class _Chosen:
+    """A ``Subset``: its positions, looked up once."""
+
+    def __init__(self, dataset: Subset[Any]) -> None:
+        self._indices = np.asarray(dataset.indices, dtype=np.int64)
+        self._whole = _source_of(dataset.dataset)
+
+    def take(self, indices: Indices) -> list[Any]:
+        return self._whole.take(self._indices[indices])
+
+    def labels(self) -> Tensor | None:
+        labels = self._whole.labels()
+        return None if labels is None else labels[torch.from_numpy(self._indices)]
+
+
+class _Joined:
+    """A ``ConcatDataset``: each part reads its own examples, which then return to their places."""
+
+    def __init__(self, dataset: ConcatDataset[Any]) -> None:
+        self._parts = [_source_of(part) for part in dataset.datasets]
+        self._ends = np.asarray(dataset.cumulative_sizes, dtype=np.int64)
+
+    def take(self, indices: Indices) -> list[Any]:
+        owner = np.searchsorted(self._ends, indices, side="right")
+        starts = np.concatenate([[0], self._ends[:-1]])
+        used = np.unique(owner)
+        batches = [
+            self._parts[part].take(indices[owner == part] - starts[part]) for part in used.tolist()
+        ]
+        order = np.concatenate([np.flatnonzero(owner == part) for part in used])
+        back = torch.from_numpy(np.argsort(order))
+        return [torch.cat(pieces)[back] for pieces in zip(*batches, strict=True)]
+
+    def labels(self) -> Tensor | None:
+        parts = [part.labels() for part in self._parts]
+        known = [labels for labels in parts if labels is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+
+
+class _Items:
+    """Any other map-style dataset: one example after the other."""
 
     def __init__(self, dataset: Dataset) -> None:
-        """Look through the subsets, once."""
-        self._source: Any = dataset
-        self._indices: NDArray[np.int64] | None = None
-        while isinstance(self._source, Subset):
-            own = np.asarray(self._source.indices, dtype=np.int64)
-            self._indices = own if self._indices is None else own[self._indices]
-            self._source = self._source.dataset
+        self._dataset = dataset
 
-    def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def take(self, indices: Indices) -> list[Any]:
+        batch: Any = default_collate([self._dataset[int(index)] for index in indices])
+        return list(batch) if isinstance(batch, list | tuple) else [batch]
+
+    def labels(self) -> Tensor | None:
+        return None
+
+
+def _source_of(dataset: Any) -> _Source:
+    """Choose how to read a dataset; a subclass may read its items otherwise, so it is read so."""
+    if type(dataset) is TensorDataset:
+        return _Tensors(dataset)
+    if type(dataset) is Subset:
+        return _Chosen(dataset)
+    if type(dataset) is ConcatDataset:
+        return _Joined(dataset)
+    return _Items(dataset)
+
+
+class Reader:
+    """Reads batches of a dataset; tensors, and subsets and chains of them, at once.
+
+    Floating-point inputs become ``dtype``, whatever the dataset holds (numpy's default is float64);
+    inputs of integers stay as they are. Labels become int64.
+    """
+
+    def __init__(self, dataset: Dataset, dtype: torch.dtype = torch.float32) -> None:
+        """Open a dataset.
+
+        Args:
+            dataset: Map-style, of ``(input, label)`` pairs.
+            dtype: Of floating-point inputs: the model's.
+        """
+        self._source = _source_of(dataset)
+        self._dtype = dtype
+
+    def take(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """Collate the examples at ``indices`` into ``(inputs [n, ...], labels [n])``.
 
         Raises:
-            TypeError: if the items are not pairs that collate to tensors.
+            TypeError: if the items are not pairs that collate to tensors, or labels no integers.
+            ValueError: if a label is more than one number.
         """
-        indices = indices if self._indices is None else self._indices[indices]
-        if isinstance(self._source, TensorDataset):
-            rows = torch.from_numpy(indices)
-            batch: Any = [tensor[rows] for tensor in self._source.tensors]
-        else:
-            batch = default_collate([self._source[int(index)] for index in indices])
-        if not (
-            isinstance(batch, list | tuple)
-            and len(batch) == 2
-            and all(isinstance(part, Tensor) for part in batch)
-        ):
-            raise TypeError("dataset items must be (input, label) pairs that collate to tensors")
-        return batch[0], batch[1]
+        batch = self._source.take(indices)
+        if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+            raise TypeError(
+                "dataset items must be (input, label) pairs that collate to tensors; for arrays "
+                "give torch.utils.data.TensorDataset(inputs, labels)"
+            )
+        inputs, labels = batch
+        if inputs.is_floating_point():
+            inputs = inputs.to(self._dtype)
+        return inputs, _as_classes(labels)
+
+    def labels(self) -> Tensor | None:
+        """Return all labels, ``[n]`` int64, or ``None`` where every item would have to be read."""
+        labels = self._source.labels()
+        return None if labels is None else _as_classes(labels)
+
+
+def _as_classes(labels: Tensor) -> Tensor:
+    """Return labels as int64, one number an example."""
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels must be integers, the numbers of classes, got {labels.dtype}")
+    if labels.dim() != 1:
+        raise ValueError(
+            f"labels must be one class number an example, got shape {list(labels.shape[1:])}"
+        )
+    return labels.to(torch.int64)
 
 
 def stream(seed: int, round: int, client: int) -> np.random.Generator:
@@ -65,7 +174,7 @@ def batch_indices(
     epochs: int,
     max_steps: int | None,
     generator: np.random.Generator,
-) -> Iterator[NDArray[np.int64]]:
+) -> Iterator[Indices]:
     """Yield the positions of each mini-batch of ``epochs`` shuffled passes.
 
     A last batch of a single example joins the one before it, because batch norm has no variance of
@@ -91,8 +200,10 @@ def batch_indices(
             yield order[start:end]
 
 
-def concatenated(dataset: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def concatenated(
+    dataset: Dataset, batch_size: int, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the whole dataset in its own order, ``batch_size`` examples at a time."""
-    reader = Reader(dataset)
+    reader = Reader(dataset, dtype)
     for start in range(0, len(dataset), batch_size):
         yield reader.take(np.arange(start, min(start + batch_size, len(dataset))))

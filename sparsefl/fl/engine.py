@@ -2,13 +2,13 @@
 
 What a client gets and what it sends is the encoded message and nothing else: the client decodes the
 server's bytes into its model, the server decodes the client's bytes before it aggregates, and the
-ledger counts the lengths. Clients keep no state between rounds, so one resident model serves all of
-them in turn, and each message overwrites everything that travels.
+ledger counts the lengths. One resident model serves all clients in turn, and each message
+overwrites everything that travels; what a client keeps between rounds is what its method remembers.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,13 @@ from sparsefl.fl.aggregation import is_finite
 from sparsefl.fl.batches import Dataset, stream
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
+from sparsefl.fl.sampling import RULES, Rule, draw_cohort
 from sparsefl.fl.training import LocalWork, train
 
 _logger = logging.getLogger(__name__)
+
+# Everything of a federation that a round changes.
+_KEPT = ("state", "ledger", "memories", "_seen", "_succeeded")
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,20 @@ class Schedule:
         batch_size: Examples a step.
         local_epochs: Passes over the client's data in one round.
         local_steps: Most steps in one round, or ``None``.
+        sampling: How a cohort is drawn: "uniform", or by "examples" (see
+            :func:`sparsefl.fl.sampling.draw_cohort`).
     """
 
     clients_per_round: int | None = None
     batch_size: int = 32
     local_epochs: int = 1
     local_steps: int | None = None
+    sampling: Rule = "uniform"
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: if there is no such sampling."""
+        if self.sampling not in RULES:
+            raise ValueError(f"sampling must be one of {', '.join(RULES)}, got {self.sampling!r}")
 
 
 @dataclass
@@ -53,6 +65,8 @@ class Federation:
         ledger: What it has cost so far.
         state: The server's state.
         setup_message: What each client gets once, if anything.
+        memories: What each client has kept for itself, for methods that remember.
+        saved: A snapshot to go on from; ``None`` begins anew.
     """
 
     method: Method
@@ -62,6 +76,8 @@ class Federation:
     ledger: Ledger = field(default_factory=Ledger)
     state: Any = None
     setup_message: bytes | None = None
+    memories: dict[int, Any] = field(default_factory=dict)
+    saved: Mapping[str, Any] | None = None
     _resident: Client | None = None
     _seen: set[int] = field(default_factory=set)
     _succeeded: bool = False
@@ -72,28 +88,35 @@ class Federation:
         Raises:
             ValueError: if no client owns an example.
         """
-        self._eligible = [k for k, data in enumerate(self.datasets) if len(data) > 0]
-        if not self._eligible:
+        self._examples = [len(data) for data in self.datasets]
+        if not any(self._examples):
             raise ValueError("clients must own training data, all datasets are empty")
-        if len(self._eligible) < len(self.datasets):
-            empty = len(self.datasets) - len(self._eligible)
+        if empty := self._examples.count(0):
             _logger.info("%d clients own no training example and are never sampled", empty)
+        if self.saved is not None:
+            for name in _KEPT:
+                setattr(self, name, self.saved[name])
+            self.setup_message = self.method.setup(self.state)
+            return
         started = time.perf_counter()
         self.state = self.method.init(self.task)
         self.setup_message = self.method.setup(self.state)
         self.ledger.setup_s += time.perf_counter() - started
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what another federation of the same task needs as ``saved`` to go on from here."""
+        return {name: getattr(self, name) for name in _KEPT}
 
     @property
     def wire(self) -> Wire:
         """How the server encodes and decodes."""
         return self.method.server_wire(self.state)
 
-    def cohort(self, round: int) -> list[int]:
-        """Sample the clients of a round from Philox of ``(seed, round)``, in ascending order."""
-        size = self.schedule.clients_per_round or len(self._eligible)
+    def cohort(self, round: int) -> dict[int, float]:
+        """Draw the clients of a round from Philox of ``(seed, round)``, with their chances."""
+        size = self.schedule.clients_per_round or len(self.datasets)
         generator = np.random.Generator(np.random.Philox([self.task.seed, round]))
-        size = min(size, len(self._eligible))
-        return sorted(generator.choice(self._eligible, size, replace=False).tolist())
+        return draw_cohort(self._examples, size, self.schedule.sampling, generator)
 
     def broadcast(self, round: int) -> bytes:
         """Encode what the server sends in a round."""
@@ -136,17 +159,17 @@ class Federation:
         started = time.perf_counter()
         message = self.broadcast(round)
         entry.encode_s += time.perf_counter() - started
-        updates: list[tuple[int, codec.Update]] = []
+        updates: list[tuple[float, codec.Update]] = []
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
-        for client in self.cohort(round):
+        for client, chance in self.cohort(round).items():
             entry.downlink_bytes += len(message)
             if client not in self._seen:
                 self._seen.add(client)
                 entry.setup_bytes += len(self.setup_message or b"")
             try:
                 reply, work = self._client_round(client, message, entry)
-                updates.append((work.examples, self._accept(reply, entry)))
+                updates.append((work.examples / chance, self._accept(reply, entry)))
                 losses.append((work.steps, work.loss))
             except Exception as error:  # whatever a client's data or model raises
                 _logger.warning("round %d lost client %d: %s", round, client, error)
@@ -168,6 +191,8 @@ class Federation:
         resident = self._resident
         started = time.perf_counter()
         received = self.receive(resident, message)
+        if self.method.recall is not None:
+            self.method.recall(resident, self.memories.get(client))
         entry.decode_s += time.perf_counter() - started
         work = train(
             resident.model,
@@ -187,6 +212,8 @@ class Federation:
             base=resident.wire.supports,
         )
         entry.encode_s += time.perf_counter() - started
+        if self.method.remember is not None:
+            self.memories[client] = self.method.remember(resident)
         return reply, work
 
     def _accept(self, reply: bytes, entry: Round) -> codec.Update:
@@ -210,11 +237,14 @@ class Federation:
 
     def _aggregate(
         self,
-        updates: list[tuple[int, codec.Update]],
+        updates: list[tuple[float, codec.Update]],
         entry: Round,
         failure: Exception | None,
     ) -> None:
-        """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing."""
+        """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.
+
+        Where the sampling was not uniform, ``n_k`` stands for the examples over the chance.
+        """
         if not updates:
             if not self._succeeded:
                 raise RuntimeError(f"no client could train: {failure}") from failure
@@ -222,8 +252,8 @@ class Federation:
             return
         self._succeeded = True
         started = time.perf_counter()
-        total = sum(examples for examples, _ in updates)
-        weighted = [(examples / total, update) for examples, update in updates]
+        total = sum(weight for weight, _ in updates)
+        weighted = [(weight / total, update) for weight, update in updates]
         self.state = self.method.aggregate(self.state, weighted)
         entry.clients = len(updates)
         entry.aggregate_s += time.perf_counter() - started

@@ -13,8 +13,8 @@ from sparsefl.fl.engine import Schedule
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.memory import load_callable
 from sparsefl.fl.result import Result
-from sparsefl.fl.runner import run
-from sparsefl.fl.timing import TIMED_STEPS
+from sparsefl.fl.runner import Description, run
+from sparsefl.timing import TIMED_STEPS
 
 # Images of the training set that the server holds out, to choose learning rates on: never the test
 # set. Where they would be more than a fifth of a small data set, a fifth is.
@@ -176,7 +176,6 @@ def play(
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
         timed_steps=setting.timed_steps,
-        memory_cell=memory_cell,
-        labels={"label": method, "model": model, "data": _describe_data(setting)},
+        description=Description(method, model, _describe_data(setting), memory_cell),
         on_round=on_round,
     )

@@ -6,8 +6,10 @@ turns updates into bytes and back, and counts them.
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -96,6 +98,10 @@ class Method:
         claimed_uplink_bytes: ``(state) -> bytes`` of one client's message by the paper's formula.
         claimed_flops: ``(state, forward FLOPs by weight) -> FLOPs`` of one local step by it.
         prunes: Whether the density has a meaning for it.
+        choices: The values that options of text may take, where they are few.
+        remember: ``(client) -> memory``: what a client keeps for itself after its round, for
+            methods whose clients have a state; tensors, numbers and mappings of them.
+        recall: ``(client, memory | None)``: put it back, after the broadcast was received.
     """
 
     name: str
@@ -113,33 +119,52 @@ class Method:
     claimed_uplink_bytes: Callable[[Any], int]
     claimed_flops: Callable[[Any, Mapping[str, int]], int]
     prunes: bool = False
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    remember: Callable[[Client], Any] | None = None
+    recall: Callable[[Client, Any], None] | None = None
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill the options up with their defaults.
 
         Raises:
-            ValueError: if an option is not one of the method's.
+            TypeError: if an option that is a number by default is given as something else.
+            ValueError: if an option is not one of the method's, or none of its choices.
         """
         unknown = sorted(set(given) - set(self.defaults))
         if unknown:
             known = ", ".join(sorted(self.defaults))
             raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has: {known}")
+        for key, value in given.items():
+            self._check_option(key, value)
         return {**self.defaults, **given}
+
+    def _check_option(self, key: str, value: Any) -> None:
+        kind = type(self.defaults[key])
+        needed = {int: numbers.Integral, float: numbers.Real}.get(kind, object)
+        if not isinstance(value, needed) or (kind in (int, float) and isinstance(value, bool)):
+            text = "a whole number" if kind is int else "a number"
+            raise TypeError(f"{key} must be {text}, got {value!r}")
+        if isinstance(value, numbers.Real) and not math.isfinite(value):
+            raise ValueError(f"{key} must be finite, got {value!r}")
+        if key in self.choices and value not in self.choices[key]:
+            known = ", ".join(self.choices[key])
+            raise ValueError(f"{key} must be one of {known}, got {value!r}")
 
     def parse_options(self, given: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """Parse ``(key, text)`` pairs by the types of the defaults.
 
         Raises:
-            ValueError: if there is no such option, or the text is no number where one is needed.
+            ValueError: if there is no such option, or the text is no number where one is needed, or
+                none of the choices.
         """
         options: dict[str, Any] = {}
         for key, text in given:
-            self.with_defaults({key: text})
-            kind = type(self.defaults[key])
+            kind = type(self.defaults.get(key))
             try:
                 options[key] = kind(text) if kind in (int, float) else text
             except ValueError:
                 raise ValueError(f"{key} must be a number, got {text!r}") from None
+        self.with_defaults(options)
         return options
 
 

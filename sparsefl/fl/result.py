@@ -10,38 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from sparsefl.fl.costs import Costs
 from sparsefl.fl.ledger import Ledger
-from sparsefl.fl.memory import Memory
 from sparsefl.fl.plots import plot_curves
 from sparsefl.fl.table import format_table
-from sparsefl.fl.timing import StepTime
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a run should have cost by formula, and what a step costs when measured.
-
-    Attributes:
-        uplink_claimed_bytes: All uplinks by the method's own accounting.
-        uplink_dense_bytes: All uplinks, had each sent the dense model.
-        downlink_dense_bytes: All downlinks, had each sent the dense model.
-        claimed_flops: One local step by the method's own accounting.
-        dense_flops: One local step of the dense model by the same accounting.
-        client_step: Seconds of a local step, optimizer included; ``None`` if not measured.
-        dense_step: The same of the dense model in plain torch, in turns with it.
-        client_memory: Memory of the client's process; ``None`` if not measured.
-        dense_memory: Memory of a dense client's process.
-    """
-
-    uplink_claimed_bytes: int
-    uplink_dense_bytes: int
-    downlink_dense_bytes: int
-    claimed_flops: int
-    dense_flops: int
-    client_step: StepTime | None = None
-    dense_step: StepTime | None = None
-    client_memory: Memory | None = None
-    dense_memory: Memory | None = None
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,61 @@
 """One call for a whole run: build the federation, play its rounds, measure, evaluate."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from sparsefl.fl.batches import Dataset, Reader
+from sparsefl.codec import Schema
+from sparsefl.fl.batches import Dataset
+from sparsefl.fl.checkpoint import Checkpoint
+from sparsefl.fl.checks import (
+    ClientData,
+    check_clients,
+    check_counts,
+    check_dataset,
+    check_labels,
+    try_model,
+)
+from sparsefl.fl.costs import collect_costs
 from sparsefl.fl.engine import Federation, Schedule
-from sparsefl.fl.flops import PASSES_PER_STEP, forward_flops
+from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.ledger import Round
-from sparsefl.fl.memory import Cell, Memory, measure_memory
-from sparsefl.fl.method import Client, Method, Task, load_method
-from sparsefl.fl.result import Costs, Result, model_sha256, summarise_clients
-from sparsefl.fl.timing import TIMED_STEPS, WARMUP_STEPS, StepTime, time_interleaved
-from sparsefl.fl.training import accuracy, local_step
+from sparsefl.fl.method import Method, Task, load_method
+from sparsefl.fl.result import Result, model_sha256, summarise_clients
+from sparsefl.fl.training import accuracy
+from sparsefl.timing import TIMED_STEPS
 
-# What every step time and every byte is compared with.
-BASELINE = "fedavg"
+# What a run that goes on may have otherwise than its checkpoint.
+_FREE = ("rounds", "label", "data")
+
+
+@dataclass(frozen=True)
+class Description:
+    """How reports and other processes name a run's parts.
+
+    Attributes:
+        label: Name of the run's row; the method's by default.
+        model: Name of the model; its class by default.
+        data: Name of the data.
+        memory_cell: "factory", "arguments", "input_shape" and "classes" of
+            :class:`sparsefl.fl.memory.Cell`: measures memory in fresh processes; ``None`` does not.
+    """
+
+    label: str | None = None
+    model: str | None = None
+    data: str = "own data"
+    memory_cell: Mapping[str, Any] | None = None
 
 
 def run(
     method: str,
     model: Callable[[], nn.Module],
-    clients: Sequence[tuple[Dataset, Dataset]],
+    clients: Sequence[Sequence[Dataset]],
     test: Dataset,
     *,
     density: float = 0.1,
@@ -38,90 +67,68 @@ def run(
     evaluate_every: int = 1,
     threads: int | None = None,
     timed_steps: int = TIMED_STEPS,
-    memory_cell: Mapping[str, Any] | None = None,
-    labels: Mapping[str, str] | None = None,
+    description: Description | None = None,
     on_round: Callable[[Round], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Result:
     """Train a model by a federated method, and measure what it costs.
 
-    One seed, one result: equal arguments on one machine give the same final model, bit for bit.
+    One seed, one result: equal arguments on one machine give the same final model, bit for bit,
+    also when the run was interrupted and resumed.
 
     Args:
         method: "fedavg", "fedpt" or "hidenseek".
         model: Builds the dense model, without arguments; any ``nn.Module`` with class outputs.
-        clients: ``(train, dev)`` of each client: map-style datasets of ``(input, label)``.
+        clients: ``(train, dev)`` or ``(train, dev, test)`` of each client: map-style datasets of
+            ``(input, label)``.
         test: Evaluated once, on the last global model.
         density: Share of weights kept, for methods that prune.
         rounds: Rounds of federated training.
-        seed: Of initialisation, sampling and batch order.
+        seed: Of initialisation, sampling, batch order and dropout.
         schedule: Cohort size, batch size and local work; by default one epoch of everyone.
         options: Options of the method, its learning rate among them; see its ``DEFAULTS``.
         dev: The server's development data, for the accuracy of each round; ``test`` if absent.
         evaluate_every: Rounds between evaluations; the last round is always evaluated, 0 is never.
         threads: Threads of torch; as they are if absent.
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
-        memory_cell: "factory", "arguments", "input_shape" and "classes" of
-            :class:`sparsefl.fl.memory.Cell`: measures memory in fresh processes.
-        labels: Names for the report: "label" of the row, "model" and "data".
-        on_round: Called with the entry of each round when it is over.
+        description: Names for the report, and how to measure memory.
+        on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
+        checkpoint: Folder of the checkpoint, written after each round.
+        resume: Go on from the checkpoint where there is one; more ``rounds`` than before are fine.
 
     Returns:
         Accuracy, ledger, costs and the final model.
 
     Raises:
         TypeError: if the model's factory or a dataset gives something else than it should.
-        ValueError: if an argument is out of range or unknown.
+        ValueError: if an argument is out of range or unknown, or the checkpoint is another run's.
         RuntimeError: if no client could train.
     """
-    schedule = schedule or Schedule()
+    schedule, description = schedule or Schedule(), description or Description()
+    check_counts(rounds, evaluate_every, schedule)
     chosen = load_method(method)
-    _check(clients, test, rounds, schedule)
-    first = next(train for train, _ in clients if len(train) > 0)
-    example, _ = Reader(first).take(np.zeros(1, np.int64))
-    task = Task(model, example, seed, density, chosen.with_defaults(options or {}))
+    given = with_horizon(chosen.with_defaults(options or {}), rounds)
+    data = check_clients(clients)
     with _threads(threads):
-        federation = Federation(chosen, task, [train for train, _ in clients], schedule)
-        for round in range(1, rounds + 1):
-            entry = federation.play(round)
-            due = evaluate_every > 0 and (round % evaluate_every == 0 or round == rounds)
-            if due:
-                _evaluate(federation, entry, test if dev is None else dev)
-            if on_round is not None:
-                on_round(entry)
+        task = _task(model, data, {"test": test, "dev": dev}, seed, density, given)
+        config = _config(chosen, task, data, schedule, rounds, description)
+        kept = _checkpoint(checkpoint, config, data, task)
+        saved = _saved(kept, resume, rounds)
+        federation = Federation(chosen, task, [own.train for own in data], schedule, saved=saved)
+        _play(federation, rounds, test if dev is None else dev, evaluate_every, kept, on_round)
         final = chosen.global_model(task, federation.state)
+        judged = [accuracy(final, client.held_out) for client in data]
         return Result(
             method=method,
-            config=_config(federation, rounds, labels or {}, final),
+            config=config,
             accuracy=accuracy(final, test),
-            accuracy_per_client=summarise_clients([accuracy(final, own) for _, own in clients]),
+            accuracy_per_client=summarise_clients(judged),
             ledger=federation.ledger,
-            costs=_costs(federation, timed_steps, memory_cell),
+            costs=collect_costs(federation, timed_steps, description.memory_cell),
             model=final,
             model_sha256=model_sha256(final),
         )
-
-
-def _check(
-    clients: Sequence[tuple[Dataset, Dataset]], test: Dataset, rounds: int, schedule: Schedule
-) -> None:
-    """Refuse what cannot be run, by name."""
-    if len(clients) == 0 or any(len(pair) != 2 for pair in clients):
-        raise ValueError("clients must be a sequence of (train, dev) pairs, at least one")
-    for argument, data in (("clients", clients[0][0]), ("clients", clients[0][1]), ("test", test)):
-        if not isinstance(data, Dataset):
-            raise TypeError(f"{argument} must hold map-style datasets, got {type(data).__name__}")
-    if all(len(train) == 0 for train, _ in clients):
-        raise ValueError("clients must own training data, all datasets are empty")
-    positive = {
-        "rounds": rounds,
-        "batch_size": schedule.batch_size,
-        "local_epochs": schedule.local_epochs,
-        "local_steps": schedule.local_steps,
-        "clients_per_round": schedule.clients_per_round,
-    }
-    for argument, value in positive.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
 
 
 @contextlib.contextmanager
@@ -136,35 +143,114 @@ def _threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _evaluate(federation: Federation, entry: Round, data: Dataset) -> None:
-    started = time.perf_counter()
-    model = federation.method.global_model(federation.task, federation.state)
-    entry.accuracy = accuracy(model, data)
-    entry.evaluate_s = time.perf_counter() - started
+def _task(
+    model: Callable[[], nn.Module],
+    data: Sequence[ClientData],
+    servers: Mapping[str, Dataset | None],
+    seed: int,
+    density: float,
+    options: Mapping[str, Any],
+) -> Task:
+    """Try the model on the data, compare all labels with its classes, and put the task together."""
+    first = next(client.train for client in data if len(client.train) > 0)
+    example, classes = try_model(model, seed, first)
+    named = [(name, own) for name, own in servers.items() if own is not None]
+    for name, own in named:
+        check_dataset(own, name)
+    named += [pair for number, client in enumerate(data) for pair in client.named(number)]
+    for name, own in named:
+        check_labels(own, name, classes)
+    return Task(model, example, seed, density, options)
+
+
+def _saved(checkpoint: Checkpoint | None, resume: bool, rounds: int) -> dict[str, Any] | None:
+    """Return the run to go on with, if there is one.
+
+    Raises:
+        ValueError: if the checkpoint is of another run, or further than this one should go, or is
+            there although nothing is to be resumed.
+    """
+    if checkpoint is None:
+        if resume:
+            raise ValueError("resume needs checkpoint, the folder to go on from")
+        return None
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    if not resume:
+        raise ValueError(
+            f"checkpoint: {checkpoint.path} exists already; give resume=True to go on with it, or "
+            "another folder"
+        )
+    done = len(saved["ledger"].rounds)
+    if done > rounds:
+        raise ValueError(f"rounds is {rounds}, the checkpoint has played {done} already")
+    return saved
+
+
+def _play(
+    federation: Federation,
+    rounds: int,
+    dev: Dataset,
+    evaluate_every: int,
+    checkpoint: Checkpoint | None,
+    on_round: Callable[[Round], None] | None,
+) -> None:
+    """Play the rounds that are left, evaluate, save and report each."""
+    for round in range(len(federation.ledger.rounds) + 1, rounds + 1):
+        entry = federation.play(round)
+        if evaluate_every > 0 and (round % evaluate_every == 0 or round == rounds):
+            started = time.perf_counter()
+            model = federation.method.global_model(federation.task, federation.state)
+            entry.accuracy = accuracy(model, dev)
+            entry.evaluate_s = time.perf_counter() - started
+        if checkpoint is not None:
+            checkpoint.save(federation.snapshot())
+        if on_round is not None:
+            on_round(entry)
 
 
 def _config(
-    federation: Federation, rounds: int, labels: Mapping[str, str], final: nn.Module
+    method: Method,
+    task: Task,
+    data: Sequence[ClientData],
+    schedule: Schedule,
+    rounds: int,
+    description: Description,
 ) -> dict[str, Any]:
-    """Collect everything that determines the run."""
-    task, schedule = federation.task, federation.schedule
+    """Collect everything that determines the run, JSON-ready."""
+    model = task.new_model()
     return {
-        "method": federation.method.name,
-        "label": labels.get("label", federation.method.name),
-        "model": labels.get("model", type(final).__name__),
-        "data": labels.get("data", "own data"),
-        "norm": _norm_of(final),
-        "density": task.density if federation.method.prunes else 1.0,
+        "method": method.name,
+        "label": description.label or method.name,
+        "model": description.model or type(model).__name__,
+        "data": description.data,
+        "norm": _norm_of(model),
+        "density": task.density if method.prunes else 1.0,
         "seed": task.seed,
         "rounds": rounds,
-        "clients": len(federation.datasets),
-        "clients_per_round": schedule.clients_per_round,
-        "batch_size": schedule.batch_size,
-        "local_epochs": schedule.local_epochs,
-        "local_steps": schedule.local_steps,
+        "clients": len(data),
+        **asdict(schedule),
         "threads": torch.get_num_threads(),
         "options": dict(task.options),
     }
+
+
+def _checkpoint(
+    folder: str | os.PathLike[str] | None,
+    config: Mapping[str, Any],
+    data: Sequence[ClientData],
+    task: Task,
+) -> Checkpoint | None:
+    """Say what a checkpoint must agree in: the configuration, the model, the clients' sizes."""
+    if folder is None:
+        return None
+    schema = Schema.of(task.new_model())
+    same = {key: value for key, value in config.items() if key not in _FREE} | {
+        "parameters": {name: [list(spec.shape), spec.dtype] for name, spec in schema.items()},
+        "examples": [len(client.train) for client in data],
+    }
+    return Checkpoint(folder, same)
 
 
 def _norm_of(model: nn.Module) -> str | None:
@@ -174,65 +260,3 @@ def _norm_of(model: nn.Module) -> str | None:
         if name.startswith(("BatchNorm", "GroupNorm", "LayerNorm", "InstanceNorm")):
             return name.partition("Norm")[0].lower()
     return None
-
-
-def _costs(
-    federation: Federation, timed_steps: int, memory_cell: Mapping[str, Any] | None
-) -> Costs:
-    """Put formulas and measurements of the run together."""
-    method, task, ledger = federation.method, federation.task, federation.ledger
-    baseline = load_method(BASELINE)
-    dense_task = Task(task.factory, task.example_input, task.seed, 1.0, baseline.defaults)
-    dense = Federation(baseline, dense_task, federation.datasets, federation.schedule)
-    dense_bytes = sum(v.numel() * v.element_size() for v in task.new_model().state_dict().values())
-    forward = forward_flops(task.new_model(), task.example_input, federation.schedule.batch_size)
-    uplinks = sum(entry.clients for entry in ledger.rounds)
-    downlinks = sum(entry.clients + entry.lost for entry in ledger.rounds)
-    steps: tuple[StepTime | None, StepTime | None] = (None, None)
-    if timed_steps > 0:
-        warmup = min(WARMUP_STEPS, timed_steps)
-        steps = time_interleaved(_step(federation), _step(dense), warmup, timed_steps)
-    memories: tuple[Memory | None, Memory | None] = (None, None)
-    if memory_cell is not None:
-        memories = (_memory(federation, memory_cell), _memory(dense, memory_cell))
-    return Costs(
-        uplink_claimed_bytes=method.claimed_uplink_bytes(federation.state) * uplinks,
-        uplink_dense_bytes=dense_bytes * uplinks,
-        downlink_dense_bytes=dense_bytes * downlinks,
-        claimed_flops=method.claimed_flops(federation.state, forward),
-        dense_flops=PASSES_PER_STEP * sum(forward.values()),
-        client_step=steps[0],
-        dense_step=steps[1],
-        client_memory=memories[0],
-        dense_memory=memories[1],
-    )
-
-
-def _step(federation: Federation) -> Callable[[], object]:
-    """Prepare one local step of a fresh client on a fixed batch, optimizer included."""
-    client: Client = federation.probe()
-    method: Method = federation.method
-    optimizer = method.optimizer(client, 1)
-    owner = max(federation.datasets, key=len)
-    batch = min(federation.schedule.batch_size, len(owner))
-    inputs, labels = Reader(owner).take(np.arange(batch))
-    return lambda: local_step(client.model, optimizer, inputs, labels)
-
-
-def _memory(federation: Federation, cell: Mapping[str, Any]) -> Memory:
-    task = federation.task
-    described = Cell(
-        method=federation.method.name,
-        factory=cell["factory"],
-        arguments=cell["arguments"],
-        input_shape=tuple(cell["input_shape"]),
-        classes=cell["classes"],
-        batch_size=federation.schedule.batch_size,
-        seed=task.seed,
-        density=task.density,
-        options=task.options,
-        threads=torch.get_num_threads(),
-    )
-    return measure_memory(
-        described, federation.setup_message, federation.broadcast(len(federation.ledger.rounds) + 1)
-    )

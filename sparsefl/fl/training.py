@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsefl.fl.batches import Dataset, Reader, batch_indices, concatenated
 
@@ -69,9 +70,9 @@ def train(
     """
     if len(dataset) == 0:
         raise ValueError("the client has no training example")
-    model.train()
+    _enter_training(model, len(dataset))
     started = time.perf_counter()
-    reader = Reader(dataset)
+    reader = Reader(dataset, floating_dtype(model))
     losses: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**62)))
@@ -84,6 +85,25 @@ def train(
     return LocalWork(len(losses), len(dataset), loss, time.perf_counter() - started)
 
 
+def _enter_training(model: nn.Module, examples: int) -> None:
+    """Put a model in training mode.
+
+    A client that owns a single example has no batch to normalise by: its batch norm uses the
+    running statistics that came with the global model, and leaves them as they are.
+    """
+    model.train()
+    if examples == 1:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.track_running_stats:
+                module.eval()
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's first floating-point parameter, else torch's default."""
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())
+
+
 def accuracy(model: nn.Module, dataset: Dataset) -> float:
     """Return the share of examples whose largest output is at the label; NaN without examples."""
     if len(dataset) == 0:
@@ -92,7 +112,7 @@ def accuracy(model: nn.Module, dataset: Dataset) -> float:
     model.eval()
     correct = 0
     with torch.no_grad():
-        for inputs, labels in concatenated(dataset, EVALUATION_BATCH):
+        for inputs, labels in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
             correct += int((model(inputs).argmax(dim=1) == labels).sum())
     model.train(was_training)
     return correct / len(dataset)

@@ -1,4 +1,4 @@
-"""Interleaving and paired statistics."""
+"""Paired statistics of providers' times, in microseconds."""
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ def test_rounds_sat_out_do_not_count():
 def test_every_round_starts_with_another_step():
     log: list[str] = []
     steps = {name: recording_step(name, log) for name in ("a", "b", "c")}
-    interleave(steps, Effort(warmup=0, timed=3, short_us=0.0))
+    interleave(steps, Effort(warmup=0, timed=3, short_s=0.0))
     assert "".join(log[-9:]) == "abcbcacab"
 
 
 def test_warmup_is_not_timed():
     log: list[str] = []
-    times = interleave({"a": recording_step("a", log)}, Effort(warmup=4, timed=2, short_us=0.0))
+    times = interleave({"a": recording_step("a", log)}, Effort(warmup=4, timed=2, short_s=0.0))
     assert times["a"].steps == 2
     assert len(log) == 3 + 4 + 2  # three runs tell how long a step takes
 
@@ -67,6 +67,6 @@ def test_slow_steps_take_part_in_every_fifth_round(monkeypatch, timed_rounds):
         return 1.0, 1.0, 9.0 if log[-1] == "slow" else 1.0
 
     monkeypatch.setattr(timing, "run", run)
-    times = interleave(steps, Effort(warmup=0, timed=timed_rounds, slow_us=5.0))
+    times = interleave(steps, Effort(warmup=0, timed=timed_rounds, slow_s=5.0))
     assert times["fast"].steps == timed_rounds
     assert times["slow"].steps == len(range(0, timed_rounds, 5))

@@ -155,7 +155,7 @@ def test_buffers_and_norm_parameters_travel_on_every_method(method, federation, 
 
 def test_empty_clients_are_never_sampled(federation, clients, toy):
     run = federation("fedavg", datasets=[toy.clusters(0, 1), clients[0][0], toy.clusters(0, 2)])
-    assert run.cohort(1) == [1]
+    assert list(run.cohort(1)) == [1]
     with pytest.raises(ValueError, match="all datasets are empty"):
         federation("fedavg", datasets=[toy.clusters(0, 1)])
 

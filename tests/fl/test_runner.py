@@ -3,10 +3,9 @@ import json
 import pytest
 import torch
 
-from sparsefl.fl import Schedule, run
+from sparsefl.fl import Description, Schedule, run
 from sparsefl.fl.flops import forward_flops
 from sparsefl.fl.result import model_sha256, summarise_clients
-from sparsefl.fl.timing import StepTime, time_interleaved
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def test_memory_is_measured_in_a_fresh_process(clients, toy, small):
         test=flat(10, 3),
         model=lambda: torch.nn.Linear(64, toy.classes),
         rounds=1,
-        memory_cell=cell,
+        description=Description(memory_cell=cell),
     )
     memory = result.costs.client_memory
     assert memory.parameters_bytes == 4 * 65 * toy.classes
@@ -146,16 +145,3 @@ def test_forward_flops_by_shapes(toy):
         "4.weight": 2 * 5 * 24 * 36,
         "6.weight": 2 * 5 * 24 * 3,
     }
-
-
-def test_timing_takes_turns_of_two_calls_and_leaves_the_warmup_out():
-    calls = []
-    first, second = time_interleaved(
-        lambda: calls.append("a"), lambda: calls.append("b"), warmup=2, steps=3
-    )
-    assert "".join(calls) == "aabb" * 5
-    assert first.lower_quartile_s <= first.median_s <= first.upper_quartile_s
-    assert second.median_s >= 0
-    assert StepTime.of([1.0, 2.0, 3.0]) == StepTime(2.0, 1.5, 2.5)
-    with pytest.raises(ValueError, match="steps"):
-        time_interleaved(print, print, steps=1)

@@ -1,0 +1,162 @@
+"""What a run is given, checked before its first round and refused by name."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from sparsefl.fl.batches import Dataset, Reader
+from sparsefl.fl.engine import Schedule
+from sparsefl.fl.training import floating_dtype, seeded_model
+
+_logger = logging.getLogger(__name__)
+
+
+class ClientData(NamedTuple):
+    """The data of one client.
+
+    Attributes:
+        train: What it trains on.
+        dev: What it may choose by.
+        test: What it is judged by; ``dev`` is where there is none.
+    """
+
+    train: Dataset
+    dev: Dataset
+    test: Dataset | None = None
+
+    @property
+    def held_out(self) -> Dataset:
+        """What the accuracy of this client is measured on."""
+        return self.dev if self.test is None else self.test
+
+    def named(self, number: int) -> list[tuple[str, Dataset]]:
+        """List the datasets with names for messages: "clients[3] train" and so on."""
+        return [
+            (f"clients[{number}] {name}", data)
+            for name, data in zip(self._fields, self, strict=True)
+            if data is not None
+        ]
+
+
+def check_clients(clients: Sequence[Sequence[Dataset]]) -> list[ClientData]:
+    """Check every client's datasets by type.
+
+    Args:
+        clients: ``(train, dev)`` or ``(train, dev, test)`` of each client.
+
+    Raises:
+        TypeError: if one of them is not map-style.
+        ValueError: if there is no client, or none owns a training example.
+    """
+    if len(clients) == 0 or any(len(parts) not in (2, 3) for parts in clients):
+        raise ValueError(
+            "clients must be a sequence of (train, dev) or (train, dev, test), at least one"
+        )
+    checked = [ClientData(*parts) for parts in clients]
+    for number, client in enumerate(checked):
+        for name, data in client.named(number):
+            check_dataset(data, name)
+    if all(len(client.train) == 0 for client in checked):
+        raise ValueError("clients must own training data, all datasets are empty")
+    return checked
+
+
+def check_dataset(data: object, name: str) -> None:
+    """Refuse what cannot be read by position.
+
+    Raises:
+        TypeError: if ``data`` is no map-style dataset.
+    """
+    if isinstance(data, IterableDataset):
+        raise TypeError(
+            f"{name} is an IterableDataset ({type(data).__name__}), whose examples have no "
+            "position: give a map-style dataset, for example list(data)"
+        )
+    if not isinstance(data, Dataset):
+        raise TypeError(f"{name} must be a map-style dataset, got {type(data).__name__}")
+
+
+def check_counts(rounds: int, evaluate_every: int, schedule: Schedule) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        ValueError: if one is.
+    """
+    positive = {
+        "rounds": rounds,
+        "batch_size": schedule.batch_size,
+        "local_epochs": schedule.local_epochs,
+        "local_steps": schedule.local_steps,
+        "clients_per_round": schedule.clients_per_round,
+    }
+    for argument, value in positive.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+    if evaluate_every < 0:
+        raise ValueError(f"evaluate_every must be at least 0, got {evaluate_every}")
+
+
+def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> tuple[Tensor, int]:
+    """Run a model once on the first example of a dataset.
+
+    Returns:
+        The example, ``[1, ...]`` in the model's dtype, and the number of classes.
+
+    Raises:
+        TypeError: if the factory gives no module, or the module no tensor.
+        ValueError: if the model cannot take the example, or does not give class scores.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = seeded_model(factory, seed).eval()
+        example, _ = Reader(dataset, floating_dtype(model)).take(np.zeros(1, np.int64))
+        kind = f"{str(example.dtype).removeprefix('torch.')} {list(example.shape)}"
+        try:
+            scores: Any = model(example)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            pixels = "; for pixels give floating-point numbers, x.float() / 255"
+            raise ValueError(
+                f"the model cannot take the clients' inputs, {kind}: {error}"
+                f"{'' if example.is_floating_point() else pixels}"
+            ) from error
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"the model must give a tensor of scores, it gave {type(scores).__name__}")
+    if scores.dim() != 2 or scores.shape[0] != 1 or scores.shape[1] < 2:
+        raise ValueError(
+            f"the model must give class scores [batch, classes] with at least two classes, it gave "
+            f"{list(scores.shape)} for inputs {list(example.shape)}"
+        )
+    return example, scores.shape[1]
+
+
+def check_labels(data: Dataset, name: str, classes: int) -> None:
+    """Compare labels with the model's classes: all that are in memory, else the first one.
+
+    A dataset whose first example cannot be read is left to the round in which it fails.
+
+    Raises:
+        TypeError: if labels are no integers, or items no pairs.
+        ValueError: if a label is out of range.
+    """
+    reader = Reader(data)
+    try:
+        labels = reader.labels()
+        if labels is None and len(data) > 0:
+            with torch.random.fork_rng(devices=[]):
+                _, labels = reader.take(np.zeros(1, np.int64))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # whatever a dataset of the user's raises
+        _logger.warning("%s: its first example cannot be read: %s", name, error)
+        return
+    if labels is not None and labels.numel() > 0:
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= classes:
+            wrong = least if least < 0 else most
+            raise ValueError(f"{name} has label {wrong}, the model's classes are 0..{classes - 1}")

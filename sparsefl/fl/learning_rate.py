@@ -1,0 +1,72 @@
+"""Learning rates of the clients, round by round: the one home of every schedule."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+Kind: TypeAlias = Literal["constant", "exponential", "cosine", "step"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+# The options of a method whose clients have a learning rate; its defaults take them in.
+DEFAULTS: Mapping[str, Any] = {
+    "lr_schedule": "exponential",
+    "lr_decay": 1.0,
+    "lr_step": 10,
+    "lr_warmup": 0,
+    "lr_horizon": 0,
+}
+CHOICES: Mapping[str, tuple[str, ...]] = {"lr_schedule": KINDS}
+
+
+def learning_rate(rate: float, options: Mapping[str, Any], round: int) -> float:
+    """Compute the learning rate of a round t, counted from 1.
+
+    ========================  =======================================================
+    ``lr_schedule``           factor of ``rate``
+    ========================  =======================================================
+    ``constant``              1
+    ``exponential``           ``lr_decay**(t - 1)``
+    ``step``                  ``lr_decay**((t - 1) // lr_step)``
+    ``cosine``                ``(1 + cos(pi * (t - 1) / lr_horizon)) / 2``
+    ========================  =======================================================
+
+    In the first ``lr_warmup`` rounds it is multiplied by ``t / (lr_warmup + 1)`` besides.
+
+    Args:
+        rate: The rate before any factor.
+        options: A method's options, these among them. A ``lr_horizon`` of 0 is filled in with the
+            rounds of the run by :func:`with_horizon`.
+        round: t.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    _check(options)
+    kind, decay = options["lr_schedule"], options["lr_decay"]
+    if kind == "exponential":
+        rate *= decay ** (round - 1)
+    elif kind == "step":
+        rate *= decay ** ((round - 1) // options["lr_step"])
+    elif kind == "cosine":
+        horizon = options["lr_horizon"]
+        rate *= (1 + math.cos(math.pi * min(round - 1, horizon) / horizon)) / 2
+    return rate * min(1.0, round / (options["lr_warmup"] + 1))
+
+
+def with_horizon(options: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """Fill in the horizon of a cosine schedule that has none: the rounds of the run."""
+    missing = options.get("lr_schedule") == "cosine" and not options["lr_horizon"]
+    return {**options, **({"lr_horizon": rounds} if missing else {})}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    if options["lr_schedule"] not in KINDS:
+        raise ValueError(
+            f"lr_schedule must be one of {', '.join(KINDS)}, got {options['lr_schedule']!r}"
+        )
+    least = {"lr_decay": 0, "lr_step": 1, "lr_warmup": 0}
+    if options["lr_schedule"] == "cosine":
+        least["lr_horizon"] = 1
+    for key, bound in least.items():
+        if options[key] < bound:
+            raise ValueError(f"{key} must be at least {bound}, got {options[key]}")
