@@ -1,19 +1,21 @@
 """What both frozen layers share: the weight from its seed, functions that keep no input."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 from sparsefl import random
+from sparsefl.nn._sizes import Pair
+from sparsefl.nn._stand_in import StandIn
 
-Pair: TypeAlias = tuple[int, int]
+# Stride, padding, dilation, groups.
+Geometry: TypeAlias = tuple[Pair, Pair, Pair, int]
+FrozenLayerT = TypeVar("FrozenLayerT", bound="FrozenLayer")
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,30 @@ class SeededWeight:
         return torch.from_numpy(values).to(device, dtype)
 
 
-# Where a function gets the weight from: the one that is kept, or a new draw.
-Source: TypeAlias = Callable[[torch.device, torch.dtype], Tensor]
+def _weight_for(x: Tensor, kept: Tensor | None, seeded: SeededWeight | None) -> Tensor:
+    """Return the weight in device and dtype of ``x``: the one that is kept, else a new draw."""
+    if kept is not None:
+        return kept.to(x.dtype)
+    assert seeded is not None
+    return seeded.draw(x.device, x.dtype)
 
 
 class _RegeneratedLinear(torch.autograd.Function):
     """``x @ weight.T + bias`` that keeps nothing: the weight is drawn again for the gradient."""
 
     @staticmethod
-    def forward(x: Tensor, bias: Tensor | None, source: Source) -> Tensor:
-        return functional.linear(x, source(x.device, x.dtype), bias)
+    def forward(x: Tensor, bias: Tensor | None, seeded: SeededWeight) -> Tensor:
+        return functional.linear(x, _weight_for(x, None, seeded), bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, ctx.source = inputs
+        _, _, ctx.seeded = inputs
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_bias, _ = ctx.needs_input_grad
-        grad_x = grad @ ctx.source(grad.device, grad.dtype) if needs_x else None
+        grad_x = grad @ _weight_for(grad, None, ctx.seeded) if needs_x else None
         grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if needs_bias else None
         return grad_x, grad_bias, None
 
@@ -71,18 +77,16 @@ class _FrozenConvolution(torch.autograd.Function):
     def forward(
         x: Tensor,
         bias: Tensor | None,
-        source: Source,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
+        kept: Tensor | None,
+        seeded: SeededWeight | None,
+        geometry: Geometry,
     ) -> Tensor:
-        weight = source(x.device, x.dtype)
-        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return functional.conv2d(x, _weight_for(x, kept, seeded), bias, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, _, ctx.source, *ctx.geometry = inputs
+        x, _, kept, ctx.seeded, ctx.geometry = inputs
+        ctx.save_for_backward(kept)
         ctx.input_shape = x.shape
 
     @staticmethod
@@ -91,52 +95,74 @@ class _FrozenConvolution(torch.autograd.Function):
         needs_x, needs_bias, *_ = ctx.needs_input_grad
         grad_x = None
         if needs_x:
-            weight = ctx.source(grad.device, grad.dtype)
-            grad_x = conv2d_input(  # type: ignore[no-untyped-call]
-                ctx.input_shape, weight, grad, *ctx.geometry
-            )
+            (kept,) = ctx.saved_tensors
+            weight = _weight_for(grad, kept, ctx.seeded)
+            # Asked for its shape alone: the input is read for a weight gradient only.
+            x = grad.new_empty(1).expand(ctx.input_shape)
+            sizes = (*ctx.geometry[:3], False, (0, 0), ctx.geometry[3])
+            grad_x = torch.ops.aten.convolution_backward.default(
+                grad, x, weight, None, *sizes, (True, False, False)
+            )[0]
         grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
-        return grad_x, grad_bias, None, None, None, None, None
+        return grad_x, grad_bias, None, None, None
 
 
-# torch.compile breaks the graph here: it can trace neither a draw nor a function that keeps one.
+def frozen_convolution(x: Tensor, bias: Tensor | None, kept: Tensor, geometry: Geometry) -> Tensor:
+    """Return the convolution of ``x``, ``[N, C, H, W]``, which the backward pass does without.
+
+    Args:
+        x: Input.
+        bias: ``[out_channels]`` or None.
+        kept: The weight.
+        geometry: Stride, padding, dilation, groups.
+    """
+    return _FrozenConvolution.apply(x, bias, kept, None, geometry)  # type: ignore[no-untyped-call]
+
+
+# torch.compile breaks the graph at these two: it cannot trace a draw, which numpy makes.
 @torch.compiler.disable
-def regenerated_linear(x: Tensor, bias: Tensor | None, source: Source) -> Tensor:
-    """Return ``x @ weight.T + bias``, ``[..., out]``, with nothing kept for the backward pass."""
-    output: Tensor = _RegeneratedLinear.apply(x, bias, source)  # type: ignore[no-untyped-call]
-    return output
-
-
-@torch.compiler.disable
-def frozen_convolution(
-    x: Tensor,
-    bias: Tensor | None,
-    source: Source,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+def regenerated_convolution(
+    x: Tensor, bias: Tensor | None, seeded: SeededWeight, geometry: Geometry
 ) -> Tensor:
-    """Return the convolution of ``x``, ``[N, C, H, W]``, which the backward pass does without."""
-    output: Tensor = _FrozenConvolution.apply(  # type: ignore[no-untyped-call]
-        x, bias, source, stride, padding, dilation, groups
-    )
-    return output
+    """Return the same with the weight drawn at each use."""
+    return _FrozenConvolution.apply(x, bias, None, seeded, geometry)  # type: ignore[no-untyped-call]
 
 
-class FrozenLayer(nn.Module):
+@torch.compiler.disable
+def regenerated_linear(x: Tensor, bias: Tensor | None, seeded: SeededWeight) -> Tensor:
+    """Return ``x @ weight.T + bias``, ``[..., out]``, with the weight drawn at each use."""
+    return _RegeneratedLinear.apply(x, bias, seeded)  # type: ignore[no-untyped-call]
+
+
+class FrozenLayer(StandIn):
     """What both frozen layers share: the weight from its seed, a dense trainable bias.
 
     ``state_dict`` holds the bias alone; its metadata name seed, stream and std, and a state_dict of
     another frozen weight is refused. A dense ``weight`` is accepted if it is this one, bit for bit.
     """
 
-    # The dense parameter that the module stands for, in schemas and messages.
-    dense_name: ClassVar[str] = "weight"
-
-    bias: nn.Parameter | None
     _kept: Tensor | None
     _like: Tensor
+
+    @classmethod
+    def replacing(
+        cls: type[FrozenLayerT], dense: nn.Linear | nn.Conv2d, **options: Any
+    ) -> FrozenLayerT:
+        """Return a layer of the sizes, bias and device of ``dense``, but with a seed's weight.
+
+        Args:
+            dense: The layer of torch.nn that this one stands for; it is left as it is.
+            options: ``seed``, ``name``, ``regenerate``, ``std`` of the constructor.
+
+        Raises:
+            TypeError: if ``dense`` is another layer.
+            ValueError: if it pads with other than zeros.
+        """
+        cls._check_dense(dense)
+        layer = cls(**cls._sizes_of(dense), bias=dense.bias is not None, **options)
+        layer.to(dense.weight.device, dense.weight.dtype)
+        layer._adopt_bias(dense)
+        return layer
 
     def _freeze(
         self,
@@ -192,25 +218,16 @@ class FrozenLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight; not trainable; drawn anew at each access with ``regenerate=True``."""
-        return self._source(self._like.device, self._like.dtype)
+        return _weight_for(self._like, self._kept, self._seeded)
 
-    @property
-    def _source(self) -> Source:
-        kept = self._kept
-        return self._seeded.draw if kept is None else kept.to
+    def _weight_is_trained(self) -> bool:
+        return False
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; ``weight`` is refused.
-
-        Raises:
-            AttributeError: if ``name`` is ``weight``.
-        """
-        if name == self.dense_name:
-            raise AttributeError(
-                f"{type(self).__name__}.weight follows from its seed and cannot be set: use "
-                "sparsefl.densify for a plain torch.nn layer"
-            )
-        super().__setattr__(name, value)
+    def _weight_advice(self) -> str:
+        return (
+            "follows from its seed and cannot be set: use sparsefl.densify for a plain torch.nn "
+            "layer"
+        )
 
     def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
@@ -218,20 +235,6 @@ class FrozenLayer(nn.Module):
         if self.bias is not None:
             shapes["bias"] = (tuple(self.bias.shape), "float32")
         return shapes
-
-    def _take_bias(self, dense: nn.Linear | nn.Conv2d) -> None:
-        """Take bias, device, dtype and training mode of a dense layer, copied."""
-        self.to(dense.weight.device, dense.weight.dtype)
-        if dense.bias is not None:
-            self.bias = nn.Parameter(dense.bias.detach().clone(), dense.bias.requires_grad)
-        self.train(dense.training)
-
-    def _give_to(self, dense: nn.Linear | nn.Conv2d) -> None:
-        """Give weight, bias and training mode to a dense layer, copied; the weight stays frozen."""
-        dense.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
-        if self.bias is not None:
-            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        dense.train(self.training)
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return input and bias in the dtype that autocast asks for, where it is on."""
@@ -241,7 +244,7 @@ class FrozenLayer(nn.Module):
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), None if self.bias is None else self.bias.to(dtype)
 
-    def _seed_repr(self) -> str:
+    def _details(self) -> str:
         kept = ", regenerate=True" if self.regenerate else ""
         return f"seed={self.seed}, name={self.name!r}, std={self.std:.4g}{kept}"
 

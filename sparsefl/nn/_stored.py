@@ -19,8 +19,6 @@ class StoredLatent(nn.Module):
     leave it out.
     """
 
-    # The dense parameter that the module stands for, in schemas and messages.
-    dense_name: ClassVar[str] = "weight"
     latent_name: ClassVar[str]
 
     _plan: Plan
@@ -59,21 +57,6 @@ class StoredLatent(nn.Module):
         kept = self._effective()
         dense = kept.new_zeros(self._support.numel)
         return dense.scatter(0, self._positions(), kept).view(self._support.shape)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; ``weight`` is refused.
-
-        Raises:
-            AttributeError: if ``name`` is ``weight``.
-        """
-        if name == self.dense_name:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} is computed from {self.latent_name} and cannot be "
-                f"set: write layer.{self.latent_name} (layer.from_row_major gives its order), "
-                "change the kept positions with set_support, or use sparsefl.densify for a plain "
-                "torch.nn layer"
-            )
-        super().__setattr__(name, value)
 
     def row_major(self, stored: Tensor) -> Tensor:
         """Return ``stored`` (``[nnz]``, the order of the latent) in row-major order.

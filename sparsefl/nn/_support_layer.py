@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sparsefl.nn._carry import (
     carry_state,
     optimizer_slots,
 )
+from sparsefl.nn._stand_in import StandIn
 from sparsefl.nn._state import (
     BITMAP,
     SHAPE,
@@ -28,6 +29,8 @@ from sparsefl.nn._stored import StoredLatent
 from sparsefl.support import Support
 
 SupportLike: TypeAlias = Support | Tensor | NDArray[np.bool_]
+
+SupportLayerT = TypeVar("SupportLayerT", bound="SupportLayer")
 
 _logger = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.float64)
@@ -66,7 +69,7 @@ def check_dtype(dtype: torch.dtype, argument: str = "dtype") -> None:
         raise TypeError(f"{argument} must be torch.float32 or torch.float64, got {dtype}")
 
 
-class SupportLayer(StoredLatent):
+class SupportLayer(StoredLatent, StandIn):
     """A layer whose weight is zero off a :class:`Support`; it holds ``nnz`` numbers, not ``numel``.
 
     The trainable numbers are one flat Parameter ``[nnz]``, the *latent* (``values`` or ``scores``),
@@ -81,8 +84,6 @@ class SupportLayer(StoredLatent):
     :func:`sparsefl.nn.load_supports`.
     """
 
-    bias: nn.Parameter | None
-
     def _allocate(
         self,
         support: Support,
@@ -90,7 +91,7 @@ class SupportLayer(StoredLatent):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        """Create plan, latent and bias, uninitialised."""
+        """Create plan, latent and bias, and draw them."""
         dtype = torch.get_default_dtype() if dtype is None else dtype
         check_dtype(dtype)
         self._support = support
@@ -100,10 +101,35 @@ class SupportLayer(StoredLatent):
         empty_bias = torch.empty(support.shape[0], device=device, dtype=dtype) if bias else None
         self.bias = None if empty_bias is None else nn.Parameter(empty_bias)
         self._move_plan()
+        self.reset_parameters()
 
-    def to_dense(self) -> nn.Module:
-        """Return the plain torch.nn layer with the same outputs."""
-        raise NotImplementedError
+    @classmethod
+    def from_dense(
+        cls: type[SupportLayerT], dense: nn.Linear | nn.Conv2d, mask: SupportLike
+    ) -> SupportLayerT:
+        """Return a layer that starts with the weights of ``dense`` where ``mask`` is true.
+
+        Args:
+            dense: The layer of torch.nn that this one stands for; it is left as it is.
+            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
+
+        Raises:
+            TypeError: if ``dense`` is another layer, its weight neither float32 nor float64, or
+                ``mask`` neither bool nor a support.
+            ValueError: if ``mask`` covers another shape than the weight, or ``dense`` pads with
+                other than zeros.
+        """
+        cls._check_dense(dense)
+        check_dtype(dense.weight.dtype, "dense.weight")
+        layer = cls(
+            **cls._sizes_of(dense),
+            support=as_support(mask, tuple(dense.weight.shape), "mask"),
+            bias=dense.bias is not None,
+            device="meta",
+            dtype=dense.weight.dtype,
+        )
+        layer._adopt(dense)
+        return layer
 
     def reset_parameters(self) -> None:
         """Draw latent and bias anew, as torch.nn's default does, with the fan-in that is kept.
@@ -138,18 +164,18 @@ class SupportLayer(StoredLatent):
         latent = self._gather(dense.weight)
         trainable = dense.weight.requires_grad
         self._parameters[self.latent_name] = nn.Parameter(latent, requires_grad=trainable)
-        if dense.bias is not None:
-            self.bias = nn.Parameter(dense.bias.detach().clone(), dense.bias.requires_grad)
+        self._adopt_bias(dense)
         self._move_plan()
-        self.train(dense.training)
 
-    def _yield_to(self, dense: nn.Linear | nn.Conv2d) -> None:
-        """Give effective weights, bias and training mode to a dense layer, copied."""
-        weight = self.weight.detach()
-        dense.weight = nn.Parameter(weight, requires_grad=self._latent.requires_grad)
-        if self.bias is not None:
-            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        dense.train(self.training)
+    def _weight_is_trained(self) -> bool:
+        return self._latent.requires_grad
+
+    def _weight_advice(self) -> str:
+        return (
+            f"is computed from {self.latent_name} and cannot be set: write "
+            f"layer.{self.latent_name} (layer.from_row_major gives its order), change the kept "
+            "positions with set_support, or use sparsefl.densify for a plain torch.nn layer"
+        )
 
     def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
@@ -159,7 +185,7 @@ class SupportLayer(StoredLatent):
             shapes["bias"] = (tuple(self.bias.shape), dtype)
         return shapes
 
-    def _support_repr(self) -> str:
+    def _details(self) -> str:
         return f"nnz={self._support.nnz}, density={self._support.density:.4g}"
 
     def set_support(

@@ -5,18 +5,20 @@ Source: HideNseek, arXiv 2206.04385 (sign supermask on a subnetwork pruned at in
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparsefl.nn._carry import Carry
-from sparsefl.nn._geometry import Conv2dLayer, LinearLayer, Padding, Size
+from sparsefl.nn._geometry import Conv2dLayer, Device, LinearLayer
+from sparsefl.nn._sizes import Padding, Size
 from sparsefl.nn._support_layer import SupportLayer, SupportLike
 from sparsefl.ops import sign_conv2d, sign_linear
 from sparsefl.random import normal
 
 Magnitude: TypeAlias = str | float | Tensor
+_SignLayerT = TypeVar("_SignLayerT", bound="_SignLayer")
 
 _STATE_KEY = "magnitude"
 
@@ -27,6 +29,36 @@ class _SignLayer(SupportLayer):
     latent_name = "scores"
     scores: nn.Parameter
     _magnitudes: Tensor | None
+
+    @classmethod
+    def from_dense(
+        cls: type[_SignLayerT],
+        dense: nn.Linear | nn.Conv2d,
+        mask: SupportLike,
+        magnitude: Magnitude = "signed_const",
+        *,
+        seed: int = 0,
+        name: str = "weight",
+    ) -> _SignLayerT:
+        """Return a layer whose scores start at the weights of ``dense`` where ``mask`` is true.
+
+        Args:
+            dense: The layer of torch.nn that this one stands for; it is left as it is.
+            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
+            magnitude: As in the constructor.
+            seed: As in the constructor.
+            name: As in the constructor.
+
+        Raises:
+            TypeError: if ``dense`` is another layer, its weight neither float32 nor float64,
+                ``mask`` neither bool nor a support, or ``magnitude`` of another type.
+            ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight,
+                ``magnitude`` is another string, negative or not finite, or ``dense`` pads with
+                other than zeros.
+        """
+        layer = super().from_dense(dense, mask)
+        layer._start_magnitude(magnitude, seed, name)
+        return layer
 
     def _start_magnitude(self, magnitude: Magnitude, seed: int, name: str) -> None:
         """Set the magnitudes from the constructor's arguments.
@@ -93,7 +125,9 @@ class _SignLayer(SupportLayer):
     @property
     def magnitude(self) -> float | Tensor:
         """Absolute values of the kept weights: one for all, or ``[nnz]`` in stored order."""
-        return self._constant if self._magnitudes is None else self._magnitudes
+        # Not through nn.Module.__getattr__, which a layer of 1024 features sees on the clock.
+        held = self._buffers["_magnitudes"]
+        return self._constant if held is None else held
 
     @torch.no_grad()
     def signs(self) -> Tensor:
@@ -136,9 +170,10 @@ class _SignLayer(SupportLayer):
             missing.append(key)
         return translated, missing
 
-    def _magnitude_repr(self) -> str:
+    def _details(self) -> str:
         held = "[nnz]" if self._magnitudes is not None else f"{self._constant:.4g}"
-        return f"magnitude={held}" if self._rule == "given" else f"magnitude={self._rule} {held}"
+        rule = "" if self._rule == "given" else f"{self._rule} "
+        return f"{super()._details()}, magnitude={rule}{held}"
 
 
 class SignLinear(_SignLayer, LinearLayer):
@@ -197,51 +232,16 @@ class SignLinear(_SignLayer, LinearLayer):
         *,
         seed: int = 0,
         name: str = "weight",
-        device: torch.device | str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Create the layer with fresh scores; see :meth:`reset_parameters`."""
-        super().__init__(in_features, out_features, support, bias, device, dtype)
+        super().__init__(in_features, out_features, support, bias, device=device, dtype=dtype)
         self._start_magnitude(magnitude, seed, name)
-        self.reset_parameters()
-
-    @classmethod
-    def from_dense(
-        cls,
-        linear: nn.Linear,
-        mask: SupportLike,
-        magnitude: Magnitude = "signed_const",
-        *,
-        seed: int = 0,
-        name: str = "weight",
-    ) -> "SignLinear":
-        """Return a layer whose scores start at the weights of ``linear`` where ``mask`` is true.
-
-        Args:
-            linear: The dense layer; it is left as it is.
-            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
-            magnitude: As in the constructor.
-            seed: As in the constructor.
-            name: As in the constructor.
-
-        Raises:
-            TypeError: if ``linear`` is no ``torch.nn.Linear``, its weight neither float32 nor
-                float64, ``mask`` neither bool nor a support, or ``magnitude`` of another type.
-            ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight, or
-                ``magnitude`` is another string, negative or not finite.
-        """
-        layer = cls(**cls._dense_arguments(linear, mask), magnitude=0.0)
-        layer._adopt(linear)
-        layer._start_magnitude(magnitude, seed, name)
-        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
         return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
-
-    def extra_repr(self) -> str:
-        """Describe the layer as torch.nn.Linear does, its support and its magnitudes."""
-        return f"{super().extra_repr()}, {self._magnitude_repr()}"
 
 
 class SignConv2d(_SignLayer, Conv2dLayer):
@@ -297,61 +297,14 @@ class SignConv2d(_SignLayer, Conv2dLayer):
         *,
         seed: int = 0,
         name: str = "weight",
-        device: torch.device | str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Create the layer with fresh scores; see :meth:`reset_parameters`."""
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            support,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
+        steps = (stride, padding, dilation, groups)
+        options: dict[str, Any] = {"padding_mode": padding_mode, "device": device, "dtype": dtype}
+        super().__init__(in_channels, out_channels, kernel_size, support, *steps, bias, **options)
         self._start_magnitude(magnitude, seed, name)
-        self.reset_parameters()
-
-    @classmethod
-    def from_dense(
-        cls,
-        conv: nn.Conv2d,
-        mask: SupportLike,
-        magnitude: Magnitude = "signed_const",
-        *,
-        seed: int = 0,
-        name: str = "weight",
-    ) -> "SignConv2d":
-        """Return a layer whose scores start at the weights of ``conv`` where ``mask`` is true.
-
-        Args:
-            conv: The dense layer; it is left as it is.
-            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
-            magnitude: As in the constructor.
-            seed: As in the constructor.
-            name: As in the constructor.
-
-        Raises:
-            TypeError: if ``conv`` is no ``torch.nn.Conv2d``, its weight neither float32 nor
-                float64, ``mask`` neither bool nor a support, or ``magnitude`` of another type.
-            ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight,
-                ``magnitude`` is another string, negative or not finite, or ``conv`` pads with other
-                than zeros.
-        """
-        layer = cls(**cls._dense_arguments(conv, mask), magnitude=0.0)
-        layer._adopt(conv)
-        layer._start_magnitude(magnitude, seed, name)
-        return layer
 
     def _convolve(self, x: Tensor) -> Tensor:
         return sign_conv2d(x, self.scores, self.magnitude, self.bias, self._plan)
-
-    def extra_repr(self) -> str:
-        """Describe the layer as torch.nn.Conv2d does, its support and its magnitudes."""
-        return f"{super().extra_repr()}, {self._magnitude_repr()}"

@@ -1,10 +1,8 @@
 """Linear and convolution layers that store, compute and train only the kept weights."""
 
-import torch
 from torch import Tensor, nn
 
-from sparsefl.nn._geometry import Conv2dLayer, LinearLayer, Padding, Size
-from sparsefl.nn._support_layer import SupportLike
+from sparsefl.nn._geometry import Conv2dLayer, LinearLayer
 from sparsefl.ops import sparse_conv2d, sparse_linear
 
 
@@ -39,37 +37,6 @@ class SparseLinear(LinearLayer):
 
     latent_name = "values"
     values: nn.Parameter
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        support: SupportLike,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Create the layer with fresh parameters; see :meth:`reset_parameters`."""
-        super().__init__(in_features, out_features, support, bias, device, dtype)
-        self.reset_parameters()
-
-    @classmethod
-    def from_dense(cls, linear: nn.Linear, mask: SupportLike) -> "SparseLinear":
-        """Return a layer that starts with the weights of ``linear`` where ``mask`` is true.
-
-        Args:
-            linear: The dense layer; it is left as it is.
-            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
-
-        Raises:
-            TypeError: if ``linear`` is no ``torch.nn.Linear``, its weight neither float32 nor
-                float64, or ``mask`` neither bool nor a support.
-            ValueError: if ``mask`` covers another shape than the weight.
-        """
-        layer = cls(**cls._dense_arguments(linear, mask))
-        layer._adopt(linear)
-        return layer
 
     def _effective(self) -> Tensor:
         return self.values
@@ -117,57 +84,6 @@ class SparseConv2d(Conv2dLayer):
 
     latent_name = "values"
     values: nn.Parameter
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        support: SupportLike,
-        stride: Size = 1,
-        padding: Padding = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Create the layer with fresh parameters; see :meth:`reset_parameters`."""
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            support,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self.reset_parameters()
-
-    @classmethod
-    def from_dense(cls, conv: nn.Conv2d, mask: SupportLike) -> "SparseConv2d":
-        """Return a layer that starts with the weights of ``conv`` where ``mask`` is true.
-
-        Args:
-            conv: The dense layer; it is left as it is.
-            mask: Which weights are kept: a bool tensor or a support of the weight's shape.
-
-        Raises:
-            TypeError: if ``conv`` is no ``torch.nn.Conv2d``, its weight neither float32 nor
-                float64, or ``mask`` neither bool nor a support.
-            ValueError: if ``mask`` covers another shape than the weight, or ``conv`` pads with
-                other than zeros.
-        """
-        layer = cls(**cls._dense_arguments(conv, mask))
-        layer._adopt(conv)
-        return layer
 
     def _effective(self) -> Tensor:
         return self.values
