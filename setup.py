@@ -68,7 +68,9 @@ class BuildExt(build_ext):
                 subprocess.run([compiler, *NVCC, "-Icsrc", "-c", source, "-o", target], check=True)
                 extension.extra_objects.append(target)
             extension.sources += sources("bindings/ops_*_cuda.cpp")
-            toolkit = pathlib.Path(compiler).resolve().parents[1]
+            # Only nvcc knows its toolkit: the file of its name may be a script that calls it.
+            said = subprocess.run([compiler, "--dryrun", "x.cu"], capture_output=True, text=True)
+            toolkit = pathlib.Path(said.stderr.partition("TOP=")[2].split()[0])
             extension.include_dirs += [str(toolkit / "include")]
             extension.library_dirs += [str(toolkit / "lib64")]
             extension.extra_link_args += ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
