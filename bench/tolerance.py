@@ -3,7 +3,7 @@
 import torch
 
 # Units in the last place of the largest element that are allowed even where dense torch is exact.
-# Sums of 512 equal magnitudes, the positive ones first, as the sign kernels form them, reach 5.5.
+# Sums of 512 equal magnitudes, the positive ones first, as the sign kernels form them, reach 5.4.
 ROUNDING_UNITS = 8
 
 
