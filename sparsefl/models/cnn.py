@@ -10,7 +10,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from sparsefl.models._normalisation import Norm, normalisation
+from sparsefl.models._blocks import Layers, add_classifier, add_convolution
+from sparsefl.models._normalisation import Norm
 from sparsefl.models._sizes import Shape, check_sizes, scaled
 
 CHANNELS = (32, 64)
@@ -36,19 +37,12 @@ def cnn(
     """
     check_sizes(in_shape, num_classes, LEAST_SIDE)
     channels, rows, columns = in_shape
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: Layers = OrderedDict()
     for i, units in enumerate(CHANNELS, start=1):
         out_channels = scaled(units, width)
-        layers[f"conv{i}"] = nn.Conv2d(channels, out_channels, 3, bias=norm is None)
-        if norm is not None:
-            layers[f"norm{i}"] = normalisation(norm, out_channels, 2)
-        layers[f"relu{i}"] = nn.ReLU()
+        add_convolution(layers, i, channels, out_channels, 3, 0, norm)
         channels = out_channels
     layers["pool"] = nn.MaxPool2d(2)
-    layers["flatten"] = nn.Flatten()
     features = channels * ((rows - 4) // 2) * ((columns - 4) // 2)
-    hidden = scaled(HIDDEN, width)
-    layers["fc1"] = nn.Linear(features, hidden)
-    layers["relu3"] = nn.ReLU()
-    layers["fc2"] = nn.Linear(hidden, num_classes)
+    add_classifier(layers, features, (scaled(HIDDEN, width), num_classes), first_relu=3)
     return nn.Sequential(layers)

@@ -9,10 +9,18 @@ from torch import nn
 from sparsefl.models._normalisation import Norm
 from sparsefl.models._sizes import Shape
 from sparsefl.models.cnn import cnn
+from sparsefl.models.conv2 import conv2
+from sparsefl.models.lenet import lenet
 from sparsefl.models.linear import linear
 from sparsefl.models.mlp import mlp
+from sparsefl.models.mobilenet import mobilenet
+from sparsefl.models.resnet import resnet18, resnet32
+from sparsefl.models.vgg11 import vgg11
 
-_FACTORIES: dict[str, Callable[..., nn.Module]] = {"linear": linear, "mlp": mlp, "cnn": cnn}
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    factory.__name__: factory
+    for factory in (linear, mlp, cnn, lenet, conv2, vgg11, resnet18, resnet32, mobilenet)
+}
 NAMES = tuple(_FACTORIES)
 # What every factory takes; the rest of its arguments are its options.
 _SHARED = ("in_shape", "num_classes", "norm")
@@ -36,7 +44,9 @@ def build(
         name: One of ``NAMES``.
         in_shape: Channels, height and width of an image.
         num_classes: Size of the output.
-        norm: Normalisation after each hidden layer: ``"batch"``, ``"group"`` or None.
+        norm: Normalisation of the hidden layers: ``"batch"``, ``"group"``, or None for what the
+            published model has, which is batch for the residual networks and MobileNet and none
+            for the others.
         options: What else the model takes, ``width=0.5`` for example; see :func:`options_of`.
 
     Raises:

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
-from sparsefl.pruning import erdos_renyi, magnitude, random
+from sparsefl import models
+from sparsefl.pruning import erdos_renyi, left_dense, magnitude, random
 
 
 def net() -> nn.Sequential:
@@ -60,3 +62,54 @@ def test_bad_scope_and_density_are_named():
         magnitude(net(), 0.5, scope="row")
     with pytest.raises(ValueError, match="density"):
         random(net(), 0.0)
+
+
+def test_depthwise_layers_stay_dense_and_are_named():
+    model = models.mobilenet(width=0.125)
+    left = left_dense(model)
+    assert left == {f"block{i}.depthwise": "depthwise" for i in range(1, 14)}
+    assert not set(random(model, 0.5)) & {f"{name}.weight" for name in left}
+    assert "block1.pointwise.weight" in random(model, 0.5)
+
+
+def test_grouped_and_single_channel_convolutions_are_pruned():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3, groups=2))
+    assert left_dense(model) == {}
+    assert list(random(model, 0.5)) == ["0.weight", "1.weight"]
+
+
+class Odd(nn.Module):
+    """Weights of kinds that pruning does not know, norms, and one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+        self.memory = nn.LSTM(3, 4)
+        self.norm = nn.LayerNorm([3, 4])
+        self.scales = nn.BatchNorm1d(4)
+        self.hooked = parametrizations.weight_norm(nn.Linear(4, 4))
+        self.pruned = prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5)
+        self.fc = nn.Linear(4, 2)
+
+
+def test_layers_that_cannot_be_pruned_are_named():
+    model = Odd()
+    assert left_dense(model) == {
+        "table": "Embedding unsupported",
+        "memory": "LSTM unsupported",
+        "hooked": "its weight is computed by a parametrization or a hook",
+        "pruned": "pruned by torch.nn.utils.prune already: call prune.remove first",
+    }
+    assert list(random(model, 0.5)) == ["fc.weight"]
+
+
+def test_nothing_to_prune_says_what_there_is():
+    with pytest.raises(ValueError, match=r"no linear .*; left dense: 0 \(Embedding unsupported\)"):
+        random(nn.Sequential(nn.Embedding(3, 2)), 0.5)
+    with pytest.raises(TypeError, match="model must be an nn"):
+        left_dense("cnn")
+
+
+def test_lazy_layer_is_named():
+    with pytest.raises(ValueError, match="layer '0' is uninitialised"):
+        random(nn.Sequential(nn.LazyLinear(3)), 0.5)

@@ -104,6 +104,36 @@ def test_deep_net_overflows_float32_but_not_the_scores():
     assert sum(int(mask.sum()) for mask in masks.values()) == 30 * 64 * 64 // 2
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.GroupNorm(2, 6),
+        nn.InstanceNorm2d(6),
+        nn.LayerNorm([6, 6, 6]),
+        nn.RMSNorm([6, 6, 6]),
+        nn.BatchNorm2d(6, track_running_stats=False),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_norms_of_the_input_do_not_block_the_flow(norm):
+    torch.manual_seed(5)
+    before, after = nn.Conv2d(2, 6, 3, bias=False), nn.Conv2d(6, 3, 3, bias=False)
+    masks = synflow(nn.Sequential(before, norm, after), 0.2, torch.zeros(1, 2, 8, 8))
+    plain = synflow(nn.Sequential(before, nn.Identity(), after), 0.2, torch.zeros(1, 2, 8, 8))
+    assert all(torch.equal(masks[name], plain[name]) for name in plain)
+
+
+def test_scale_and_shift_of_a_norm_carry_flow():
+    norm = nn.GroupNorm(1, 2)
+    norm.weight.data = torch.tensor([-10.0, 1.0])
+    first, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+    first.weight.data = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    last.weight.data = torch.tensor([[1.0, 1.0]])
+    masks = synflow(nn.Sequential(first, norm, last), 0.5, torch.zeros(1, 2), iterations=1)
+    assert masks["0.weight"].tolist() == [[True, True], [False, False]]
+    assert masks["2.weight"].tolist() == [[True, False]]
+
+
 def test_same_masks_every_time():
     first, second = (synflow(small_net(), 0.1, torch.zeros(1, 2, 8, 8)) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
