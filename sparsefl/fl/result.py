@@ -24,7 +24,7 @@ class Result:
         method: Name of the method.
         config: Everything that determines the run, JSON-ready.
         accuracy: Test accuracy of the last global model.
-        accuracy_per_client: "mean" and "worst_decile" over the clients' own development data.
+        accuracy_per_client: "mean", "worst_decile" and "each" of the clients' own held-out data.
         ledger: Bytes and seconds of every round.
         costs: Claimed and measured costs.
         model: The final global model, in plain torch.
@@ -34,7 +34,7 @@ class Result:
     method: str
     config: Mapping[str, Any]
     accuracy: float
-    accuracy_per_client: Mapping[str, float]
+    accuracy_per_client: Mapping[str, Any]
     ledger: Ledger
     costs: Costs
     model: nn.Module
@@ -69,6 +69,7 @@ class Result:
             "encode_s": sums["encode_s"],
             "decode_s": sums["decode_s"],
             "aggregate_s": sums["aggregate_s"],
+            "step_factor": costs.step_factor,
         }
 
     def table(self) -> str:
@@ -92,6 +93,7 @@ class Result:
             "model_sha256": self.model_sha256,
             "ledger": self.ledger.sums(),
             "costs": asdict(self.costs),
+            "row": self.row(),
         }
         (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
 
@@ -105,10 +107,16 @@ def model_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def summarise_clients(accuracies: Sequence[float]) -> dict[str, float]:
-    """Return mean and mean of the worst tenth (at least one client); NaN entries are left out."""
+def summarise_clients(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Return mean and mean of the worst tenth (at least one client), beside each client's own.
+
+    A client without examples has NaN: ``None`` in "each", and left out of the others, which are
+    ``None`` where no client is left.
+    """
     known = sorted(value for value in accuracies if not math.isnan(value))
-    if not known:
-        return {"mean": math.nan, "worst_decile": math.nan}
     worst = known[: max(1, len(known) // 10)]
-    return {"mean": sum(known) / len(known), "worst_decile": sum(worst) / len(worst)}
+    return {
+        "mean": sum(known) / len(known) if known else None,
+        "worst_decile": sum(worst) / len(worst) if known else None,
+        "each": [None if math.isnan(value) else value for value in accuracies],
+    }

@@ -1,12 +1,18 @@
-"""Claimed beside measured, as text: one line a run."""
+"""Claimed beside measured, as text: one line a run, or a line for the seeds of one."""
 
+import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
 _Column: TypeAlias = tuple[str, Callable[[Row], str]]
 
+WIDTH = 100
 _ABSENT = "-"
+# Rows that differ in nothing but these are runs of one thing under several seeds.
+_IDENTITY = ("method", "model", "norm", "density", "rounds")
+_GAP = "  "
 
 
 def factor(dense: float | None, ours: float | None) -> float | None:
@@ -30,13 +36,51 @@ def claimed_step_factor(row: Row) -> float | None:
 
 
 def measured_step_factor(row: Row) -> float | None:
-    """Return how many times faster than dense torch its local step is."""
-    return factor(row["dense_step_s"], row["client_step_s"])
+    """Return how many times faster than dense torch its local step is, in paired turns."""
+    paired: float | None = row.get("step_factor")
+    return factor(row["dense_step_s"], row["client_step_s"]) if paired is None else paired
 
 
 def realised(measured: float | None, claimed: float | None) -> float | None:
     """Return the realised factor, ``measured / claimed``."""
     return None if measured is None or claimed is None else measured / claimed
+
+
+def merge_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Merge the rows of one method under several seeds into their mean.
+
+    Returns:
+        One row for each method, model and density, in the order of the first; a merged one has the
+        mean of every number, "seeds", how many, and "spread": the standard deviation of "accuracy",
+        "mean" and "worst_decile" over the seeds (``n - 1`` in the denominator).
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in _IDENTITY), []).append(row)
+    return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
+
+
+def _merged(group: Sequence[Row]) -> Row:
+    merged = {name: _mean([row.get(name) for row in group]) for name in group[0]}
+    clients = [row["accuracy_per_client"] for row in group]
+    per_client = {name: _mean([c[name] for c in clients]) for name in ("mean", "worst_decile")}
+    spread = {name: _deviation([c[name] for c in clients]) for name in per_client}
+    spread["accuracy"] = _deviation([row["accuracy"] for row in group])
+    return merged | {
+        "accuracy_per_client": per_client,
+        "seeds": len(group),
+        "spread": spread,
+        **{name: group[0][name] for name in _IDENTITY},
+    }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return statistics.fmean(numbers) if len(numbers) == len(values) else None
+
+
+def _deviation(values: Sequence[Any]) -> float | None:
+    return None if any(value is None for value in values) else statistics.stdev(values)
 
 
 def size(count: float | None) -> str:
@@ -50,32 +94,44 @@ def size(count: float | None) -> str:
     raise AssertionError("unreachable")
 
 
-def _times(value: float | None) -> str:
+def times(value: float | None) -> str:
+    """Format a factor with three digits."""
     return _ABSENT if value is None else f"{value:.3g}x"
 
 
-def _share(value: float | None) -> str:
-    return _ABSENT if value is None else f"{value:.3f}"
+def share(value: float | None, spread: float | None = None) -> str:
+    """Format an accuracy, and its spread over seeds where there is one."""
+    if value is None or value != value:
+        return _ABSENT
+    return f"{value:.3f}" if spread is None else f"{value:.3f} ±{spread:.3f}"
 
 
 def _milliseconds(value: float | None) -> str:
     return _ABSENT if value is None else f"{1000 * value:.3g}"
 
 
+def _seeds(row: Row) -> str:
+    return f"{row['seeds']} seeds" if "seeds" in row else str(row["seed"])
+
+
+def _client_accuracy(name: str) -> Callable[[Row], str]:
+    return lambda row: share(row["accuracy_per_client"][name], row.get("spread", {}).get(name))
+
+
 _NAME: _Column = ("method", lambda row: str(row["method"]))
 _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
     (
-        "Accuracy of the last global model, test data and each client's own development data",
+        "Accuracy of the last global model, test data and each client's own held-out data",
         (
             _NAME,
             ("model", lambda row: str(row["model"])),
             ("norm", lambda row: row["norm"] or "none"),
             ("density", lambda row: f"{row['density']:g}"),
-            ("seed", lambda row: str(row["seed"])),
+            ("seed", _seeds),
             ("rounds", lambda row: str(row["rounds"])),
-            ("test", lambda row: _share(row["accuracy"])),
-            ("clients' mean", lambda row: _share(row["accuracy_per_client"]["mean"])),
-            ("worst decile", lambda row: _share(row["accuracy_per_client"]["worst_decile"])),
+            ("test", lambda row: share(row["accuracy"], row.get("spread", {}).get("accuracy"))),
+            ("clients' mean", _client_accuracy("mean")),
+            ("worst decile", _client_accuracy("worst_decile")),
         ),
     ),
     (
@@ -85,18 +141,18 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
             ("up", lambda row: size(row["uplink_bytes"])),
             ("claimed", lambda row: size(row["uplink_claimed_bytes"])),
             ("bound", lambda row: size(row["uplink_bound_bytes"])),
-            ("claimed x", lambda row: _times(claimed_uplink_factor(row))),
-            ("measured x", lambda row: _times(measured_uplink_factor(row))),
+            ("claimed x", lambda row: times(claimed_uplink_factor(row))),
+            ("measured x", lambda row: times(measured_uplink_factor(row))),
             (
                 "realised",
-                lambda row: _share(
+                lambda row: share(
                     realised(measured_uplink_factor(row), claimed_uplink_factor(row))
                 ),
             ),
             ("down", lambda row: size(row["downlink_bytes"])),
             (
                 "down x",
-                lambda row: _times(factor(row["downlink_dense_bytes"], row["downlink_bytes"])),
+                lambda row: times(factor(row["downlink_dense_bytes"], row["downlink_bytes"])),
             ),
             ("set-up", lambda row: size(row["setup_bytes"])),
         ),
@@ -105,14 +161,14 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
         "Local step, optimizer included, against the same model dense in plain torch",
         (
             _NAME,
-            ("threads", lambda row: str(row["threads"])),
+            ("threads", lambda row: f"{row['threads']:g}"),
             ("ms", lambda row: _milliseconds(row["client_step_s"])),
             ("dense ms", lambda row: _milliseconds(row["dense_step_s"])),
-            ("claimed x", lambda row: _times(claimed_step_factor(row))),
-            ("measured x", lambda row: _times(measured_step_factor(row))),
+            ("claimed x", lambda row: times(claimed_step_factor(row))),
+            ("measured x", lambda row: times(measured_step_factor(row))),
             (
                 "realised",
-                lambda row: _share(realised(measured_step_factor(row), claimed_step_factor(row))),
+                lambda row: share(realised(measured_step_factor(row), claimed_step_factor(row))),
             ),
             ("peak memory", lambda row: size(row["client_peak_bytes"])),
             ("dense", lambda row: size(row["dense_peak_bytes"])),
@@ -130,23 +186,56 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
 )
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
     """Format rows of ``compare.json`` as aligned text, one section a question.
 
-    A realised factor of 1 means that what is claimed was measured; ``-`` means not measured.
+    A realised factor of 1 means that what is claimed was measured; ``-`` means not measured, and
+    columns without any measurement are named below. Runs under several seeds are one line: their
+    mean, and the standard deviation of the accuracies.
+
+    Args:
+        rows: At least one.
+        width: Characters of a line; what does not fit goes on below, under the method's name.
     """
-    return "\n\n".join(_section(title, columns, rows) for title, columns in _SECTIONS)
+    merged = merge_seeds(rows)
+    return "\n\n".join(_section(title, columns, merged, width) for title, columns in _SECTIONS)
 
 
-def _section(title: str, columns: Sequence[_Column], rows: Sequence[Row]) -> str:
-    cells = [[name for name, _ in columns]]
-    cells += [[show(row) for _, show in columns] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if column == 0 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+def _section(title: str, columns: Sequence[_Column], rows: Sequence[Row], width: int) -> str:
+    shown = [[name, *(show(row) for row in rows)] for name, show in columns]
+    known = [column for column in shown if any(text != _ABSENT for text in column[1:])]
+    lines = [*textwrap.wrap(title, width), *align(known, width)]
+    unknown = [column[0] for column in shown if column not in known]
+    if unknown:
+        lines += textwrap.wrap(
+            f"not measured: {', '.join(unknown)}",
+            width,
+            initial_indent=_GAP,
+            subsequent_indent=_GAP,
+        )
+    return "\n".join(lines)
+
+
+def align(columns: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Align columns of text, the first to the left and the others to the right.
+
+    Args:
+        columns: Head and cells of each, all of one length.
+        width: Characters of a line; columns that do not fit follow below, after the first again.
+    """
+    widths = [max(map(len, column)) for column in columns]
+    blocks: list[list[int]] = [[]]
+    used = len(_GAP) + widths[0]
+    for number, needed in list(enumerate(widths))[1:]:
+        if blocks[-1] and used + len(_GAP) + needed > width:
+            blocks.append([])
+            used = len(_GAP) + widths[0]
+        blocks[-1].append(number)
+        used += len(_GAP) + needed
+    lines = []
+    for block in blocks:
+        for line in range(len(columns[0])):
+            cells = [columns[0][line].ljust(widths[0])]
+            cells += [columns[number][line].rjust(widths[number]) for number in block]
+            lines.append((_GAP + _GAP.join(cells)).rstrip())
+    return lines

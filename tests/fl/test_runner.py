@@ -133,7 +133,8 @@ def test_bad_clients_are_named(clients, small):
 
 
 def test_worst_decile_is_at_least_one_client():
-    assert summarise_clients([0.5, 1.0, float("nan")]) == {"mean": 0.75, "worst_decile": 0.5}
+    summary = {"mean": 0.75, "worst_decile": 0.5, "each": [0.5, 1.0, None]}
+    assert summarise_clients([0.5, 1.0, float("nan")]) == summary
     many = [i / 100 for i in range(30)]
     assert summarise_clients(many)["worst_decile"] == pytest.approx(0.01)
 

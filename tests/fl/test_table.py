@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from sparsefl.fl.plots import plot_curves, plot_factors
-from sparsefl.fl.table import factor, format_table, realised, size
+from sparsefl.fl.table import factor, format_table, merge_seeds, realised, size
 
 
 def row(**change):
@@ -56,12 +55,49 @@ def test_claimed_stands_beside_measured_with_the_realised_factor():
     assert cells(text, "Accuracy")["worst decile"] == "0.500"
 
 
-def test_what_was_not_measured_is_a_dash():
-    unmeasured = dict.fromkeys(
-        ("client_step_s", "dense_step_s", "client_peak_bytes", "dense_peak_bytes")
-    )
-    step = cells(format_table([row(**unmeasured)]), "Local step")
+UNMEASURED = dict.fromkeys(
+    ("client_step_s", "dense_step_s", "client_peak_bytes", "dense_peak_bytes")
+)
+
+
+def test_what_was_not_measured_for_one_row_is_a_dash():
+    text = format_table([row(), row(method="linear", **UNMEASURED)])
+    step = cells(text, "Local step", "linear")
     assert [step[name] for name in ("ms", "measured x", "realised", "peak memory")] == ["-"] * 4
+
+
+def test_what_was_measured_for_no_row_is_named_below():
+    text = format_table([row(**UNMEASURED)])
+    assert list(cells(text, "Local step")) == ["method", "threads", "claimed x"]
+    assert "not measured: ms, dense ms, measured x, realised, peak memory, dense" in text
+
+
+def test_clients_without_held_out_data_have_no_accuracy():
+    text = format_table([row(accuracy_per_client={"mean": None, "worst_decile": None})])
+    assert "not measured: clients' mean, worst decile" in text
+
+
+def test_the_paired_factor_is_taken_where_there_is_one():
+    assert cells(format_table([row(step_factor=1.25)]), "Local step")["measured x"] == "1.25x"
+
+
+def test_seeds_are_one_line_with_mean_and_spread():
+    rows = [
+        row(seed=seed, accuracy=accuracy, uplink_bytes=up)
+        for seed, accuracy, up in ((0, 0.80, 110), (1, 0.82, 110), (2, 0.84, 113))
+    ]
+    text = format_table([*rows, row(method="linear")])
+    line = cells(text, "Accuracy")
+    assert (line["seed"], line["test"]) == ("3 seeds", "0.820 ±0.020")
+    assert line["clients' mean"] == "0.750 ±0.000"
+    assert cells(text, "Bytes")["up"] == "111 B"
+    assert cells(text, "Accuracy", "linear")["test"] == "0.812"
+    assert text.count("fedpt") == 4
+
+
+def test_densities_of_one_method_stay_apart():
+    merged = merge_seeds([row(density=0.1), row(density=0.1, seed=1), row(density=0.2)])
+    assert [(r["density"], r.get("seeds")) for r in merged] == [(0.1, 2), (0.2, None)]
 
 
 def test_columns_line_up_for_several_rows():
@@ -69,6 +105,14 @@ def test_columns_line_up_for_several_rows():
     for block in format_table(rows).split("\n\n"):
         head, *lines = block.splitlines()[1:]
         assert {len(line) for line in (head, *lines)} == {len(head)}
+
+
+@pytest.mark.parametrize("width", [100, 80, 60, 30])
+def test_no_line_is_wider_than_the_terminal(width):
+    many = [row(seed=seed, uplink_bytes=123456789) for seed in range(3)]
+    text = format_table([*many, row(method="hidenseek"), row(method="linear", **UNMEASURED)], width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("measured x") == 2
 
 
 @pytest.mark.parametrize(
@@ -93,20 +137,6 @@ def test_factors_of_unknown_or_zero_are_unknown():
     assert factor(None, 2) is factor(2, None) is factor(2, 0) is None
     assert realised(2.0, 4.0) == 0.5
     assert realised(None, 4.0) is None
-
-
-def test_plots_are_drawn_also_without_points(tmp_path):
-    plot_curves({"a": [(1000, 0.1), (10_000, 0.9)], "b": []}, tmp_path / "curves.png")
-    plot_curves({}, tmp_path / "empty.png")
-    plot_factors([row(), row(method="linear", client_step_s=None)], tmp_path / "factors.png")
-    for name in ("curves", "empty", "factors"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_missing_matplotlib_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"sparsefl\[cli\]"):
-        plot_curves({}, tmp_path / "no.png")
 
 
 def test_rows_are_plain_json():
