@@ -83,6 +83,25 @@ void unpack_signs(const uint8_t* data, size_t n, int8_t* signs) {
   }
 }
 
+bool pack_flips(const int8_t* signs, const int8_t* base, size_t n, uint8_t* out) {
+  const bool sound = pack_signs(signs, n, out);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(base);
+  const auto negative = [](uint64_t eight) { return gather_low_bits((eight >> 7) & kOnes); };
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) out[i / 8] ^= negative(load<uint64_t>(bytes + i));
+  if (i < n) {
+    uint64_t rest = 0;
+    std::memcpy(&rest, bytes + i, n - i);
+    out[i / 8] ^= negative(rest);
+  }
+  return sound;
+}
+
+void unpack_flips(const uint8_t* data, const int8_t* base, size_t n, int8_t* signs) {
+  unpack_signs(data, n, signs);
+  for (size_t i = 0; i < n; ++i) signs[i] = static_cast<int8_t>(signs[i] * base[i]);
+}
+
 void fill_bits(size_t n, uint8_t* out) {
   std::memset(out, 0xFF, n / 8);
   if (n % 8) out[n / 8] = static_cast<uint8_t>((1u << (n % 8)) - 1);

@@ -13,7 +13,6 @@ static_assert(std::endian::native == std::endian::little, "fields are read in pl
 
 inline constexpr uint8_t kMagic[8] = {0x89, 'S', 'P', 'F', 'L', '\r', '\n', 0x1A};
 inline constexpr uint16_t kMajor = 1;
-inline constexpr uint16_t kMinor = 0;
 // A decoder refuses unknown flags of these bits and ignores the others.
 inline constexpr uint32_t kCriticalFlags = 0x0000FFFF;
 
@@ -23,6 +22,10 @@ inline constexpr size_t kChunkBytes = 16;
 inline constexpr size_t kAlignment = 8;
 inline constexpr uint8_t kMinSpanLog2 = 16;
 inline constexpr uint8_t kMaxSpanLog2 = 22;
+inline constexpr uint8_t kMinBlockLog2 = 5;
+inline constexpr uint8_t kMaxBlockLog2 = 16;
+// The number of flips before the code of their places, a u24.
+inline constexpr uint64_t kFlipCountBytes = 3;
 
 // Byte offsets of the header's fields.
 namespace header {
@@ -44,11 +47,20 @@ inline constexpr size_t kSupportBytesAt = 0, kValueBytesAt = 4, kCountAt = 8, kP
 inline constexpr size_t kChecksumAt = 12;
 }  // namespace chunk
 
-// Numbers 3 to 7 are kept for Golomb-Rice, rANS and deltas.
-enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kBitmap = 2, kSeed = 8 };
-// Numbers 4 to 6 are kept for int8, int4 and ternary.
-enum class ValueMode : uint8_t { kNone = 0, kSign = 1, kFp32 = 2, kBf16 = 3, kRaw = 7 };
-enum class ScaleMode : uint8_t { kNone = 0, kTensor = 1 };
+// Numbers 4 to 7 are kept for changes of a base.
+enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kBitmap = 2, kCoded = 3, kSeed = 8 };
+// Number 6 is kept for ternary.
+enum class ValueMode : uint8_t {
+  kNone = 0,
+  kSign = 1,
+  kFp32 = 2,
+  kBf16 = 3,
+  kInt8 = 4,
+  kInt4 = 5,
+  kRaw = 7,
+  kFlips = 8,
+};
+enum class ScaleMode : uint8_t { kNone = 0, kTensor = 1, kBlock = 2 };
 
 enum class Dtype : uint8_t {
   kFloat32 = 1,
@@ -95,6 +107,9 @@ enum class Reason : int {
   kPadding,
   kValue,
   kContent,
+  kBlock,
+  kParameter,
+  kCode,
 };
 
 // One tensor of the local schema.
@@ -109,6 +124,8 @@ struct Descriptor {
   ValueMode value;
   uint8_t span_log2;
   ScaleMode scale_mode;
+  // Of the blocks with a scale each, for ScaleMode::kBlock.
+  uint8_t block_log2;
   float scale;
   // Number of values; of a kSeed descriptor, the seed.
   uint64_t count;
@@ -125,6 +142,8 @@ struct Chunk {
   uint32_t support_bytes;
   uint32_t value_bytes;
   uint32_t count;
+  // Of the Golomb-Rice code of the support or the flips, 0 where there is none.
+  uint8_t parameter;
   uint32_t checksum;
 };
 
@@ -188,32 +207,63 @@ constexpr bool is_floating(Dtype dtype) {
          dtype == Dtype::kBfloat16;
 }
 
-// Bytes of `count` values on the wire.
-constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t count) {
+constexpr bool is_block_scaled(ValueMode mode) {
+  return mode == ValueMode::kInt8 || mode == ValueMode::kInt4;
+}
+
+constexpr bool is_sign(ValueMode mode) {
+  return mode == ValueMode::kSign || mode == ValueMode::kFlips;
+}
+
+// Whether the message itself says which positions are kept.
+constexpr bool sends_support(SupportMode mode) {
+  return mode == SupportMode::kBitmap || mode == SupportMode::kCoded;
+}
+
+constexpr ScaleMode scale_mode_of(ValueMode mode) {
+  if (is_sign(mode)) return ScaleMode::kTensor;
+  return is_block_scaled(mode) ? ScaleMode::kBlock : ScaleMode::kNone;
+}
+
+constexpr uint64_t blocks_of(uint64_t count, uint8_t block_log2) {
+  return (count + (1ull << block_log2) - 1) >> block_log2;
+}
+
+// Bytes of `count` values on the wire; of kFlips, those of the form with a bit a value.
+constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t count,
+                                       uint8_t block_log2) {
   switch (mode) {
     case ValueMode::kNone:
       return 0;
     case ValueMode::kSign:
+    case ValueMode::kFlips:
       return (count + 7) / 8;
     case ValueMode::kFp32:
       return count * 4;
     case ValueMode::kBf16:
       return count * 2;
+    case ValueMode::kInt8:
+      return 2 * blocks_of(count, block_log2) + count;
+    case ValueMode::kInt4:
+      return 2 * blocks_of(count, block_log2) + (count + 1) / 2;
     case ValueMode::kRaw:
       return count * item_bytes(dtype);
   }
   return 0;
 }
 
-// Bytes of one value in memory: signs as int8, fp32 and bf16 as float, raw as the tensor's dtype.
+// Bytes of one value in memory: signs as int8, raw as the tensor's dtype, the others as float.
 constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
   switch (mode) {
     case ValueMode::kNone:
       return 0;
     case ValueMode::kSign:
+    case ValueMode::kFlips:
       return 1;
     case ValueMode::kFp32:
     case ValueMode::kBf16:
+    case ValueMode::kInt8:
+    case ValueMode::kInt4:
       return 4;
     case ValueMode::kRaw:
       return item_bytes(dtype);
@@ -239,8 +289,12 @@ constexpr bool is_allowed(SupportMode support, ValueMode value, Dtype dtype) {
       return support != SupportMode::kDense;
     case ValueMode::kSign:
       return support != SupportMode::kDense && is_floating(dtype);
+    case ValueMode::kFlips:
+      return support == SupportMode::kShared && is_floating(dtype);
     case ValueMode::kFp32:
     case ValueMode::kBf16:
+    case ValueMode::kInt8:
+    case ValueMode::kInt4:
       return is_floating(dtype);
     case ValueMode::kRaw:
       return dtype != Dtype::kFloat32 && dtype != Dtype::kBfloat16;

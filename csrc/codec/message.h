@@ -19,7 +19,9 @@ Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
 struct Target {
   // Bitmap of a kShared descriptor, ceil(numel / 8) bytes.
   const uint8_t* base = nullptr;
-  // Of a kBitmap descriptor: receives ceil(numel / 8) bytes.
+  // Signs that the base has, count times +1 or -1, of a kFlips descriptor.
+  const int8_t* base_signs = nullptr;
+  // Of a kBitmap or kCoded descriptor: receives ceil(numel / 8) bytes.
   uint8_t* bitmap = nullptr;
   // Receives count * memory_item_bytes bytes.
   uint8_t* values = nullptr;
@@ -33,7 +35,9 @@ Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
 // The content of one descriptor, to be written.
 struct Source {
   uint32_t ordinal = 0;
+  // kBitmap stands for kCoded too: lay_out takes what is smaller.
   SupportMode support = SupportMode::kDense;
+  // kSign stands for kFlips too where there are base_signs.
   ValueMode value = ValueMode::kNone;
   float scale = 0.0f;
   // Number of values; of a kSeed descriptor, the seed.
@@ -42,6 +46,8 @@ struct Source {
   const uint8_t* bitmap = nullptr;
   // count values in memory, as memory_item_bytes says.
   const uint8_t* values = nullptr;
+  // Signs that the receiver has on the same support, count times +1 or -1, or none.
+  const int8_t* base_signs = nullptr;
 };
 
 // Lays a message out: modes, chunks, lengths, offsets. `sources` go by increasing ordinal, their
@@ -50,7 +56,7 @@ Message lay_out(std::span<const TensorSpec> schema, std::span<const Source> sour
 
 // Writes a message that lay_out made, message.total_bytes bytes, every one of them. Refuses values
 // that the format has no bits for: a sign that is not +1 or -1, a value that is not finite or not
-// in bfloat16's range; `where` is then the position in `sources`.
+// in its format's range; `where` is then the position in `sources`.
 Status write(std::span<const TensorSpec> schema, std::span<const Source> sources,
              const Message& message, uint8_t* out);
 

@@ -3,9 +3,10 @@
 ``FORMAT.md`` beside this file is the normative description of the bytes.
 """
 
+from sparsefl.codec.base import Base
 from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
-from sparsefl.codec.plan import Base, FormatName, ValueFormat
+from sparsefl.codec.plan import FormatName, ValueFormat
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support, nbytes

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import math
 
-from sparsefl.codec.plan import Base, ValueFormat, plan
+import numpy as np
+
+from sparsefl.codec.base import Base
+from sparsefl.codec.plan import Item, ValueFormat, ValueMode, plan
 from sparsefl.codec.schema import Schema
 from sparsefl.codec.update import Update
 
 _SEED_BITS = 64
 _SCALE_BITS = 32
+_BLOCK_SCALE_BITS = 16
+_BITS = {
+    ValueMode.NONE: 0,
+    ValueMode.FP32: 32,
+    ValueMode.BF16: 16,
+    ValueMode.INT8: 8,
+    ValueMode.INT4: 4,
+}
+# Values that share a scale, as the compiled codec lays them out.
+_BLOCKS = {ValueMode.INT8: 1024, ValueMode.INT4: 64}
 
 
 def bound_bytes(
     update: Update, schema: Schema, value_format: ValueFormat = "fp32", base: Base | None = None
 ) -> int:
-    """Compute the bytes that ``update`` holds, supports coded ideally and nothing framing it.
+    """Compute the bytes that ``update`` holds, ideally coded and nothing framing it.
 
-    The sum over tensors of ``log2 C(numel, nnz)`` bits for a support (none where ``base`` holds an
-    equal one), 1 bit a sign and 32 a scale, the raw bits of each value in its format, 64 bits a
-    seed; rounded up to a byte once. Values count raw: their entropy is not modelled.
+    The sum over tensors, rounded up to a byte once, of
+
+    - for a support ``log2 C(numel, nnz)`` bits, none where ``base`` holds an equal one;
+    - for signs 1 bit each, or where ``base`` holds some at the same positions, ``f`` of them
+      different, ``log2 C(nnz, f)``, and 32 for their scale;
+    - for a value the raw bits of its format and of its blocks' scales: its entropy is not modelled;
+    - 64 bits a seed.
+
+    The supports and flips of a message are coded for what they are, so one that is not random (runs
+    of kept positions) may take less than this.
 
     Args:
         update: What is to be sent.
@@ -33,14 +53,30 @@ def bound_bytes(
     Raises:
         TypeError, ValueError: as ``encode``, but for values that the format cannot hold.
     """
-    bits = 0.0
-    for item in plan(update, schema, value_format, base).items:
-        numel = item.spec.numel
-        if item.sends_support and item.support is not None:
-            bits += log2_choose(numel, item.support.nnz)
-        bits += item.value_bits * item.count
-        bits += _SCALE_BITS * item.has_scale + _SEED_BITS * item.is_seed
+    bits = sum(_item_bits(item) for item in plan(update, schema, value_format, base))
     return math.ceil(bits / 8)
+
+
+def _item_bits(item: Item) -> float:
+    if item.is_seed:
+        return _SEED_BITS
+    nnz = None if item.support is None else item.support.nnz
+    support = log2_choose(item.spec.numel, nnz) if item.sends_support and nnz is not None else 0.0
+    return support + _value_bits(item)
+
+
+def _value_bits(item: Item) -> float:
+    count, mode = item.count, item.value_mode
+    if mode is ValueMode.SIGN:
+        signs, base = item.values, item.base_signs
+        if signs is None or base is None:
+            return _SCALE_BITS + count
+        return _SCALE_BITS + log2_choose(count, int(np.count_nonzero(signs != base)))
+    if mode in _BLOCKS:
+        return _BITS[mode] * count + _BLOCK_SCALE_BITS * math.ceil(count / _BLOCKS[mode])
+    if mode is ValueMode.RAW:
+        return 8 * np.dtype(item.spec.dtype).itemsize * count
+    return _BITS[mode] * count
 
 
 def log2_choose(n: int, k: int) -> float:

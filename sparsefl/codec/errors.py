@@ -56,9 +56,9 @@ class CodecReason(enum.Enum):
     BASE_FIELD = 22
     """The base fingerprint is there without a shared support, or missing with one."""
     BASE_MISSING = 23
-    """Refers to the receiver's supports, and none was given for a tensor that does."""
+    """Refers to the receiver's supports or signs, and none was given for a tensor that does."""
     BASE_MISMATCH = 24
-    """Refers to other supports than those given as the base."""
+    """Refers to other supports or signs than those given as the base."""
     CHUNK_CHECKSUM = 25
     """The checksum of a chunk does not match."""
     BITMAP = 26
@@ -69,6 +69,12 @@ class CodecReason(enum.Enum):
     """A value is not finite, or a bool is neither 0 nor 1."""
     CONTENT = 29
     """Sound, but not what the function reads: ``decode_support`` of something else."""
+    BLOCK = 30
+    """The size of blocks with a scale is outside the range that the format allows."""
+    PARAMETER = 31
+    """A chunk states a code's parameter that is out of range, or where there is no code."""
+    CODE = 32
+    """A code's positions run past its end, are not as many as stated, or need not be coded."""
 
 
 class CodecError(ValueError):

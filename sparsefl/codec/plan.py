@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import hashlib
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl.codec.base import Base, Known, known_tensors
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import (
     Dense,
@@ -19,18 +18,14 @@ from sparsefl.codec.update import (
     Regenerated,
     Signs,
     Sparse,
-    SupportOnly,
     Update,
 )
 from sparsefl.support import Support
 
 FormatName: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "raw"]
 ValueFormat: TypeAlias = FormatName | Mapping[str, FormatName]
-Base: TypeAlias = Mapping[str, Support | Entry]
 
-# Named by the contract; the format keeps numbers for them.
-_PLANNED = frozenset({"int8", "int4"})
-_SUPPORTED = tuple(name for name in get_args(FormatName) if name not in _PLANNED)
+_FORMATS = get_args(FormatName)
 
 
 class SupportMode(enum.IntEnum):
@@ -39,6 +34,7 @@ class SupportMode(enum.IntEnum):
     DENSE = 0
     SHARED = 1
     BITMAP = 2
+    CODED = 3
     SEED = 8
 
 
@@ -49,10 +45,18 @@ class ValueMode(enum.IntEnum):
     SIGN = 1
     FP32 = 2
     BF16 = 3
+    INT8 = 4
+    INT4 = 5
     RAW = 7
+    FLIPS = 8
 
 
-_VALUE_BITS = {ValueMode.NONE: 0, ValueMode.SIGN: 1, ValueMode.FP32: 32, ValueMode.BF16: 16}
+_FLOAT_MODES = {
+    "fp32": ValueMode.FP32,
+    "bf16": ValueMode.BF16,
+    "int8": ValueMode.INT8,
+    "int4": ValueMode.INT4,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,14 @@ class Item:
         name: Of the tensor.
         ordinal: Its position in the schema.
         spec: Its shape and dtype.
-        support_mode: How its support travels.
-        value_mode: How its values travel.
+        support_mode: How its support travels; ``BITMAP`` stands for ``CODED`` too, whichever the
+            compiled codec finds to be smaller.
+        value_mode: How its values travel; ``SIGN`` stands for ``FLIPS`` too.
         support: Its support, or None where there is none.
         values: Its values in the memory format of ``value_mode``, ``[count]``, or None.
         scale: Its scale; 0 where ``value_mode`` has none.
         seed: Its seed; 0 where it has none.
+        known: What the base has of it, where its support is shared.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Item:
     values: npt.NDArray[Any] | None = None
     scale: float = 0.0
     seed: int = 0
+    known: Known | None = None
 
     @property
     def count(self) -> int:
@@ -94,60 +101,38 @@ class Item:
         return self.support_mode is SupportMode.BITMAP
 
     @property
-    def has_scale(self) -> bool:
-        """Whether a scale is in the message."""
-        return self.value_mode is ValueMode.SIGN
-
-    @property
     def is_seed(self) -> bool:
         """Whether a seed stands for the tensor."""
         return self.support_mode is SupportMode.SEED
 
     @property
-    def value_bits(self) -> int:
-        """Bits of one value in the message."""
-        if self.value_mode is ValueMode.RAW:
-            return 8 * np.dtype(self.spec.dtype).itemsize
-        return _VALUE_BITS[self.value_mode]
+    def base_signs(self) -> npt.NDArray[np.int8] | None:
+        """The signs that the receiver has at its positions, ``[count]``, where it sends signs."""
+        is_sign = self.value_mode is ValueMode.SIGN
+        return self.known.signs if is_sign and self.known is not None else None
 
     @property
     def source(self) -> tuple[object, ...]:
-        """What ``_codec.encode`` takes for one tensor."""
+        """What ``_codec.Writer`` takes for one tensor."""
         number = self.seed if self.is_seed else self.count
         packed = None if self.support is None else self.support.packed
         modes = (int(self.support_mode), int(self.value_mode))
-        return (self.ordinal, *modes, self.scale, number, packed, self.values)
+        return (self.ordinal, *modes, self.scale, number, packed, self.values, self.base_signs)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A message before it is written.
-
-    Attributes:
-        items: Its tensors, in the schema's order.
-        base_fingerprint: Of the supports that the receiver must already have, 0 for none.
-    """
-
-    items: list[Item]
-    base_fingerprint: int
-
-    @property
-    def sources(self) -> list[tuple[object, ...]]:
-        """What ``_codec.encode`` takes."""
-        return [item.source for item in self.items]
-
-
-def plan(update: Update, schema: Schema, value_format: ValueFormat, base: Base | None) -> Plan:
+def plan(
+    update: Update, schema: Schema, value_format: ValueFormat, base: Base | None
+) -> list[Item]:
     """Choose modes for every tensor of an update and bring its values into their memory format.
 
     Args:
         update: What is to be sent.
         schema: What sender and receiver agreed on.
         value_format: One format for all floating tensors, or one a tensor.
-        base: The receiver's supports.
+        base: What the receiver has.
 
     Returns:
-        The plan.
+        The tensors of the message, in the schema's order.
 
     Raises:
         TypeError: if an argument or a tensor's dtype is of the wrong type.
@@ -160,52 +145,15 @@ def plan(update: Update, schema: Schema, value_format: ValueFormat, base: Base |
     unknown = [name for name in update if name not in schema]
     if unknown:
         raise ValueError(f"update has tensors that the schema does not: {unknown}")
-    known = supports_of(base, schema)
+    known = known_tensors(base, schema)
     names = sorted(update, key=schema.ordinal)
-    items = [_item(name, update[name], schema, formats, known.get(name)) for name in names]
-    shared = [(i.ordinal, i.support) for i in items if i.support_mode is SupportMode.SHARED]
-    return Plan(items, base_fingerprint((n, s) for n, s in shared if s is not None))
+    return [_item(name, update[name], schema, formats, known.get(name)) for name in names]
 
 
 def check_schema(schema: object) -> None:
     """Raises TypeError where ``schema`` is none."""
     if not isinstance(schema, Schema):
         raise TypeError(f"schema must be a Schema, got {type(schema).__name__}")
-
-
-def supports_of(base: Base | None, schema: Schema) -> dict[str, Support]:
-    """Returns the supports that a base has for tensors of the schema.
-
-    Raises:
-        TypeError: if ``base`` is no mapping, or an entry is neither Support nor entry of an update.
-        ValueError: if a support's shape is not its tensor's.
-    """
-    if base is None:
-        return {}
-    if not isinstance(base, Mapping):
-        raise TypeError(f"base must map tensor names to supports, got {type(base).__name__}")
-    supports: dict[str, Support] = {}
-    for name, entry in base.items():
-        if isinstance(entry, Dense | Regenerated) or name not in schema:
-            continue
-        support = entry if isinstance(entry, Support) else getattr(entry, "support", None)
-        if not isinstance(support, Support):
-            raise TypeError(f"base[{name!r}] must be a Support, got {type(entry).__name__}")
-        _check_shape(f"base[{name!r}] covers", support.shape, name, schema[name])
-        supports[name] = support
-    return supports
-
-
-def base_fingerprint(shared: Iterable[tuple[int, Support]]) -> int:
-    """Returns the fingerprint of the supports taken from the base, by ordinal; 0 for none.
-
-    FORMAT.md defines it.
-    """
-    encoded = b"".join(struct.pack("<I", ordinal) + support.digest for ordinal, support in shared)
-    if not encoded:
-        return 0
-    digest = hashlib.blake2b(encoded, digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
 
 
 def _formats(value_format: ValueFormat, schema: Schema) -> Mapping[str, str]:
@@ -227,15 +175,12 @@ def _formats(value_format: ValueFormat, schema: Schema) -> Mapping[str, str]:
 
 
 def _check_format(value_format: object) -> None:
-    if value_format not in _SUPPORTED:
-        planned = " yet" if value_format in _PLANNED else ""
-        raise ValueError(
-            f"value_format {value_format!r} is not supported{planned}; supported: {_SUPPORTED}"
-        )
+    if value_format not in _FORMATS:
+        raise ValueError(f"value_format must be one of {_FORMATS}, got {value_format!r}")
 
 
 def _item(
-    name: str, entry: Entry, schema: Schema, formats: Mapping[str, str], known: Support | None
+    name: str, entry: Entry, schema: Schema, formats: Mapping[str, str], known: Known | None
 ) -> Item:
     spec, ordinal = schema[name], schema.ordinal(name)
     if isinstance(entry, Regenerated | Signs) and not spec.is_floating:
@@ -243,21 +188,21 @@ def _item(
         raise TypeError(f"tensor {name!r} is {spec.dtype}: {kind} is for floating tensors")
     if isinstance(entry, Regenerated):
         return Item(name, ordinal, spec, SupportMode.SEED, ValueMode.NONE, seed=entry.seed)
+    mode, scale = ValueMode.NONE, 0.0
+    values: npt.NDArray[Any] | None = None
     if isinstance(entry, Dense):
         _check_shape("Dense values are", entry.values.shape, name, spec)
         mode, values = _values(entry.values, name, spec, formats[name])
         return Item(name, ordinal, spec, SupportMode.DENSE, mode, values=values)
     support = entry.support
     _check_shape("support covers", support.shape, name, spec)
-    how = SupportMode.SHARED if support == known else SupportMode.BITMAP
-    if isinstance(entry, SupportOnly):
-        return Item(name, ordinal, spec, how, ValueMode.NONE, support)
+    shared = known if known is not None and known.support == support else None
+    how = SupportMode.BITMAP if shared is None else SupportMode.SHARED
     if isinstance(entry, Signs):
-        signs = np.ascontiguousarray(entry.signs)
-        return Item(name, ordinal, spec, how, ValueMode.SIGN, support, signs, entry.scale)
-    assert isinstance(entry, Sparse)
-    mode, values = _values(entry.values, name, spec, formats[name])
-    return Item(name, ordinal, spec, how, mode, support, values)
+        mode, values, scale = ValueMode.SIGN, np.ascontiguousarray(entry.signs), entry.scale
+    elif isinstance(entry, Sparse):
+        mode, values = _values(entry.values, name, spec, formats[name])
+    return Item(name, ordinal, spec, how, mode, support, values, scale, known=shared)
 
 
 def _check_shape(what: str, shape: tuple[int, ...], name: str, spec: TensorSpec) -> None:
@@ -282,6 +227,8 @@ def _value_mode(spec: TensorSpec, value_format: str) -> ValueMode:
     """Returns the mode that keeps to the format; ``"raw"`` is what loses nothing of the dtype."""
     if not spec.is_floating:
         return ValueMode.RAW
-    if value_format == "bf16" or (value_format == "raw" and spec.dtype == "bfloat16"):
-        return ValueMode.BF16
-    return ValueMode.RAW if value_format == "raw" and spec.dtype != "float32" else ValueMode.FP32
+    if value_format == "raw":
+        return {"float32": ValueMode.FP32, "bfloat16": ValueMode.BF16}.get(
+            spec.dtype, ValueMode.RAW
+        )
+    return _FLOAT_MODES[value_format]

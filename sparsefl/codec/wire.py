@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsefl import _codec
+from sparsefl.codec.base import Base, Known, Reference, base_fingerprint, known_tensors
 from sparsefl.codec.errors import CodecError, CodecReason
-from sparsefl.codec.plan import (
-    Base,
-    SupportMode,
-    ValueFormat,
-    ValueMode,
-    base_fingerprint,
-    check_schema,
-    plan,
-    supports_of,
-)
+from sparsefl.codec.plan import Item, SupportMode, ValueFormat, ValueMode, check_schema, plan
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.support import Mask, Support
@@ -32,6 +24,8 @@ _RULES = {
     ValueMode.SIGN: "signs must be +1 or -1",
     ValueMode.FP32: "values must be finite, also as float32",
     ValueMode.BF16: "values must be finite and within bfloat16's range",
+    ValueMode.INT8: "values must be finite and at most 3.4e38",
+    ValueMode.INT4: "values must be finite and at most 3.4e38",
     ValueMode.RAW: "values must be finite",
 }
 _SUPPORT_NAME = "support"
@@ -43,31 +37,40 @@ def encode(
 ) -> bytes:
     """Write an update as one message.
 
-    Floating tensors travel in ``value_format``, all others in their own dtype; supports as bitmaps,
-    or not at all where the receiver has them. Equal arguments give equal bytes on every machine.
+    Floating tensors travel in ``value_format``, all others in their own dtype. A support travels as
+    a bitmap or in a Golomb-Rice code, whichever is smaller, or not at all where the receiver has
+    it; signs a bit each, or as their differences from those that it has, whichever is smaller.
+    Equal arguments give equal bytes on every machine.
 
     Args:
         update: What is to be sent; may leave tensors out.
         schema: What sender and receiver agreed on.
-        value_format: ``"fp32"``, ``"bf16"`` (rounded to nearest, ties to even) or ``"raw"`` (the
-            tensor's own dtype), for all tensors; or ``{name: format}``, ``"fp32"`` for those that
-            it leaves out.
-        base: Supports that the receiver has, ``{name: Support}`` or an update: where one equals the
-            tensor's, the support is not sent. The receiver must decode with the same.
+        value_format: For all tensors; or ``{name: format}``, ``"fp32"`` for those that it leaves
+            out. ``"fp32"``; ``"bf16"``, rounded to nearest, ties to even; ``"int8"``, ``"int4"``:
+            integers ``q`` of 8 or 4 bits and a ``scale`` a block of 1024 or 64 values, ``scale`` at
+            most ``(1 + 2**-8) * max|x| / 127`` (int4: ``/ 7``) over the block, but at least
+            ``2**-125``; what is decoded is ``q * scale``, with ``|x - q * scale| <= scale / 2``,
+            and 0 for 0; ``"raw"``: the tensor's own dtype.
+        base: What the receiver has too, ``{name: Support}``, or ``{name: entry}``, for example an
+            update that it was sent. Where the support of an entry equals the tensor's, it is not
+            sent; ``Signs`` are then coded against the signs of a ``Sparse`` or ``Signs`` there (of
+            0: +1). Both sides must hold the same, so give what was decoded, not what was encoded
+            with loss: the receiver refuses another base.
 
     Returns:
         The message.
 
     Raises:
         TypeError: if an argument or a tensor's dtype is of the wrong type.
-        ValueError: if a tensor does not fit the schema, a format is not supported, or a value is
-            one that its format cannot hold: not finite, past bfloat16's range, a sign of 0.
+        ValueError: if a tensor does not fit the schema, a format is unknown, or a value is one that
+            its format cannot hold: not finite, past the format's range, a sign of 0.
     """
-    planned = plan(update, schema, value_format, base)
+    items = plan(update, schema, value_format, base)
+    writer = _codec.Writer(schema.table, [item.source for item in items])
     try:
-        return _codec.encode(schema.table, planned.sources, update.round, planned.base_fingerprint)
+        return writer.encode(update.round, base_fingerprint(_references(items, writer.modes)))
     except _codec.RefusedError as refused:
-        item = planned.items[refused.args[1]]
+        item = items[refused.args[1]]
         rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]
         raise ValueError(f"tensor {item.name!r}: {rule}") from None
 
@@ -89,7 +92,8 @@ def nbytes(
     Raises:
         TypeError, ValueError: as ``encode``, but for values that the format cannot hold.
     """
-    return _codec.message_bytes(schema.table, plan(update, schema, value_format, base).sources)
+    items = plan(update, schema, value_format, base)
+    return _codec.Writer(schema.table, [item.source for item in items]).nbytes
 
 
 def decode(
@@ -104,7 +108,7 @@ def decode(
     Args:
         data: The message.
         schema: What sender and receiver agreed on.
-        base: The supports that the sender left out, as of ``encode``; may hold more than those.
+        base: What the sender coded against, as of ``encode``; may hold more than that.
 
     Returns:
         The update, tensors in the schema's order.
@@ -116,21 +120,21 @@ def decode(
         ValueError: if a support of ``base`` does not have its tensor's shape.
     """
     check_schema(schema)
-    known = list(supports_of(base, schema).items())
-    bases = {schema.ordinal(name): support for name, support in known}
+    known = {schema.ordinal(name): one for name, one in known_tensors(base, schema).items()}
     try:
         reader = _codec.Reader(schema.table, _as_bytes(data))
         descriptors = reader.descriptors
-        shared = _shared_supports(descriptors, reader.base_fingerprint, bases)
-        contents = reader.read([None if s is None else s.packed for s in shared])
+        shared = _shared(descriptors, reader.base_fingerprint, known)
+        contents = reader.read([_arrays(reference) for reference in shared])
     except _codec.RefusedError as refused:
         raise _error(refused) from None
     names = list(schema)
     entries: dict[str, Entry] = {}
-    for (ordinal, _, mode, scale, number), support, (bitmap, values) in zip(
+    for (ordinal, _, mode, scale, number), reference, (bitmap, values) in zip(
         descriptors, shared, contents, strict=True
     ):
         spec = schema[names[ordinal]]
+        support = None if reference is None else reference.known.support
         if bitmap is not None:
             support = Support._trusted(spec.shape, bitmap, number)
         entries[names[ordinal]] = _entry(spec, support, ValueMode(mode), values, scale, number)
@@ -201,19 +205,39 @@ def _as_bytes(data: object) -> bytes:
     raise TypeError(f"data must be bytes, bytearray or memoryview, got {type(data).__name__}")
 
 
-def _shared_supports(
-    descriptors: list[Descriptor], fingerprint: int, bases: dict[int, Support]
-) -> list[Support | None]:
-    """Returns the base's support for each descriptor that refers to it, None for the others."""
-    shared: dict[int, tuple[int, Support]] = {}
-    for where, (ordinal, mode, *_) in enumerate(descriptors):
-        if mode == SupportMode.SHARED:
-            if ordinal not in bases:
-                raise CodecError(CodecReason.BASE_MISSING, where)
-            shared[where] = (ordinal, bases[ordinal])
-    if base_fingerprint(shared.values()) != fingerprint:
+def _references(items: list[Item], modes: list[tuple[int, int]]) -> Iterator[Reference]:
+    """Yields what the tensors of a message, written in these modes, take from the base."""
+    for item, (_, mode) in zip(items, modes, strict=True):
+        if item.known is not None:
+            yield Reference(item.ordinal, item.known, mode == ValueMode.FLIPS)
+
+
+def _shared(
+    descriptors: list[Descriptor], fingerprint: int, known: dict[int, Known]
+) -> list[Reference | None]:
+    """Returns what each descriptor takes from the base, None for those that take nothing."""
+    shared: list[Reference | None] = []
+    for where, (ordinal, mode, value_mode, *_) in enumerate(descriptors):
+        if mode != SupportMode.SHARED:
+            shared.append(None)
+            continue
+        one, takes_signs = known.get(ordinal), value_mode == ValueMode.FLIPS
+        if one is None or (takes_signs and one.signs is None):
+            raise CodecError(CodecReason.BASE_MISSING, where)
+        shared.append(Reference(ordinal, one, takes_signs))
+    if base_fingerprint(reference for reference in shared if reference) != fingerprint:
         raise CodecError(CodecReason.BASE_MISMATCH)
-    return [shared[i][1] if i in shared else None for i in range(len(descriptors))]
+    return shared
+
+
+def _arrays(
+    reference: Reference | None,
+) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.int8] | None]:
+    """Returns the bitmap and the signs of the base that the compiled codec needs."""
+    if reference is None:
+        return None, None
+    known = reference.known
+    return known.support.packed, known.signs if reference.takes_signs else None
 
 
 def _error(refused: _codec.RefusedError) -> CodecError:
@@ -234,6 +258,6 @@ def _entry(
         return Regenerated(number) if support is None else SupportOnly(support)
     if support is None:
         return Dense(values.reshape(spec.shape))
-    if mode is ValueMode.SIGN:
+    if mode in (ValueMode.SIGN, ValueMode.FLIPS):
         return Signs(support, values.view(np.int8), scale)
     return Sparse(support, values)

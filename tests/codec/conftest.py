@@ -1,4 +1,4 @@
-"""A small message of every mode, and the means to damage one and make its checksums right again."""
+"""Small messages of every mode, and the means to damage one and make its checksums right again."""
 
 import dataclasses
 import struct
@@ -70,12 +70,12 @@ class Forgery:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An update of every mode; its tensors have descriptors 0, 1, … and, seeds apart, a chunk."""
+    """An update whose tensors have descriptors 0, 1, … and, seeds apart, a chunk each."""
 
     schema: codec.Schema
     update: codec.Update
     formats: dict[str, str]
-    base: dict[str, Support]
+    base: codec.Base
 
     def encode(self) -> bytes:
         return codec.encode(self.update, self.schema, self.formats, self.base)
@@ -91,6 +91,7 @@ def forge() -> Callable[[bytes], Forgery]:
 
 @pytest.fixture
 def sample() -> Sample:
+    """Every mode of version 1.0."""
     kept = Support.from_indices((3, 5), [0, 7, 14])
     known = Support.from_indices((2, 9), [1, 2, 3, 5, 8, 13, 14, 15, 16, 17])
     signs = np.array([1, -1, -1, 1, 1, 1, -1, 1, 1, -1], dtype=np.int8)
@@ -121,3 +122,48 @@ def sample() -> Sample:
         formats={"dense": "bf16"},
         base={"signs": known},
     )
+
+
+@pytest.fixture
+def coded() -> Sample:
+    """Every mode that version 1.1 added."""
+    few = Support.from_indices((6, 20), [3, 4, 50, 51, 90, 119])
+    half = Support.from_indices((5, 20), np.flatnonzero(np.arange(100) % 10 < 9))
+    theirs = np.where(np.arange(half.nnz) % 3, 1, -1).astype(np.int8)
+    numbers = np.where(theirs < 0, -0.25, np.arange(half.nnz) % 2).astype(np.float32)
+    flipped = theirs.copy()
+    flipped[[7, 60]] *= -1
+    return Sample(
+        schema=codec.Schema(
+            {
+                "mask": ((6, 20), "bool"),
+                "flips": ((5, 20), "float32"),
+                "same": ((5, 20), "float16"),
+                "int8": ((3, 3), "float32"),
+                "int4": ((6, 20), "float64"),
+                "zeros": ((9,), "float32"),
+                "fp32": ((6, 20), "float32"),
+            }
+        ),
+        update=codec.Update(
+            {
+                "mask": codec.SupportOnly(few),
+                "flips": codec.Signs(half, flipped, scale=0.5),
+                "same": codec.Signs(half, theirs, scale=0.0),
+                "int8": codec.Dense(
+                    np.array([[-127, -95, -64], [-32, 0, 32], [64, 95, 126]], dtype=np.float32)
+                ),
+                "int4": codec.Sparse(few, np.array([7, -7, 0, 1, -2, 3], dtype=np.float32) / 4),
+                "zeros": codec.Dense(np.zeros(9, np.float32)),
+                "fp32": codec.Sparse(few, np.array([1, 2, 3, 4, 5, 6], dtype=np.float32)),
+            },
+            round=2,
+        ),
+        formats={"int8": "int8", "int4": "int4", "zeros": "int4"},
+        base={"flips": codec.Sparse(half, numbers), "same": codec.Signs(half, theirs)},
+    )
+
+
+@pytest.fixture(params=["sample", "coded"])
+def any_sample(request: pytest.FixtureRequest) -> Sample:
+    return request.getfixturevalue(request.param)

@@ -1,13 +1,13 @@
-"""The bytes of version 1.0. A change of any of them is a change of the format: give it a number."""
+"""The bytes of the format. A change of any of them is a change of the format: give it a number."""
 
 import numpy as np
 import pytest
 
 from sparsefl import _codec, codec
-from sparsefl.codec.plan import base_fingerprint
+from sparsefl.codec.base import Known, Reference, base_fingerprint
 from sparsefl.support import Support
 
-EVERY_MODE = bytes.fromhex(
+VERSION_1_0 = bytes.fromhex(
     "895350464c0d0a1a0100000000000000880100000000000016ff3d4fd482157e"
     "3ac3f3645d56d1a6030000000700000006000000000000000ccbebf800000000"
     "0000000002020010000000000000000003000000000000000100000001010010"
@@ -24,12 +24,32 @@ EVERY_MODE = bytes.fromhex(
 )
 
 
-def test_every_mode(sample):
-    assert sample.encode() == EVERY_MODE
+VERSION_1_1 = bytes.fromhex(
+    "895350464c0d0a1a0100010000000000b001000000000000e8999a8bc8824eaf"
+    "e7d5542f5bef61bb02000000070000000700000000000000f5a9245600000000"
+    "0000000003000010000000000000000006000000000000000100000001080010"
+    "010000000000003f5a0000000000000002000000010800100100000000000000"
+    "5a000000000000000300000000040010020a0000000000000900000000000000"
+    "0400000003050010020600000000000006000000000000000500000000050010"
+    "0206000000000000090000000000000006000000030200100000000000000000"
+    "06000000000000000500000000000000060000041ba509d50000000005000000"
+    "5a000004ab3756b500000000000000005a00000000000000000000000b000000"
+    "0900000003c35c1c050000000500000006000004798412940000000007000000"
+    "090000008ab2288c050000001800000006000004b3bdf185030dc63305000000"
+    "0200004711000000007f81a1c0e00020405f7e0000000000030dc63305000000"
+    "007d97103e0000000000000000000000030dc633050000000000803f00000040"
+    "00004040000080400000a0400000c040"
+)
 
 
-def test_every_mode_reads_back(sample):
-    assert sample.decode(EVERY_MODE) == sample.update
+def test_every_mode_of_1_0(sample):
+    assert sample.encode() == VERSION_1_0
+    assert sample.decode(VERSION_1_0) == sample.update
+
+
+def test_every_mode_of_1_1(coded):
+    assert coded.encode() == VERSION_1_1
+    assert coded.decode(VERSION_1_1) == coded.update
 
 
 def test_a_support_alone():
@@ -48,7 +68,10 @@ def test_fingerprints_of_the_specification():
 
     assert codec.Schema({"w": ((3, 5), "float32")}).fingerprint == 0x3729510BF698C7E2
     assert kept.digest.hex() == "6eece179e5d9686b72c01279c173c6ca"
-    assert base_fingerprint([(0, kept)]) == 0xFBC935BD12F1EA8D
+    assert base_fingerprint([Reference(0, Known(kept), False)]) == 0xFBC935BD12F1EA8D
+    known = Known(kept, np.array([1, -1, 1]))
+    assert known.sign_digest.hex() == "f3949f1d38028693d46449c8fe9b7325"
+    assert base_fingerprint([Reference(0, known, True)]) == 0xFD6FF6BA00DC065F
 
 
 def crc32c_bit_by_bit(data: bytes) -> int:

@@ -76,6 +76,16 @@ const uint8_t* random_values(Case* c, ValueMode mode, Dtype dtype, uint64_t coun
   return out;
 }
 
+// Signs of which one in `one_in` differs.
+const int8_t* random_base_signs(Case* c, const uint8_t* signs, uint64_t count, uint32_t one_in,
+                                Random* random) {
+  c->memory.emplace_back(count);
+  auto* out = reinterpret_cast<int8_t*>(c->memory.back().bytes.get());
+  for (uint64_t i = 0; i < count; ++i)
+    out[i] = static_cast<int8_t>(random->below(one_in) == 0 ? -signs[i] : signs[i]);
+  return out;
+}
+
 void add(Case* c, uint64_t numel, Dtype dtype, SupportMode support, ValueMode value,
          uint32_t one_in, Random* random) {
   Source s;
@@ -89,6 +99,13 @@ void add(Case* c, uint64_t numel, Dtype dtype, SupportMode support, ValueMode va
   if (value != ValueMode::kNone) s.values = random_values(c, value, dtype, s.count, random);
   c->schema.push_back({numel, dtype});
   c->sources.push_back(s);
+}
+
+// Signs whose receiver has some that differ in one of `one_in`.
+void add_flips(Case* c, uint64_t numel, uint32_t one_in, Random* random) {
+  add(c, numel, Dtype::kFloat32, SupportMode::kShared, ValueMode::kSign, 1, random);
+  Source& s = c->sources.back();
+  s.base_signs = random_base_signs(c, s.values, s.count, one_in, random);
 }
 
 Case small_case(Random* random) {
@@ -115,6 +132,28 @@ Case large_case(Random* random) {
   return c;
 }
 
+Case small_coded_case(Random* random) {
+  Case c;
+  c.memory.reserve(64);
+  add(&c, 301, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kFp32, 20, random);
+  add_flips(&c, 263, 40, random);
+  add(&c, 90, Dtype::kFloat32, SupportMode::kDense, ValueMode::kInt8, 1, random);
+  add(&c, 145, Dtype::kFloat16, SupportMode::kBitmap, ValueMode::kInt4, 9, random);
+  add_flips(&c, 77, 1000, random);
+  add(&c, 400, Dtype::kBool, SupportMode::kBitmap, ValueMode::kNone, 100, random);
+  return c;
+}
+
+Case large_coded_case(Random* random) {
+  Case c;
+  c.memory.reserve(64);
+  add(&c, 300001, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kInt8, 7, random);
+  add(&c, 1500000, Dtype::kBool, SupportMode::kBitmap, ValueMode::kNone, 300, random);
+  add_flips(&c, 200003, 30, random);
+  add(&c, 140000, Dtype::kFloat32, SupportMode::kDense, ValueMode::kInt4, 1, random);
+  return c;
+}
+
 Buffer encode(const Case& c) {
   Message message = lay_out(c.schema, c.sources);
   message.schema_fingerprint = kSchemaFingerprint;
@@ -136,8 +175,11 @@ Reason decode(const Case& c, const Buffer& data, bool with_base) {
   for (const Descriptor& d : message.descriptors) {
     const TensorSpec& spec = c.schema[d.ordinal];
     Target target;
-    if (with_base) target.base = c.sources[d.ordinal].bitmap;
-    if (d.support == SupportMode::kBitmap) {
+    if (with_base) {
+      target.base = c.sources[d.ordinal].bitmap;
+      target.base_signs = c.sources[d.ordinal].base_signs;
+    }
+    if (sends_support(d.support)) {
       memory.emplace_back((spec.numel + 7) / 8);
       target.bitmap = memory.back().bytes.get();
     }
@@ -236,5 +278,7 @@ int main() {
   Random random(1);
   run("small", small_case(&random), 40000, &random);
   run("large", large_case(&random), 200, &random);
+  run("small coded", small_coded_case(&random), 40000, &random);
+  run("large coded", large_coded_case(&random), 200, &random);
   return 0;
 }

@@ -1,10 +1,10 @@
+// Header, descriptors and directory of a message: everything but its chunk bodies.
 #include <algorithm>
 #include <cstring>
 
-#include "codec/bits.h"
 #include "codec/crc32c.h"
-#include "codec/floats.h"
 #include "codec/message.h"
+#include "codec/rice.h"
 
 namespace sparsefl::codec {
 namespace {
@@ -20,13 +20,11 @@ bool is_zero(const uint8_t* data, size_t bytes) {
 }
 
 bool is_known(SupportMode mode) {
-  return mode == SupportMode::kDense || mode == SupportMode::kShared ||
-         mode == SupportMode::kBitmap || mode == SupportMode::kSeed;
+  return mode <= SupportMode::kCoded || mode == SupportMode::kSeed;
 }
 
 bool is_known(ValueMode mode) {
-  return mode == ValueMode::kNone || mode == ValueMode::kSign || mode == ValueMode::kFp32 ||
-         mode == ValueMode::kBf16 || mode == ValueMode::kRaw;
+  return mode <= ValueMode::kInt4 || mode == ValueMode::kRaw || mode == ValueMode::kFlips;
 }
 
 // Checksum of header and tables with the checksum's own field read as zero.
@@ -61,12 +59,12 @@ Status check_envelope(Bytes data) {
 
 Reason check_scale(const Descriptor& d) {
   const uint32_t bits = std::bit_cast<uint32_t>(d.scale);
-  if (d.value == ValueMode::kSign) {
-    // Infinity is the first of the bit patterns that are not finite or have the sign bit set.
-    const bool sound = d.scale_mode == ScaleMode::kTensor && bits < kInfinityBits;
-    return sound ? Reason::kNone : Reason::kScale;
-  }
-  return d.scale_mode == ScaleMode::kNone && bits == 0 ? Reason::kNone : Reason::kScale;
+  if (d.scale_mode != scale_mode_of(d.value)) return Reason::kScale;
+  // Infinity is the first of the bit patterns that are not finite or have the sign bit set.
+  if (d.scale_mode == ScaleMode::kTensor ? bits >= kInfinityBits : bits != 0) return Reason::kScale;
+  if (d.scale_mode != ScaleMode::kBlock) return Reason::kNone;
+  const bool in_range = d.block_log2 >= kMinBlockLog2 && d.block_log2 <= kMaxBlockLog2;
+  return in_range ? Reason::kNone : Reason::kBlock;
 }
 
 Reason check_descriptor(const Descriptor& d, const TensorSpec& spec) {
@@ -88,6 +86,7 @@ Descriptor load_descriptor(const uint8_t* from) {
   d.value = static_cast<ValueMode>(from[descriptor::kValueAt]);
   d.span_log2 = from[descriptor::kSpanAt];
   d.scale_mode = static_cast<ScaleMode>(from[descriptor::kScaleModeAt]);
+  d.block_log2 = from[descriptor::kBlockAt];
   d.scale = load<float>(from + descriptor::kScaleAt);
   d.count = load<uint64_t>(from + descriptor::kCountAt);
   return d;
@@ -105,7 +104,8 @@ Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message
     Descriptor d = load_descriptor(from);
     if (d.ordinal < next_ordinal || d.ordinal >= schema.size()) return refuse(Reason::kOrdinal, i);
     if (from[descriptor::kCoderAt] != 0) return refuse(Reason::kValueCoder, i);
-    if (!is_zero(from + descriptor::kBlockAt, descriptor::kScaleAt - descriptor::kBlockAt))
+    if (!is_zero(from + descriptor::kTableAt, descriptor::kScaleAt - descriptor::kTableAt) ||
+        (d.scale_mode != ScaleMode::kBlock && d.block_log2 != 0))
       return refuse(Reason::kReserved, i);
     const TensorSpec& spec = schema[d.ordinal];
     if (const Reason reason = check_descriptor(d, spec); reason != Reason::kNone)
@@ -121,15 +121,39 @@ Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message
   return next_chunk == chunks ? Status{} : refuse(Reason::kChunkCount);
 }
 
+// The support section, and whether the chunk's parameter may be that of its code.
+Reason check_support(const Chunk& c, const Descriptor& d) {
+  const uint64_t span = c.end - c.begin;
+  const uint64_t bitmap = sends_support(d.support) ? bitmap_section_bytes(span, c.count) : 0;
+  if (c.parameter == 0 || d.value == ValueMode::kFlips)
+    return c.support_bytes == bitmap ? Reason::kNone : Reason::kSectionLength;
+  if (d.support != SupportMode::kCoded || bitmap == 0 || c.parameter > d.span_log2)
+    return Reason::kParameter;
+  const bool shorter = c.support_bytes < bitmap;
+  return shorter && c.support_bytes >= min_rice_bytes(c.count, c.parameter)
+             ? Reason::kNone
+             : Reason::kSectionLength;
+}
+
+Reason check_values(const Chunk& c, const Descriptor& d, Dtype dtype) {
+  const uint64_t plain = value_section_bytes(d.value, dtype, c.count, d.block_log2);
+  if (d.value != ValueMode::kFlips)
+    return c.value_bytes == plain ? Reason::kNone : Reason::kSectionLength;
+  if (c.parameter == 0)
+    return c.value_bytes == plain || c.value_bytes == 0 ? Reason::kNone : Reason::kSectionLength;
+  if (c.value_bytes == 0 || c.parameter > d.span_log2) return Reason::kParameter;
+  const bool shorter = c.value_bytes < plain;
+  return shorter && c.value_bytes >= kFlipCountBytes + min_rice_bytes(1, c.parameter)
+             ? Reason::kNone
+             : Reason::kSectionLength;
+}
+
 Reason check_chunk(const Chunk& c, const Descriptor& d, Dtype dtype) {
   const uint64_t span = c.end - c.begin;
   if (c.count > span) return Reason::kCount;
   if (d.support == SupportMode::kDense && c.count != span) return Reason::kCount;
-  const uint64_t support_bytes =
-      d.support == SupportMode::kBitmap ? bitmap_section_bytes(span, c.count) : 0;
-  const bool exact = c.support_bytes == support_bytes &&
-                     c.value_bytes == value_section_bytes(d.value, dtype, c.count);
-  return exact ? Reason::kNone : Reason::kSectionLength;
+  if (const Reason reason = check_support(c, d); reason != Reason::kNone) return reason;
+  return check_values(c, d, dtype);
 }
 
 // Reads the directory: bodies follow each other from its end to the end of the message.
@@ -151,8 +175,8 @@ Status parse_directory(Bytes data, std::span<const TensorSpec> schema, Message* 
       c.support_bytes = load<uint32_t>(entry + chunk::kSupportBytesAt);
       c.value_bytes = load<uint32_t>(entry + chunk::kValueBytesAt);
       c.count = load<uint32_t>(entry + chunk::kCountAt) & 0x00FFFFFF;
+      c.parameter = entry[chunk::kParameterAt];
       c.checksum = load<uint32_t>(entry + chunk::kChecksumAt);
-      if (entry[chunk::kParameterAt] != 0) return refuse(Reason::kReserved, i);
       if (const Reason reason = check_chunk(c, d, spec.dtype); reason != Reason::kNone)
         return refuse(reason, i);
       if (body_bytes(c) > data.size() - offset) return refuse(Reason::kCoverage, i);
@@ -170,44 +194,6 @@ bool uses_base(const Message& message) {
                      [](const Descriptor& d) { return d.support == SupportMode::kShared; });
 }
 
-Reason read_support(const uint8_t* body, const Chunk& c, SupportMode mode, const Target& target) {
-  const uint64_t span = c.end - c.begin;
-  const size_t bytes = (span + 7) / 8;
-  if (mode == SupportMode::kShared) {
-    if (target.base == nullptr) return Reason::kBaseMissing;
-    return popcount(target.base + c.begin / 8, bytes) == c.count ? Reason::kNone : Reason::kBitmap;
-  }
-  if (mode != SupportMode::kBitmap) return Reason::kNone;
-  uint8_t* bitmap = target.bitmap + c.begin / 8;
-  if (c.count == 0) {
-    std::memset(bitmap, 0, bytes);
-  } else if (c.count == span) {
-    fill_bits(span, bitmap);
-  } else {
-    std::memcpy(bitmap, body, bytes);
-    if (!tail_is_zero(bitmap, span)) return Reason::kPadding;
-    if (popcount(bitmap, bytes) != c.count) return Reason::kBitmap;
-  }
-  return Reason::kNone;
-}
-
-Reason read_values(const uint8_t* from, size_t n, ValueMode mode, Dtype dtype, uint8_t* values) {
-  switch (mode) {
-    case ValueMode::kNone:
-      return Reason::kNone;
-    case ValueMode::kSign:
-      unpack_signs(from, n, reinterpret_cast<int8_t*>(values));
-      return tail_is_zero(from, n) ? Reason::kNone : Reason::kPadding;
-    case ValueMode::kFp32:
-      return copy_checked(Dtype::kFloat32, from, n, values) ? Reason::kNone : Reason::kValue;
-    case ValueMode::kBf16:
-      return from_bf16(from, n, values) ? Reason::kNone : Reason::kValue;
-    case ValueMode::kRaw:
-      return copy_checked(dtype, from, n, values) ? Reason::kNone : Reason::kValue;
-  }
-  return Reason::kValueMode;
-}
-
 }  // namespace
 
 Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
@@ -222,31 +208,6 @@ Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
   if (const Status status = parse_descriptors(data, schema, out); !status.ok()) return status;
   if (const Status status = parse_directory(data, schema, out); !status.ok()) return status;
   return uses_base(*out) == (out->base_fingerprint != 0) ? Status{} : refuse(Reason::kBaseField);
-}
-
-Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
-            const Message& message, std::span<const Target> targets) {
-  for (size_t i = 0; i < message.descriptors.size(); ++i) {
-    const Descriptor& d = message.descriptors[i];
-    const Target& target = targets[i];
-    const Dtype dtype = schema[d.ordinal].dtype;
-    const uint64_t item = memory_item_bytes(d.value, dtype);
-    uint64_t done = 0;
-    for (const Chunk& c : std::span(message.chunks).subspan(d.first_chunk, d.chunks)) {
-      const uint8_t* body = data.data() + c.offset;
-      const uint8_t* section = body + padded(c.support_bytes);
-      if (crc32c(body, body_bytes(c)) != c.checksum) return refuse(Reason::kChunkChecksum, i);
-      if (!is_zero(body + c.support_bytes, padded(c.support_bytes) - c.support_bytes) ||
-          !is_zero(section + c.value_bytes, padded(c.value_bytes) - c.value_bytes))
-        return refuse(Reason::kPadding, i);
-      Reason reason = read_support(body, c, d.support, target);
-      if (reason == Reason::kNone && c.count != 0)
-        reason = read_values(section, c.count, d.value, dtype, target.values + done * item);
-      if (reason != Reason::kNone) return refuse(reason, i);
-      done += c.count;
-    }
-  }
-  return {};
 }
 
 }  // namespace sparsefl::codec
