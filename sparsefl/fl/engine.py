@@ -158,6 +158,7 @@ class Federation:
         entry = Round(round)
         started = time.perf_counter()
         message = self.broadcast(round)
+        base = self._base(message)
         entry.encode_s += time.perf_counter() - started
         updates: list[tuple[float, codec.Update]] = []
         losses: list[tuple[int, float]] = []
@@ -169,7 +170,7 @@ class Federation:
                 entry.setup_bytes += len(self.setup_message or b"")
             try:
                 reply, work = self._client_round(client, message, entry)
-                updates.append((work.examples / chance, self._accept(reply, entry)))
+                updates.append((work.examples / chance, self._accept(reply, base, entry)))
                 losses.append((work.steps, work.loss))
             except Exception as error:  # whatever a client's data or model raises
                 _logger.warning("round %d lost client %d: %s", round, client, error)
@@ -209,15 +210,30 @@ class Federation:
             self.method.report(resident, received, received.round),
             resident.wire.schema,
             value_format=resident.wire.uplink_format,
-            base=resident.wire.supports,
+            base={**resident.wire.supports, **received},
         )
         entry.encode_s += time.perf_counter() - started
         if self.method.remember is not None:
             self.memories[client] = self.method.remember(resident)
         return reply, work
 
-    def _accept(self, reply: bytes, entry: Round) -> codec.Update:
+    def _base(self, message: bytes) -> codec.Base:
+        """Return what replies to a broadcast are coded against: the supports, and what was sent.
+
+        The server decodes its own message, so that both sides hold the same after any rounding.
+        """
+        wire = self.wire
+        if not wire.supports:
+            return {}
+        return {**wire.supports, **codec.decode(message, wire.schema, base=wire.supports)}
+
+    def _accept(self, reply: bytes, base: codec.Base, entry: Round) -> codec.Update:
         """Decode and check a reply on the server's side.
+
+        Args:
+            reply: The client's message.
+            base: What it is coded against.
+            entry: The ledger's entry of the round.
 
         Raises:
             CodecError: if the reply is refused.
@@ -226,12 +242,12 @@ class Federation:
         entry.uplink_bytes += len(reply)
         wire = self.wire
         started = time.perf_counter()
-        update = codec.decode(reply, wire.schema, base=wire.supports)
+        update = codec.decode(reply, wire.schema, base=base)
         if not is_finite(update):
             raise ValueError("the update holds numbers that are not finite")
         entry.decode_s += time.perf_counter() - started
         entry.uplink_bound_bytes += codec.bound_bytes(
-            update, wire.schema, value_format=wire.uplink_format, base=wire.supports
+            update, wire.schema, value_format=wire.uplink_format, base=base
         )
         return update
 

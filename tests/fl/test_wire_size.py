@@ -39,12 +39,21 @@ def test_fedpt_sends_its_trainable_parameters_and_little_else():
     assert factor >= 0.97 * total / (total - frozen)
 
 
-def test_hidenseek_sends_one_bit_a_kept_weight():
-    result = one_round("hidenseek", density=0.1, options={"iterations": 10})
-    weights = sum(p.numel() for n, p in dense_model().named_parameters() if "weight" in n)
-    kept = round(0.1 * weights)
-    bits = 8 * result.row()["uplink_bytes"] / kept
-    assert 1.0 <= bits <= 1.03
+@pytest.mark.parametrize("dense_layers", ["first,last", ""], ids=["outer dense", "all signed"])
+def test_hidenseek_sends_one_bit_a_kept_weight_and_its_dense_parameters(dense_layers):
+    options = {"iterations": 10, "dense_layers": dense_layers}
+    row = one_round("hidenseek", density=0.1, options=options).row()
+    model = dense_model()
+    signed = {"conv2.weight", "fc1.weight"} if dense_layers else weights_of(model)
+    dense = sum(p.numel() for n, p in model.named_parameters() if n not in signed)
+    claimed_bits = 8 * row["uplink_claimed_bytes"] - 32 * dense
+    kept = 0.1 * sum(model.get_parameter(name).numel() for name in weights_of(model))
+    assert 0.93 * kept <= claimed_bits <= kept + 8
+    assert 1.0 <= (8 * row["uplink_bytes"] - 32 * dense) / claimed_bits <= 1.03
+
+
+def weights_of(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters() if "weight" in name}
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedpt", "hidenseek"])

@@ -7,23 +7,28 @@ and sign supermask", 2022, arXiv 2206.04385.
                            the server                          -> init, sparsefl.pruning.synflow
     abstract               clients optimise a sign supermask in {-1, +1} times the unpruned weights
                                                                -> sparsefl.nn.SignLinear, SignConv2d
+    abstract               personalisation is a goal           -> rule "personal", personal_model
 
     W_eff = c_l * M * sgn(s), c_l = sqrt(2 / fan_in) / sqrt(density_l); ds = dL/dW_eff * c_l on M
 
 Only the paper's opening was read for this file. What is **ours**, not to be taken for its own:
 
-- the aggregation rule ``sign_update``: the server keeps real scores s; a client starts from them,
-  trains, and sends for each layer the signs of its score change and their mean size,
-  ``sign_k = sgn(s_k - s)``, ``scale_k = mean |s_k - s|`` -> report;
-  ``s += sum_k p_k * scale_k * sign_k`` -> aggregate. Scores go down as bfloat16.
-- a score that did not move has no sign: it takes +1 and -1 in turns, round by round, so that what
-  is added for it cancels;
+- every aggregation rule (see :mod:`sparsefl.fl.methods._hidenseek_rules`), ``sign_update`` by
+  default: the server keeps real scores s; a client starts from them, trains, and sends for each
+  layer the signs of its score change and their mean size, ``sign_k = sgn(s_k - s)``,
+  ``scale_k = mean |s_k - s|`` -> report; ``s += sum_k p_k * scale_k * sign_k`` -> aggregate;
+- the first and the last layer stay dense, ``dense_layers``, as is common for binarised networks
+  (Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279): a flip among the few weights of an
+  outer layer moves every output, and signs there cost far more accuracy than their floats cost
+  bytes (see DEFAULTS). ``density`` is of all linear and convolution weights, before these layers
+  are taken out;
+- biases are kept, dense;
 - scores start at the Kaiming-normal weights that were pruned, rescaled to one standard deviation a
   layer, ``score_std``: the forward pass sees only their signs, and layers then flip at equal rates;
 - clients use Adam on the scores: its steps are of one size in every layer, as the one scale of the
   uplink assumes (see DEFAULTS);
-- layers that are pruned have no bias; every other parameter (norms) is dense, trained by Adam too
-  and averaged as in FedAvg, like the buffers.
+- every other parameter (dense layers, biases, norms) is trained by Adam too and averaged as in
+  FedAvg, like the buffers.
 """
 
 import math
@@ -31,47 +36,58 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsefl.codec import (
-    Dense,
-    Schema,
-    Signs,
-    Sparse,
-    SupportOnly,
-    Update,
-    decode,
-    encode,
-)
+from sparsefl.codec import Entry, Schema, Signs, Sparse, SupportOnly, Update, decode, encode
 from sparsefl.codec.plan import FormatName
+from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import (
     add_mean_change,
-    as_tensor,
     dense_entries,
     dense_tensors,
     load_tensors,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.methods.fedavg import decayed
-from sparsefl.nn import SignConv2d, SignLinear, densify, sparsify
-from sparsefl.nn import report as sparsity_report
-from sparsefl.pruning import synflow
-from sparsefl.random import normal
+from sparsefl.fl.methods._hidenseek_model import (
+    draw_kaiming,
+    first_scores,
+    load_scores,
+    prune,
+    row_major_scores,
+    sign_layers,
+    sign_model,
+)
+from sparsefl.fl.methods._hidenseek_rules import (
+    RULES,
+    Pooled,
+    Rule,
+    Trained,
+    check_options,
+    contribution,
+    keep_signs,
+    signs_of,
+)
+from sparsefl.nn import densify
 from sparsefl.support import Support
 
-# On the development set (Fashion-MNIST, cnn, density 0.1, 10 clients of Dirichlet 0.5, batch 16,
-# 30 rounds of 12 steps, one seed), means of the last five rounds: lr 0.01 with decay 0.95 .778,
-# 0.003 with 0.98 .784; group norm .777, and 60 rounds of 6 steps .772. One client with all the data
-# and lr 0.003 reaches .876 in as many steps: what is lost is lost to the clients' differences. 0.01
-# also serves runs of few steps.
-DEFAULTS = {
+SCORE_FORMATS = ("fp32", "bf16", "int8", "int4")
+
+DEFAULTS: Mapping[str, Any] = {
+    "rule": "sign_update",
     "lr": 0.01,
+    **rates.DEFAULTS,
     "lr_decay": 0.97,
-    "score_std": 0.1,
     "dense_lr": 0.003,
+    "dense_layers": "first,last",
+    "score_std": 0.1,
+    "score_format": "bf16",
+    "server_lr": 1.0,
+    "tau": 0.02,
+    "own_share": 0.5,
+    "beta_prior": 1.0,
+    "beta_decay": 0.0,
     "iterations": 100,
 }
 
@@ -83,72 +99,50 @@ class State:
     Attributes:
         scores: Real scores of each pruned weight, ``[nnz]`` float32, row-major.
         dense: Every other parameter and buffer.
+        memory: What the rule remembers of each layer, by name.
         parameters: Number of trained parameters among ``dense``.
         wire: How messages are encoded; its supports are the masks.
+        options: The method's options.
     """
 
     scores: Mapping[str, Tensor]
     dense: Mapping[str, Tensor]
+    memory: Mapping[str, Mapping[str, Tensor]]
     parameters: int
     wire: Wire
+    options: Mapping[str, Any]
+
+    @property
+    def rule(self) -> Rule:
+        """The aggregation rule."""
+        return RULES[self.options["rule"]]
 
 
-def without_biases(model: nn.Module) -> nn.Module:
-    """Drop the biases of linear and convolution layers, in place: sign layers have none."""
-    for module in model.modules():
-        if type(module) in (nn.Linear, nn.Conv2d):
-            module.register_parameter("bias", None)
-    return model
-
-
-def signed_weights(model: nn.Module) -> dict[str, Any]:
-    """List the layers that are pruned and get signs, by the name of their weight."""
-    return {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if type(module) in (nn.Linear, nn.Conv2d)
-    }
-
-
-def draw_kaiming(model: nn.Module, seed: int) -> None:
-    """Draw the weights to be pruned from N(0, 2 / fan_in), one stream of ``seed`` a parameter.
-
-    SynFlow needs them: on constant magnitudes it ties, and drops whole layers.
-    """
-    for name, layer in signed_weights(model).items():
-        std = math.sqrt(2.0 / layer.weight[0].numel())
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(normal(seed, name, tuple(layer.weight.shape), std)))
-
-
-def wire_of(model: nn.Module, supports: Mapping[str, Support]) -> Wire:
-    """Return how messages travel: scores down as bfloat16, dense values as they are."""
-    formats: dict[str, FormatName] = dict.fromkeys(supports, "bf16")
+def wire_of(model: nn.Module, supports: Mapping[str, Support], options: Mapping[str, Any]) -> Wire:
+    """Return how messages travel: scores down in their format, dense values as they are."""
+    formats: dict[str, FormatName] = dict.fromkeys(supports, options["score_format"])
     return Wire(Schema.of(model), supports, downlink_format=formats)
 
 
 def init(task: Task) -> State:
-    """Prune Kaiming-normal weights by SynFlow, and turn what is kept into scores."""
-    model = without_biases(task.new_model())
+    """Prune Kaiming-normal weights by SynFlow, and turn what is kept into scores.
+
+    Raises:
+        ValueError: if an option is out of range, or the model cannot be signed.
+    """
+    check_options(task.options)
+    model = task.new_model()
     draw_kaiming(model, task.seed)
-    masks = synflow(model, task.density, task.example_input, task.options["iterations"])
-    layers = signed_weights(model)
-    if not layers.keys() <= masks.keys():
-        raise ValueError(f"hidenseek cannot sign tied weights: {set(layers) - set(masks)}")
-    supports = {name: Support.from_mask(masks[name]) for name in layers}
-    scores = {
-        name: _rescaled(layer.weight.detach()[masks[name]], task.options["score_std"])
-        for name, layer in layers.items()
-    }
-    dense = {k: v.clone() for k, v in model.state_dict().items() if k not in layers}
-    trained = sum(p.numel() for k, p in model.named_parameters() if k not in layers)
-    return State(scores, dense, trained, wire_of(model, supports))
-
-
-def _rescaled(kept: Tensor, std: float) -> Tensor:
-    """Scale scores to a root mean square of ``std``; a layer that kept nothing stays empty."""
-    size = kept.square().mean().sqrt() if kept.numel() else kept.new_tensor(1.0)
-    return kept * (std / size)
+    supports = prune(model, task)
+    dense = {k: v.clone() for k, v in model.state_dict().items() if k not in supports}
+    return State(
+        scores=first_scores(model, supports, task.options["score_std"]),
+        dense=dense,
+        memory={},
+        parameters=sum(p.numel() for k, p in model.named_parameters() if k not in supports),
+        wire=wire_of(model, supports, task.options),
+        options=task.options,
+    )
 
 
 def setup(state: State) -> bytes | None:
@@ -166,39 +160,26 @@ def new_client(task: Task, setup_message: bytes | None) -> Client:
     """
     if setup_message is None:
         raise ValueError("hidenseek needs its set-up message, the masks")
-    model = without_biases(task.new_model())
+    model = task.new_model()
     entries = decode(setup_message, Schema.of(model)).items()
     supports = {name: entry.support for name, entry in entries if isinstance(entry, SupportOnly)}
-    return Client(sign_model(model, supports), wire_of(model, supports), task.options)
-
-
-def sign_model(model: nn.Module, supports: Mapping[str, Support]) -> nn.Module:
-    """Replace the pruned layers by sign layers.
-
-    Raises:
-        ValueError: if one of them has to stay dense.
-    """
-    converted = sparsify(model, supports, layer="sign")
-    if set(sign_layers(converted)) != set(supports):
-        raise ValueError(f"hidenseek needs sign layers everywhere: {sparsity_report(converted)}")
-    return converted
-
-
-def sign_layers(model: nn.Module) -> dict[str, SignLinear | SignConv2d]:
-    """List a model's sign layers by the name of their dense weight."""
-    return {
-        f"{name}.{layer.dense_name}" if name else layer.dense_name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, SignLinear | SignConv2d)
-    }
+    wire = wire_of(model, supports, task.options)
+    return Client(sign_model(model, supports), wire, task.options)
 
 
 def broadcast(state: State, round: int) -> Update:
-    """Send scores and dense parameters."""
-    scores = {
-        name: Sparse(state.wire.supports[name], values) for name, values in state.scores.items()
+    """Send scores, or their signs where the rule sends signs, and dense parameters."""
+    entries = {
+        name: _broadcast_entry(state, state.wire.supports[name], scores)
+        for name, scores in state.scores.items()
     }
-    return Update({**scores, **dense_entries(state.dense)}, round=round)
+    return Update({**entries, **dense_entries(state.dense)}, round=round)
+
+
+def _broadcast_entry(state: State, support: Support, scores: Tensor) -> Entry:
+    if state.rule.broadcasts_signs:
+        return Signs(support, signs_of(scores.numpy()), state.options["tau"])
+    return Sparse(support, keep_signs(scores.numpy(), state.options["score_format"]))
 
 
 def receive(client: Client, update: Update) -> None:
@@ -208,22 +189,25 @@ def receive(client: Client, update: Update) -> None:
         ValueError: if the message lacks a layer, or speaks of another support; nothing is loaded.
     """
     layers = sign_layers(client.model)
-    scores = {name: entry for name, entry in update.items() if isinstance(entry, Sparse)}
-    if set(scores) != set(layers) or any(
-        scores[name].support != layer.support for name, layer in layers.items()
-    ):
+    sent = {name: e.support for name, e in update.items() if isinstance(e, Sparse | Signs)}
+    if sent != {name: layer.support for name, layer in layers.items()}:
         raise ValueError("the broadcast's scores do not cover this client's supports")
     load_tensors(client.model, dense_tensors(update))
-    _load_scores(layers, {name: as_tensor(entry.values) for name, entry in scores.items()})
+    load_scores(layers, {name: contribution(update, name) for name in layers})
 
 
-def _load_scores(
-    layers: Mapping[str, SignLinear | SignConv2d], scores: Mapping[str, Tensor]
-) -> None:
-    """Write row-major scores into the layers, in the order that each stores."""
-    with torch.no_grad():
-        for name, layer in layers.items():
-            layer.scores.copy_(layer.from_row_major(scores[name]))
+def remember(client: Client) -> dict[str, Tensor] | None:
+    """Keep the client's own scores, where the rule has clients that keep them."""
+    return row_major_scores(client.model) if RULES[client.options["rule"]].keeps else None
+
+
+def recall(client: Client, memory: Mapping[str, Tensor] | None) -> None:
+    """Start from ``own_share * own + (1 - own_share) * received`` scores, once there are own."""
+    if memory is None:
+        return
+    share, received = client.options["own_share"], row_major_scores(client.model)
+    mixed = {name: share * own + (1 - share) * received[name] for name, own in memory.items()}
+    load_scores(sign_layers(client.model), mixed)
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -232,72 +216,73 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     held = {id(parameter) for parameter in scores}
     rest = [p for p in client.model.parameters() if p.requires_grad and id(p) not in held]
     options = client.options
-    groups = [{"params": scores, "lr": decayed(options["lr"], options, round)}]
+    groups = [{"params": scores, "lr": rates.learning_rate(options["lr"], options, round)}]
     if rest:
-        groups.append({"params": rest, "lr": decayed(options["dense_lr"], options, round)})
+        dense_lr = rates.learning_rate(options["dense_lr"], options, round)
+        groups.append({"params": rest, "lr": dense_lr})
     return torch.optim.Adam(groups)
 
 
 def report(client: Client, received: Update, round: int) -> Update:
-    """Send the signs of the score change with their mean size, and the dense parameters."""
-    entries: dict[str, Signs | Dense] = {}
-    for name, layer in sign_layers(client.model).items():
-        before = received[name]
-        assert isinstance(before, Sparse)
-        after = layer.row_major(layer.scores.detach()).numpy()
-        entries[name] = signs_of_change(layer.support, after - np.asarray(before.values), round)
+    """Send what the rule sends of the scores, and the dense parameters."""
+    rule = RULES[client.options["rule"]]
+    entries: dict[str, Entry] = {}
+    for name, after in row_major_scores(client.model).items():
+        support = client.wire.supports[name]
+        before = contribution(received, name)
+        entries[name] = rule.report(
+            Trained(support, before.numpy(), after.numpy(), round, client.options)
+        )
     held = client.model.state_dict()
-    entries |= dense_entries({name: held[name] for name in dense_tensors(received)})
-    return Update(entries, round=round)
-
-
-def signs_of_change(support: Support, change: np.ndarray[Any, Any], round: int) -> Signs:
-    """Reduce a score change to one bit a score and one scale, the mean size.
-
-    Args:
-        support: Kept positions.
-        change: ``s_k - s``, ``[nnz]``, row-major.
-        round: Decides the sign of scores that did not move: +1 where position + round is even.
-    """
-    turns = np.where((np.arange(change.size) + round) % 2 == 0, 1, -1)
-    signs = np.where(change == 0, turns, np.where(change > 0, 1, -1)).astype(np.int8)
-    scale = float(np.abs(change, dtype=np.float64).mean()) if change.size else 0.0
-    return Signs(support, signs, scale)
+    dense = dense_entries({name: held[name] for name in dense_tensors(received)})
+    return Update({**entries, **dense}, round=round)
 
 
 def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
-    """Move the scores, ``s += sum_k p_k * scale_k * sign_k``, and average the dense parameters."""
-    changes = (
-        (weight, {name: _signed_step(update, name) for name in state.scores})
-        for weight, update in updates
-    )
+    """Move the scores by the rule, and average the dense parameters."""
+    scores, memory = {}, {}
+    for name, held in state.scores.items():
+        mean = sum(weight * contribution(update, name).double() for weight, update in updates)
+        assert isinstance(mean, Tensor)
+        pooled = Pooled(
+            held.double(), mean, state.memory.get(name, {}), len(updates), state.options
+        )
+        moved, memory[name] = state.rule.move(pooled)
+        scores[name] = moved.float()
     zeros = {name: torch.zeros_like(value) for name, value in state.dense.items()}
     models = ((weight, dense_tensors(update)) for weight, update in updates)
-    return replace(
-        state,
-        scores=add_mean_change(state.scores, changes),
-        dense=add_mean_change(zeros, models),
-    )
-
-
-def _signed_step(update: Update, name: str) -> Tensor:
-    entry = update[name]
-    assert isinstance(entry, Signs)
-    return entry.scale * as_tensor(entry.signs).to(torch.float32)
+    return replace(state, scores=scores, memory=memory, dense=add_mean_change(zeros, models))
 
 
 def global_model(task: Task, state: State) -> nn.Module:
     """Return the global model in plain torch: ``c * sgn(s)`` on the masks, 0 elsewhere."""
-    model = sign_model(without_biases(task.new_model()), state.wire.supports)
+    return model_of(task, state, state.scores)
+
+
+def personal_model(task: Task, state: State, memory: Mapping[str, Tensor] | None) -> nn.Module:
+    """Return a client's own model in plain torch: its own signs, the common dense parameters.
+
+    Args:
+        task: As of the run.
+        state: The server's.
+        memory: What the client remembers; one that has never trained has the global model.
+    """
+    return model_of(task, state, state.scores if memory is None else memory)
+
+
+def model_of(task: Task, state: State, scores: Mapping[str, Tensor]) -> nn.Module:
+    """Return the plain torch model of some scores and the server's dense parameters."""
+    model = sign_model(task.new_model(), state.wire.supports)
     load_tensors(model, state.dense)
-    _load_scores(sign_layers(model), state.scores)
+    load_scores(sign_layers(model), scores)
     return densify(model)
 
 
 def claimed_uplink_bytes(state: State) -> int:
-    """Return 1 bit a kept weight and 4 bytes an unpruned parameter."""
+    """Return 1 bit a kept weight (4 bytes for ``score``) and 4 bytes an unpruned parameter."""
     kept = sum(support.nnz for support in state.wire.supports.values())
-    return math.ceil(kept / 8) + 4 * state.parameters
+    bits = 32 if state.options["rule"] == "score" else 1
+    return math.ceil(bits * kept / 8) + 4 * state.parameters
 
 
 def claimed_flops(state: State, forward: Mapping[str, int]) -> int:
@@ -324,4 +309,7 @@ METHOD = Method(
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
     prunes=True,
+    choices={**rates.CHOICES, "rule": tuple(RULES), "score_format": SCORE_FORMATS},
+    remember=remember,
+    recall=recall,
 )

@@ -1,0 +1,249 @@
+"""How HideNseek's signs are aggregated: what a client sends of its scores, and what it moves.
+
+The paper's own rule was not read for this file: **every rule here is named by us.** With ``s`` the
+server's scores of a weight tensor, ``s_k`` those of client k after training, ``p_k`` its weight in
+the cohort and ``v = sum_k p_k sgn(s_k)``:
+
+    rule         up                                   server
+    sign_update  sgn(s_k - s), mean |s_k - s|         s += server_lr sum_k p_k scale_k sign_k
+    mean         sgn(s_k)*                            s = tau v
+    vote         sgn(s_k)*                            s = tau sgn(v), broadcast as 1 bit
+    beta         a sample of sgn(s_k)*                s = tau logit of a Beta posterior's mean
+    accumulate   sgn(s_k)*                            s += tau v
+    score        s_k as float32: no compression       s = sum_k p_k s_k
+    personal     sgn(s_k)*                            s = tau v; clients keep scores of their own
+
+Signs are one bit each. * Coded against the signs that the server broadcast, as the positions that
+differ, where that is shorter. Scores go down quantised, ``score_format``. The clients of
+``personal`` have a state between rounds, which only cross-silo clients can keep; all others are
+stateless.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sparsefl.codec import Entry, Signs, Sparse, Update
+from sparsefl.fl.aggregation import as_tensor
+from sparsefl.support import Support
+
+Scores: TypeAlias = npt.NDArray[np.float32]
+
+# exp stays finite in float32 far below it, and sigmoid is 0 or 1 well above it.
+_MAX_LOGIT = 50.0
+# Largest integer and block length of the codec's value formats with block scales (FORMAT.md).
+_QUANTISED = {"int8": (127, 1024), "int4": (7, 64)}
+# Of a block's step: rounds away from zero although the codec rounds its scales up by 2**-8 at most.
+_JUST_A_STEP = 0.51
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One layer of a client after its round.
+
+    Attributes:
+        support: Its kept positions.
+        before: The scores that it started from, ``[nnz]``, row-major.
+        after: Those that it ended with.
+        round: Number of the round.
+        options: The method's options.
+    """
+
+    support: Support
+    before: Scores
+    after: Scores
+    round: int
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One layer of the server while it aggregates.
+
+    Attributes:
+        scores: The server's scores, ``[nnz]`` float64.
+        mean: ``sum_k p_k x_k`` of what the clients sent, ``[nnz]`` float64.
+        memory: What the rule remembers of the layer, ``[nnz]`` float64 each, by name.
+        clients: Number of updates.
+        options: The method's options.
+    """
+
+    scores: Tensor
+    mean: Tensor
+    memory: Mapping[str, Tensor]
+    clients: int
+    options: Mapping[str, Any]
+
+
+Moved: TypeAlias = tuple[Tensor, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An aggregation rule.
+
+    Attributes:
+        report: What a client sends of one layer.
+        move: ``(pooled) -> (next scores, next memory)`` of one layer on the server.
+        votes: Whether clients send signs of their scores, to be coded against the broadcast.
+        broadcasts_signs: Whether the server sends signs and one scale instead of scores.
+        keeps: Whether a client keeps its scores between rounds: for cross-silo clients only.
+    """
+
+    report: Callable[[Trained], Entry]
+    move: Callable[[Pooled], Moved]
+    votes: bool = False
+    broadcasts_signs: bool = False
+    keeps: bool = False
+
+
+def signs_of(scores: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Return ``sgn(scores)``, +1 where they are 0, ``[nnz]`` int8."""
+    return np.where(scores >= 0, 1, -1).astype(np.int8)
+
+
+def keep_signs(scores: Scores, value_format: str) -> Scores:
+    """Move small negative scores so far from zero that quantising them keeps their sign.
+
+    Block-scaled integers round a small score to 0, whose sign is +1: of normal scores 7 % would
+    flip in 4 bits. A negative score above half a step becomes minus half a step and a little, so
+    that it is sent as -1; a positive one may become 0. The step is bounded by the largest score
+    among the neighbouring blocks, wherever the codec's blocks begin.
+
+    Args:
+        scores: ``[nnz]`` float32, row-major.
+        value_format: The format that they are sent in.
+    """
+    if value_format not in _QUANTISED or scores.size == 0:
+        return scores
+    largest, block = _QUANTISED[value_format]
+    padded = np.zeros(-(-scores.size // block) * block, np.float32)
+    padded[: scores.size] = np.abs(scores)
+    top = padded.reshape(-1, block).max(axis=1)
+    around = np.maximum(top, np.maximum(np.append(top[1:], 0), np.append(0, top[:-1])))
+    least = np.repeat(around / largest * _JUST_A_STEP, block)[: scores.size].astype(np.float32)
+    return np.where((scores < 0) & (scores > -least), -least, scores).astype(np.float32)
+
+
+def signs_of_change(support: Support, change: npt.NDArray[Any], round: int) -> Signs:
+    """Reduce a score change to one bit a score and one scale, the mean size.
+
+    Args:
+        support: Kept positions.
+        change: ``s_k - s``, ``[nnz]``, row-major.
+        round: Decides the sign of scores that did not move: +1 where position + round is even, so
+            that what is added for them cancels over the rounds.
+    """
+    turns = np.where((np.arange(change.size) + round) % 2 == 0, 1, -1)
+    signs = np.where(change == 0, turns, signs_of(change)).astype(np.int8)
+    scale = float(np.abs(change, dtype=np.float64).mean()) if change.size else 0.0
+    return Signs(support, signs, scale)
+
+
+def sampled_signs(trained: Trained) -> Signs:
+    """Draw each sign, +1 with probability ``sigmoid(s_k / tau)``, so that its mean is unbiased.
+
+    A client has no random stream of its own that the messages do not carry: the draw is Philox
+    keyed by the scores themselves, so that equal clients draw equal signs and others do not.
+
+    Source: the sampled mask of FedPM, Isik et al. 2023, arXiv 2209.15328.
+    """
+    digest = hashlib.blake2b(np.ascontiguousarray(trained.after).tobytes(), digest_size=8).digest()
+    key = [int.from_bytes(digest, "little"), trained.round]
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    odds = np.exp(np.clip(trained.after / trained.options["tau"], -_MAX_LOGIT, _MAX_LOGIT))
+    up = generator.random(trained.after.size) * (1.0 + odds) < odds
+    return Signs(trained.support, np.where(up, 1, -1).astype(np.int8), 1.0)
+
+
+def _change(trained: Trained) -> Entry:
+    return signs_of_change(trained.support, trained.after - trained.before, trained.round)
+
+
+def _signs(trained: Trained) -> Entry:
+    return Signs(trained.support, signs_of(trained.after), 1.0)
+
+
+def _scores(trained: Trained) -> Entry:
+    return Sparse(trained.support, trained.after)
+
+
+def _add_change(pooled: Pooled) -> Moved:
+    return pooled.scores + pooled.options["server_lr"] * pooled.mean, {}
+
+
+def _adopt(pooled: Pooled) -> Moved:
+    return pooled.mean, {}
+
+
+def _adopt_votes(pooled: Pooled) -> Moved:
+    return pooled.options["tau"] * pooled.mean, {}
+
+
+def _adopt_majority(pooled: Pooled) -> Moved:
+    """A tie leaves the sign as it was."""
+    decided = torch.where(pooled.mean == 0, pooled.scores, pooled.mean)
+    return pooled.options["tau"] * torch.where(decided >= 0, 1.0, -1.0), {}
+
+
+def _accumulate(pooled: Pooled) -> Moved:
+    return pooled.scores + pooled.options["tau"] * pooled.mean, {}
+
+
+def _update_posterior(pooled: Pooled) -> Moved:
+    """Count weighted votes into Beta(a, b), and return ``tau * logit(a / (a + b))``.
+
+    FedPM takes the posterior's mode, which is 0 or 1 where all clients agree and has no logit; the
+    mean is ours, and so is a prior that starts at the first scores. Memory fades by ``beta_decay``
+    a round in place of FedPM's resets to the prior.
+    """
+    prior = torch.full_like(pooled.mean, float(pooled.options["beta_prior"]))
+    fade = pooled.options["beta_decay"]
+    ups = pooled.clients * (1.0 + pooled.mean) / 2.0
+    counts = {
+        "ups": fade * pooled.memory.get("ups", 0.0) + ups,
+        "downs": fade * pooled.memory.get("downs", 0.0) + (pooled.clients - ups),
+    }
+    odds = (prior + counts["ups"]) / (prior + counts["downs"])
+    return pooled.options["tau"] * torch.log(odds), counts
+
+
+RULES: Mapping[str, Rule] = {
+    "sign_update": Rule(_change, _add_change),
+    "mean": Rule(_signs, _adopt_votes, votes=True),
+    "vote": Rule(_signs, _adopt_majority, votes=True, broadcasts_signs=True),
+    "beta": Rule(sampled_signs, _update_posterior, votes=True),
+    "accumulate": Rule(_signs, _accumulate, votes=True),
+    "score": Rule(_scores, _adopt),
+    "personal": Rule(_signs, _adopt_votes, votes=True, keeps=True),
+}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options that rules take.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    for key in ("tau", "server_lr", "beta_prior"):
+        if not (math.isfinite(options[key]) and options[key] > 0):
+            raise ValueError(f"{key} must be finite and above 0, got {options[key]}")
+    for key in ("beta_decay", "own_share"):
+        if not 0 <= options[key] <= 1:
+            raise ValueError(f"{key} must be within [0, 1], got {options[key]}")
+
+
+def contribution(update: Update, name: str) -> Tensor:
+    """Return what a client sent of one layer as values: ``scale * signs``, or scores."""
+    entry = update[name]
+    if isinstance(entry, Signs):
+        return entry.scale * as_tensor(entry.signs).to(torch.float32)
+    assert isinstance(entry, Sparse)
+    return as_tensor(entry.values)
