@@ -130,6 +130,32 @@ class TestWhatIsSent:
         scores = federation("hidenseek", rule="mean")
         assert len(run.broadcast(1)) < len(scores.broadcast(1))
 
+    @pytest.mark.parametrize("rule", VOTES)
+    def test_votes_are_coded_against_the_broadcast(self, federation, rule):
+        run = federation("hidenseek", rule=rule)
+        sent = codec.decode(run.broadcast(1), run.wire.schema, base=run.wire.supports)
+        reply = uplink(run)[1]
+        alone, against = (
+            codec.encode(reply, run.wire.schema, base=base) for base in (run.wire.supports, sent)
+        )
+        assert len(against) < len(alone)
+        assert codec.decode(against, run.wire.schema, base=sent) == reply
+
+    @pytest.mark.parametrize("value_format", ["bf16", "int8", "int4"])
+    @pytest.mark.parametrize("count", [1, 7, 63, 65, 1000, 5003])
+    def test_quantised_scores_keep_their_signs(self, value_format, count):
+        generator = np.random.default_rng(count)
+        scores = (generator.normal(size=count) ** 3).astype(np.float32)
+        support = Support.random((2, 5003), count / 10006, seed=1)
+        support = Support.from_indices((2, 5003), support.indices[:count])
+        schema = codec.Schema({"w": ((2, 5003), "float32")})
+        update = codec.Update({"w": codec.Sparse(support, rules.keep_signs(scores, value_format))})
+        sent = codec.decode(codec.encode(update, schema, value_format), schema)["w"].values
+        assert np.array_equal(rules.signs_of(sent), rules.signs_of(scores))
+        # No score moves by more than the step of the coarsest block.
+        steps = {"bf16": 2**-7, "int8": 1 / 127, "int4": 1 / 7}
+        assert np.abs(sent - scores).max() <= 1.01 * steps[value_format] * np.abs(scores).max()
+
 
 class TestServer:
     MEAN = (0.5, 0.0, -1.0, 1.0)
