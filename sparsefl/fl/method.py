@@ -102,6 +102,8 @@ class Method:
         remember: ``(client) -> memory``: what a client keeps for itself after its round, for
             methods whose clients have a state; tensors, numbers and mappings of them.
         recall: ``(client, memory | None)``: put it back, after the broadcast was received.
+        personal_model: ``(task, state, memory | None) -> nn.Module | None``: a client's own model
+            in plain torch, for methods whose clients have one; ``None`` where the options say so.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Method:
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remember: Callable[[Client], Any] | None = None
     recall: Callable[[Client, Any], None] | None = None
+    personal_model: Callable[[Task, Any, Any], nn.Module | None] | None = None
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill the options up with their defaults.

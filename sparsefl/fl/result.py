@@ -24,7 +24,8 @@ class Result:
         method: Name of the method.
         config: Everything that determines the run, JSON-ready.
         accuracy: Test accuracy of the last global model.
-        accuracy_per_client: "mean", "worst_decile" and "each" of the clients' own held-out data.
+        accuracy_per_client: "mean", "worst_decile" and "each" of the clients' own held-out data;
+            for methods whose clients have models of their own, the same of these as "personal".
         ledger: Bytes and seconds of every round.
         costs: Claimed and measured costs.
         model: The final global model, in plain torch.
@@ -72,6 +73,18 @@ class Result:
             "step_factor": costs.step_factor,
         }
 
+    def report(self) -> dict[str, Any]:
+        """Return what ``result.json`` holds."""
+        return {
+            "config": dict(self.config),
+            "accuracy": self.accuracy,
+            "accuracy_per_client": dict(self.accuracy_per_client),
+            "model_sha256": self.model_sha256,
+            "ledger": self.ledger.sums(),
+            "costs": asdict(self.costs),
+            "row": self.row(),
+        }
+
     def table(self) -> str:
         """Format claimed beside measured, as text."""
         return format_table([self.row()])
@@ -86,16 +99,7 @@ class Result:
         folder.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(line) for line in self.ledger.lines())
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
-        report = {
-            "config": dict(self.config),
-            "accuracy": self.accuracy,
-            "accuracy_per_client": dict(self.accuracy_per_client),
-            "model_sha256": self.model_sha256,
-            "ledger": self.ledger.sums(),
-            "costs": asdict(self.costs),
-            "row": self.row(),
-        }
-        (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "result.json").write_text(json.dumps(self.report(), indent=2) + "\n")
 
 
 def model_sha256(model: nn.Module) -> str:

@@ -123,7 +123,7 @@ def run(
             method=method,
             config=config,
             accuracy=accuracy(final, test),
-            accuracy_per_client=summarise_clients(judged),
+            accuracy_per_client=summarise_clients(judged) | _personal(federation, data),
             ledger=federation.ledger,
             costs=collect_costs(federation, timed_steps, description.memory_cell),
             model=final,
@@ -208,6 +208,18 @@ def _play(
             checkpoint.save(federation.snapshot())
         if on_round is not None:
             on_round(entry)
+
+
+def _personal(federation: Federation, data: Sequence[ClientData]) -> dict[str, Any]:
+    """Judge the clients' own models on their own held-out data, where the method has any."""
+    make, judged = federation.method.personal_model, []
+    for number, client in enumerate(data if make is not None else ()):
+        assert make is not None
+        model = make(federation.task, federation.state, federation.memories.get(number))
+        if model is None:
+            return {}
+        judged.append(accuracy(model, client.held_out))
+    return {"personal": summarise_clients(judged)} if judged else {}
 
 
 def _config(

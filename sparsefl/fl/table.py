@@ -64,7 +64,10 @@ def _merged(group: Sequence[Row]) -> Row:
     merged = {name: _mean([row.get(name) for row in group]) for name in group[0]}
     clients = [row["accuracy_per_client"] for row in group]
     per_client = {name: _mean([c[name] for c in clients]) for name in ("mean", "worst_decile")}
-    spread = {name: _deviation([c[name] for c in clients]) for name in per_client}
+    personal = [c["personal"]["mean"] for c in clients if "personal" in c]
+    if len(personal) == len(group):
+        per_client["personal"] = {"mean": _mean(personal)}
+    spread = {name: _deviation([c[name] for c in clients]) for name in ("mean", "worst_decile")}
     spread["accuracy"] = _deviation([row["accuracy"] for row in group])
     return merged | {
         "accuracy_per_client": per_client,
@@ -116,6 +119,14 @@ def _seeds(row: Row) -> str:
 
 def _client_accuracy(name: str) -> Callable[[Row], str]:
     return lambda row: share(row["accuracy_per_client"][name], row.get("spread", {}).get(name))
+
+
+def _has_personal(row: Row) -> bool:
+    return "personal" in row["accuracy_per_client"]
+
+
+def _personal_accuracy(row: Row) -> str:
+    return share(row["accuracy_per_client"]["personal"]["mean"]) if _has_personal(row) else _ABSENT
 
 
 _NAME: _Column = ("method", lambda row: str(row["method"]))
@@ -198,7 +209,11 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
         width: Characters of a line; what does not fit goes on below, under the method's name.
     """
     merged = merge_seeds(rows)
-    return "\n\n".join(_section(title, columns, merged, width) for title, columns in _SECTIONS)
+    sections = list(_SECTIONS)
+    if any(_has_personal(row) for row in merged):
+        title, columns = sections[0]
+        sections[0] = (title, (*columns, ("own models' mean", _personal_accuracy)))
+    return "\n\n".join(_section(title, columns, merged, width) for title, columns in sections)
 
 
 def _section(title: str, columns: Sequence[_Column], rows: Sequence[Row], width: int) -> str:

@@ -243,3 +243,14 @@ class TestPersonal:
     def test_other_rules_have_stateless_clients(self, federation, rule):
         run = play(federation("hidenseek", rule=rule), 1)
         assert not any(run.memories.values())
+        assert hidenseek.personal_model(run.task, run.state, None) is None
+
+    def test_results_give_personal_accuracy_beside_the_global_one(self, small):
+        result = small("hidenseek", options={"rule": "personal", "iterations": 10}, rounds=4)
+        personal = result.accuracy_per_client["personal"]
+        assert len(personal["each"]) == len(result.accuracy_per_client["each"])
+        assert 0.0 <= personal["worst_decile"] <= personal["mean"] <= 1.0
+        assert "own models' mean" in result.table()
+        common = small("hidenseek", options={"iterations": 10}, rounds=1)
+        assert "personal" not in common.accuracy_per_client
+        assert "own models' mean" not in common.table()

@@ -259,14 +259,21 @@ def global_model(task: Task, state: State) -> nn.Module:
     return model_of(task, state, state.scores)
 
 
-def personal_model(task: Task, state: State, memory: Mapping[str, Tensor] | None) -> nn.Module:
+def personal_model(
+    task: Task, state: State, memory: Mapping[str, Tensor] | None
+) -> nn.Module | None:
     """Return a client's own model in plain torch: its own signs, the common dense parameters.
 
     Args:
         task: As of the run.
         state: The server's.
         memory: What the client remembers; one that has never trained has the global model.
+
+    Returns:
+        The model, or ``None`` where the rule has clients without scores of their own.
     """
+    if not state.rule.keeps:
+        return None
     return model_of(task, state, state.scores if memory is None else memory)
 
 
@@ -312,4 +319,5 @@ METHOD = Method(
     choices={**rates.CHOICES, "rule": tuple(RULES), "score_format": SCORE_FORMATS},
     remember=remember,
     recall=recall,
+    personal_model=personal_model,
 )
