@@ -134,6 +134,11 @@ def test_bad_formats(value_format, error, message):
         ({"w": Support.random((3, 2), 0.5)}, ValueError, r"base\['w'\].*\(3, 2\).*\(2, 3\)"),
         ({"w": KEPT.to_mask()}, TypeError, r"base\['w'\] must be a Support, got Tensor"),
         (KEPT, TypeError, "base must map"),
+        (
+            codec.Update({"w": codec.Signs(Support.random((3, 2), 1.0), ones(6, dtype=np.int8))}),
+            ValueError,
+            r"base\['w'\].*\(3, 2\).*\(2, 3\)",
+        ),
     ],
 )
 def test_bad_bases(base, error, message):

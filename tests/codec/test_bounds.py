@@ -47,6 +47,30 @@ def test_bound_counts_each_part():
     assert shared == math.ceil((200 * 16 + 200 + 32 + 2000 * 16 + 64) / 8)
 
 
+def test_bound_of_signs_against_a_base_counts_their_flips():
+    support = Support.random((40, 50), 0.1)
+    schema = codec.Schema({"w": ((40, 50), "float32")})
+    signs = np.where(np.arange(200) % 3, 1, -1).astype(np.int8)
+    flipped = np.where(np.arange(200) < 12, -signs, signs)
+    update = codec.Update({"w": codec.Signs(support, flipped)})
+
+    for base in (codec.Signs(support, signs), codec.Sparse(support, signs * 0.5)):
+        bits = math.log2(math.comb(200, 12)) + 32
+        assert codec.bound_bytes(update, schema, base={"w": base}) == math.ceil(bits / 8)
+
+
+@pytest.mark.parametrize(("value_format", "bits"), [("int8", 8), ("int4", 4)])
+def test_bound_counts_the_scales_of_blocks(value_format, bits):
+    schema = codec.Schema({"w": ((2049,), "float32")})
+    update = codec.Update({"w": codec.Dense(np.ones(2049, np.float32))})
+    blocks = {"int8": 3, "int4": 33}[value_format]
+
+    bound = codec.bound_bytes(update, schema, value_format)
+
+    assert bound == math.ceil((2049 * bits + 16 * blocks) / 8)
+    assert codec.nbytes(update, schema, value_format) - bound < 64 + 24 + 16 + 8
+
+
 def test_fedpt_uplink_realises_97_percent_of_the_trainable_fraction():
     update = codec.Update(
         {n: codec.Dense(np.ones(s, np.float32)) for n, s in CNN.items() if n != "fc1.weight"}

@@ -27,17 +27,25 @@ def message():
     random = np.random.default_rng(3)
     support = Support.random(shape, 0.3, seed=1)
     values = random.standard_normal(support.nnz).astype(np.float32)
-    schema = codec.Schema(dict.fromkeys(("fp32", "bf16", "sign"), (shape, "float32")))
+    names = ("fp32", "bf16", "int8", "int4", "sign", "flips")
+    schema = codec.Schema(dict.fromkeys(names, (shape, "float32")))
+    signs = np.where(values < 0, -1, 1).astype(np.int8)
+    coded = Support.random(shape, 0.02, seed=2)
     update = codec.Update(
         {
             "fp32": codec.Sparse(support, values),
             "bf16": codec.Sparse(support, values),
-            "sign": codec.Signs(support, np.where(values < 0, -1, 1).astype(np.int8)),
+            "int8": codec.Sparse(support, values),
+            "int4": codec.Sparse(coded, values[: coded.nnz]),
+            "sign": codec.Signs(support, signs),
+            "flips": codec.Signs(support, np.where(np.abs(values) > 2, -signs, signs)),
         }
     )
-    data = codec.encode(update, schema, {"bf16": "bf16"})
-    assert codec.decode(data, schema)["fp32"] == update["fp32"]
-    return data
+    base = {"flips": codec.Signs(support, signs)}
+    data = codec.encode(update, schema, {name: name for name in names[:4]}, base)
+    back = codec.decode(data, schema, base)
+    assert (back["fp32"], back["flips"]) == (update["fp32"], update["flips"])
+    return data + back["int8"].values.tobytes() + back["int4"].values.tobytes()
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
