@@ -189,3 +189,23 @@ def test_first_scores_have_the_sign_of_the_weight_and_one_size(federation):
 
 def test_documented_defaults_are_options_of_the_method():
     assert hidenseek.METHOD.defaults is hidenseek.DEFAULTS
+
+
+def test_scores_step_by_adam_and_weights_by_momentum(federation):
+    run = federation("hidenseek", lr=0.5, dense_lr=0.25, dense_momentum=0.5, lr_decay=1.0)
+    client = run.new_client()
+    run.receive(client, run.broadcast(1))
+    optimizer = run.method.optimizer(client, 1)
+    scores, bias = client.model[4].scores, client.model[6].bias
+    before = [tensor.detach().clone() for tensor in (scores, bias)]
+    for _ in range(2):
+        for parameter in client.model.parameters():
+            parameter.grad = torch.full_like(parameter, 2.0)
+        optimizer.step()
+    torch.testing.assert_close(before[0] - scores, torch.full_like(scores, 2 * 0.5))
+    torch.testing.assert_close(before[1] - bias, torch.full_like(bias, 0.25 * (2.0 + 3.0)))
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in client.model.parameters())
+    assert {"exp_avg", "momentum_buffer"} <= {k for s in optimizer.state.values() for k in s}
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step(lambda: 0.0)

@@ -27,8 +27,8 @@ Only the paper's opening was read for this file. What is **ours**, not to be tak
   layer, ``score_std``: the forward pass sees only their signs, and layers then flip at equal rates;
 - clients use Adam on the scores: its steps are of one size in every layer, as the one scale of the
   uplink assumes (see DEFAULTS);
-- every other parameter (dense layers, biases, norms) is trained by Adam too and averaged as in
-  FedAvg, like the buffers.
+- every other parameter (dense layers, biases, norms) is trained by SGD and averaged as in FedAvg,
+  like the buffers.
 """
 
 import math
@@ -59,6 +59,7 @@ from sparsefl.fl.methods._hidenseek_model import (
     sign_layers,
     sign_model,
 )
+from sparsefl.fl.methods._hidenseek_optimizer import open_optimizer
 from sparsefl.fl.methods._hidenseek_rules import (
     RULES,
     Pooled,
@@ -79,7 +80,8 @@ DEFAULTS: Mapping[str, Any] = {
     "lr": 0.01,
     **rates.DEFAULTS,
     "lr_decay": 0.97,
-    "dense_lr": 0.003,
+    "dense_lr": 0.02,
+    "dense_momentum": 0.9,
     "dense_layers": "first,last",
     "score_std": 0.1,
     "score_format": "bf16",
@@ -211,16 +213,15 @@ def recall(client: Client, memory: Mapping[str, Tensor] | None) -> None:
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
-    """Open Adam, with a learning rate for the scores and one for the rest."""
+    """Open Adam on the scores and SGD on the rest."""
     scores = [layer.scores for layer in sign_layers(client.model).values()]
     held = {id(parameter) for parameter in scores}
     rest = [p for p in client.model.parameters() if p.requires_grad and id(p) not in held]
     options = client.options
-    groups = [{"params": scores, "lr": rates.learning_rate(options["lr"], options, round)}]
-    if rest:
-        dense_lr = rates.learning_rate(options["dense_lr"], options, round)
-        groups.append({"params": rest, "lr": dense_lr})
-    return torch.optim.Adam(groups)
+    rate, dense_rate = (
+        rates.learning_rate(options[name], options, round) for name in ("lr", "dense_lr")
+    )
+    return open_optimizer(scores, rest, rate, dense_rate, options["dense_momentum"])
 
 
 def report(client: Client, received: Update, round: int) -> Update:
