@@ -1,7 +1,7 @@
 """Moving numbers from one support to another, in a layer and in its optimizer."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,22 +15,45 @@ Carry: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class RetiredParameter(nn.Parameter):
-    """A parameter that ``set_support`` has replaced; an optimizer that still holds it is told so.
+    """A parameter that ``set_support`` has replaced; whoever still uses it is told so.
 
-    Without this, such an optimizer would step a tensor that no layer reads, and say nothing.
+    Without this, an optimizer that holds it would step a tensor that no layer reads, a layer that
+    is tied to it would train numbers that no optimizer steps, and neither would say anything.
     """
 
-    @property
-    def grad(self) -> Tensor | None:  # type: ignore[override]
-        """Raise what an optimizer hits first, in ``zero_grad`` and in ``step``.
+    successor: nn.Parameter
+    support: Support
+    plan: Plan
+
+    @classmethod
+    def __torch_function__(
+        cls, func: object, types: object, args: object = (), kwargs: object = None
+    ) -> Any:
+        """Refuse every use: ``grad`` is what an optimizer hits first.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: always, but for what a debugger prints.
         """
+        if func is Tensor.__repr__:
+            return "RetiredParameter()"
         raise RuntimeError(
             "this parameter was replaced by set_support: pass set_support(..., optimizer=optimizer)"
-            " or build a new optimizer; a layer tied to it needs its own set_support"
+            " or build a new optimizer; a layer tied to it needs set_support with the same support"
         )
+
+
+def retire(old: nn.Parameter, successor: nn.Parameter, support: Support, plan: Plan) -> None:
+    """Make every further use of ``old`` raise, and remember what has taken its place."""
+    old.__class__ = RetiredParameter
+    assert isinstance(old, RetiredParameter)
+    old.successor, old.support, old.plan = successor, support, plan
+
+
+def successor_of(old: RetiredParameter) -> tuple[nn.Parameter, Support, Plan]:
+    """Return the parameter that is now in the place of ``old``, its support and its plan."""
+    while isinstance(old.successor, RetiredParameter):
+        old = old.successor
+    return old.successor, old.support, old.plan
 
 
 def carry_between(old: Support, old_plan: Plan, new: Support, new_plan: Plan) -> Carry:

@@ -1,6 +1,7 @@
 """What both frozen layers share: the weight from its seed, functions that keep no input."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -141,8 +142,11 @@ class FrozenLayer(StandIn):
     another frozen weight is refused. A dense ``weight`` is accepted if it is this one, bit for bit.
     """
 
+    regenerate: bool
     _kept: Tensor | None
     _like: Tensor
+    _seeded: SeededWeight
+    _fan_in: int
 
     @classmethod
     def replacing(
@@ -189,7 +193,7 @@ class FrozenLayer(StandIn):
         self.register_buffer("_like", torch.empty(0, device=device), persistent=False)
         self.register_buffer("_kept", None, persistent=False)
         empty_bias = torch.empty(shape[0], device=device) if bias else None
-        self.bias = None if empty_bias is None else nn.Parameter(empty_bias)
+        self.register_parameter("bias", None if empty_bias is None else nn.Parameter(empty_bias))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -199,6 +203,17 @@ class FrozenLayer(StandIn):
         if self.bias is not None:
             bound = self._fan_in**-0.5 if self._fan_in > 0 else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
+
+    def _apply(
+        self: FrozenLayerT, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> FrozenLayerT:
+        before = self._like.dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        kept = self._kept
+        if kept is not None and kept.dtype != before and not kept.is_meta:
+            # A shorter format and back would lose the bits that the seed gives.
+            self._kept = self._seeded.draw(kept.device, kept.dtype)
+        return self
 
     @property
     def seed(self) -> int:
@@ -215,9 +230,7 @@ class FrozenLayer(StandIn):
         """The weight's standard deviation."""
         return self._seeded.std
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight; not trainable; drawn anew at each access with ``regenerate=True``."""
+    def _dense_weight(self) -> Tensor:
         return _weight_for(self._like, self._kept, self._seeded)
 
     def _weight_is_trained(self) -> bool:
@@ -225,8 +238,8 @@ class FrozenLayer(StandIn):
 
     def _weight_advice(self) -> str:
         return (
-            "follows from its seed and cannot be set: use sparsefl.densify for a plain torch.nn "
-            "layer"
+            "follows from its seed and cannot be set or written into: use sparsefl.densify for a "
+            "plain torch.nn layer"
         )
 
     def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:

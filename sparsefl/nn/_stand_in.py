@@ -4,6 +4,23 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from sparsefl.nn._read_only import read_only
+
+
+def is_pruned(layer: nn.Module, name: str = "weight") -> bool:
+    """Tell whether torch.nn.utils.prune masks a parameter of the layer."""
+    return f"{name}_mask" in layer._buffers and f"{name}_orig" in layer._parameters
+
+
+def effective_weight(layer: nn.Module, name: str = "weight") -> Tensor:
+    """Return a layer's weight, detached; a pruned one as the next forward will have it."""
+    if is_pruned(layer, name):
+        # The attribute is of the last forward; the parameter may have been trained since.
+        return layer.get_parameter(f"{name}_orig").detach() * layer.get_buffer(f"{name}_mask")
+    weight = getattr(layer, name)
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
 
 class StandIn(nn.Module):
     """A layer that stands for one of torch.nn: its weight is computed, its bias a Parameter."""
@@ -16,7 +33,15 @@ class StandIn(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight."""
+        """The dense weight, to be read; writing into it raises, and so does setting it.
+
+        With a support it is computed anew at each access, zero off the support, and differentiable:
+        a penalty on it reaches the stored numbers (and costs a dense gradient meanwhile).
+        """
+        return read_only(self._dense_weight(), self._refusal())
+
+    def _dense_weight(self) -> Tensor:
+        """Return the dense weight."""
         raise NotImplementedError
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -26,8 +51,11 @@ class StandIn(nn.Module):
             AttributeError: if ``name`` is ``weight``.
         """
         if name == self.dense_name:
-            raise AttributeError(f"{type(self).__name__}.weight {self._weight_advice()}")
+            raise AttributeError(self._refusal())
         super().__setattr__(name, value)
+
+    def _refusal(self) -> str:
+        return f"{type(self).__name__}.{self.dense_name} {self._weight_advice()}"
 
     def _weight_advice(self) -> str:
         """Return why the weight cannot be set, and what to do instead."""
@@ -40,7 +68,7 @@ class StandIn(nn.Module):
     def to_dense(self) -> nn.Linear | nn.Conv2d:
         """Return the torch.nn layer with the same outputs; it shares nothing with this one."""
         dense = self._empty_dense()
-        weight = self.weight.detach().clone()
+        weight = self._dense_weight().detach().clone()
         dense.weight = nn.Parameter(weight, requires_grad=self._weight_is_trained())
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)

@@ -11,6 +11,9 @@ from sparsefl.nn._carry import Plan
 from sparsefl.nn._state import order_checksum
 from sparsefl.support import Support
 
+# What the kernels compute in.
+DTYPES = (torch.float32, torch.float64)
+
 
 class StoredLatent(nn.Module):
     """A module with one flat Parameter ``[nnz]``, the *latent*, stored in ``plan.order``.
@@ -48,12 +51,8 @@ class StoredLatent(nn.Module):
         """What the kernels know of the support; ``plan.order`` is the order of the latent."""
         return self._plan
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight, computed anew at each access; zero off the support; read-only.
-
-        Differentiable: a penalty on it reaches the latent (and costs a dense gradient meanwhile).
-        """
+    def _dense_weight(self) -> Tensor:
+        """Return the dense weight, zero off the support, differentiable."""
         kept = self._effective()
         dense = kept.new_zeros(self._support.numel)
         return dense.scatter(0, self._positions(), kept).view(self._support.shape)
@@ -90,7 +89,8 @@ class StoredLatent(nn.Module):
     def _positions(self) -> Tensor:
         """Return the flat row-major position in the weight of each stored number, ``[nnz]``."""
         order = self._plan.order
-        return torch.tensor(self._support.indices, device=order.device)[order]
+        # The copy is writable, which torch.from_numpy asks for.
+        return torch.from_numpy(self._support.indices.copy()).to(order.device)[order]
 
     def _gather(self, weight: Tensor) -> Tensor:
         """Return the kept entries of a dense weight in stored order, ``[nnz]``, copied."""
@@ -104,6 +104,12 @@ class StoredLatent(nn.Module):
             self._plan = self._plan.to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredLatent":
+        dtype = fn(self._latent.detach().new_empty(0)).dtype
+        if dtype not in DTYPES:
+            raise TypeError(
+                f"{type(self).__name__} computes in float32 or float64, not in {dtype}: keep the "
+                "model in float32 and run it under torch.autocast, or use sparsefl.densify first"
+            )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._move_plan()
         return self

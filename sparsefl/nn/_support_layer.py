@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from sparsefl.nn._carry import (
     Carry,
+    Plan,
     RetiredParameter,
     carry_between,
     carry_state,
     optimizer_slots,
+    retire,
+    successor_of,
 )
-from sparsefl.nn._stand_in import StandIn
+from sparsefl.nn._stand_in import StandIn, effective_weight
 from sparsefl.nn._state import (
     BITMAP,
     SHAPE,
@@ -25,7 +28,7 @@ from sparsefl.nn._state import (
     read_support,
     support_entries,
 )
-from sparsefl.nn._stored import StoredLatent
+from sparsefl.nn._stored import DTYPES, StoredLatent
 from sparsefl.support import Support
 
 SupportLike: TypeAlias = Support | Tensor | NDArray[np.bool_]
@@ -33,7 +36,6 @@ SupportLike: TypeAlias = Support | Tensor | NDArray[np.bool_]
 SupportLayerT = TypeVar("SupportLayerT", bound="SupportLayer")
 
 _logger = logging.getLogger(__name__)
-_DTYPES = (torch.float32, torch.float64)
 
 
 def as_support(given: SupportLike, shape: tuple[int, ...], argument: str = "support") -> Support:
@@ -65,7 +67,7 @@ def check_dtype(dtype: torch.dtype, argument: str = "dtype") -> None:
     Raises:
         TypeError: if ``dtype`` is neither float32 nor float64.
     """
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise TypeError(f"{argument} must be torch.float32 or torch.float64, got {dtype}")
 
 
@@ -99,7 +101,7 @@ class SupportLayer(StoredLatent, StandIn):
         latent = torch.empty(support.nnz, device=device, dtype=dtype)
         self.register_parameter(self.latent_name, nn.Parameter(latent))
         empty_bias = torch.empty(support.shape[0], device=device, dtype=dtype) if bias else None
-        self.bias = None if empty_bias is None else nn.Parameter(empty_bias)
+        self.register_parameter("bias", None if empty_bias is None else nn.Parameter(empty_bias))
         self._move_plan()
         self.reset_parameters()
 
@@ -161,7 +163,7 @@ class SupportLayer(StoredLatent, StandIn):
 
     def _adopt(self, dense: nn.Linear | nn.Conv2d) -> None:
         """Take kept weights, bias, device, dtype and training mode of a dense layer, copied."""
-        latent = self._gather(dense.weight)
+        latent = self._gather(effective_weight(dense))
         trainable = dense.weight.requires_grad
         self._parameters[self.latent_name] = nn.Parameter(latent, requires_grad=trainable)
         self._adopt_bias(dense)
@@ -172,7 +174,7 @@ class SupportLayer(StoredLatent, StandIn):
 
     def _weight_advice(self) -> str:
         return (
-            f"is computed from {self.latent_name} and cannot be set: write "
+            f"is computed from {self.latent_name} and cannot be set or written into: write "
             f"layer.{self.latent_name} (layer.from_row_major gives its order), change the kept "
             "positions with set_support, or use sparsefl.densify for a plain torch.nn layer"
         )
@@ -196,7 +198,8 @@ class SupportLayer(StoredLatent, StandIn):
         The Parameter is replaced by one of the new length, its gradient included. In ``optimizer``
         it takes the old one's place, with every state tensor of shape ``[nnz]`` (momentum, Adam's
         moments) carried over in the same way. Any other optimizer that holds the old Parameter
-        raises at its next ``zero_grad`` or ``step``.
+        raises at its next ``zero_grad`` or ``step``, and so does a layer that is tied to it when it
+        runs; its own ``set_support`` with the same support ties it again.
 
         Args:
             support: The new support, or a bool mask of the weight's shape.
@@ -204,11 +207,15 @@ class SupportLayer(StoredLatent, StandIn):
 
         Raises:
             TypeError: if ``support`` is neither a support nor of dtype bool.
-            ValueError: if it covers another shape, or ``optimizer`` does not hold the layer's
-                latent (it was built for another model, before ``sparsify`` for example).
+            ValueError: if it covers another shape, is not the one that a tied layer has been given,
+                or ``optimizer`` does not hold the layer's latent (it was built for another model,
+                before ``sparsify`` for example).
         """
         new_support = as_support(support, self._support.shape)
         old = self._latent
+        if isinstance(old, RetiredParameter):
+            self._follow(old, new_support)
+            return
         slots = [] if optimizer is None else optimizer_slots(optimizer, old)
         if optimizer is not None and not slots:
             raise ValueError(
@@ -222,14 +229,38 @@ class SupportLayer(StoredLatent, StandIn):
         new = nn.Parameter(carry(old.detach()), requires_grad=old.requires_grad)
         if old.grad is not None:
             new.grad = carry(old.grad)
-        self._support, self._plan = new_support, new_plan
-        self._parameters[self.latent_name] = new
-        self._support_changed(carry)
+        self._take(new, new_support, new_plan, carry)
         for params, index in slots:
             params[index] = new
         if optimizer is not None:
             carry_state(optimizer, old, new, carry)
-        old.__class__ = RetiredParameter
+        retire(old, new, new_support, new_plan)
+
+    def _follow(self, old: RetiredParameter, support: Support) -> None:
+        """Take the parameter that a tied layer's set_support has put in the place of this one's.
+
+        Raises:
+            ValueError: if that has another support, or another order.
+        """
+        new, chosen, plan = successor_of(old)
+        if support != chosen:
+            raise ValueError(
+                f"support must be that of the layer which this one's {self.latent_name} is tied "
+                f"to (nnz {chosen.nnz}), got another one of nnz {support.nnz}"
+            )
+        new_plan = self._make_plan(support).to(new.device)
+        if not torch.equal(new_plan.order, plan.order):
+            raise ValueError(
+                f"support makes this layer store its {self.latent_name} in another order than the "
+                "layer that it is tied to: densify the model and untie them"
+            )
+        carry = carry_between(self._support, self._plan, support, new_plan)
+        self._take(new, support, new_plan, carry)
+
+    def _take(self, latent: nn.Parameter, support: Support, plan: Plan, carry: Carry) -> None:
+        self._support, self._plan = support, plan
+        self._parameters[self.latent_name] = latent
+        self._support_changed(carry)
 
     def _support_changed(self, carry: Carry) -> None:
         """Carry over what else has ``nnz`` elements."""

@@ -1,17 +1,23 @@
 """The weights of a plain torch.nn model that could become sparse, and the masks meant for them."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from sparsefl.nn._stand_in import StandIn, effective_weight, is_pruned
 from sparsefl.nn._support_layer import SupportLike, as_support
 from sparsefl.support import Support
 
 SUPPORTED = (nn.Linear, nn.Conv2d)
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+# What find_weights knows of a layer's parameters.
+_LISTED = ("weight", "weight_orig", "bias", "bias_orig")
 
 
 @dataclass
@@ -40,11 +46,16 @@ class WeightGroup:
         return {name: self.layers[name] for name in first.values()}
 
     @property
-    def weight(self) -> Tensor:
-        """The effective weight, pruning masks applied."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
         weight = next(iter(self.layers.values())).weight
         assert isinstance(weight, Tensor)
-        return weight
+        return tuple(weight.shape)
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether the weight has no shape yet."""
+        return _is_lazy(next(iter(self.layers.values())))
 
     def obstacles(self, min_numel: int) -> dict[str, str]:
         """Return why the weight must stay dense, for each layer; empty if it may become sparse."""
@@ -61,28 +72,10 @@ class WeightGroup:
         """Return for each layer its mask of torch.nn.utils.prune, else where it is not zero."""
         masks = []
         for layer in self.distinct.values():
-            mask = layer._buffers.get("weight_mask")
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            masks.append((weight if mask is None else mask) != 0)
+            pruned = is_pruned(layer)
+            kept = layer.get_buffer("weight_mask") if pruned else effective_weight(layer)
+            masks.append(kept.ne(0))
         return [Support.from_mask(mask) for mask in masks]
-
-    @torch.no_grad()
-    def mask_once(self, support: Support) -> None:
-        """Zero the weight off a support; where it is pruned already, prune it further.
-
-        Raises:
-            ValueError: if a parametrization or a hook computes it.
-        """
-        mask = support.to_mask().to(self.weight.device)
-        for name, layer in self.layers.items():
-            target = layer._buffers.get("weight_mask", layer._parameters.get("weight"))
-            if target is None:
-                raise ValueError(
-                    f"masks[{_join(name, 'weight')!r}] cannot be applied: the weight is computed "
-                    "by a parametrization or a hook"
-                )
-            target.mul_(mask)
 
 
 def _join(module: str, parameter: str) -> str:
@@ -93,18 +86,33 @@ def _shown(module: str) -> str:
     return module or "the model"
 
 
+@torch.no_grad()
+def mask_once(model: nn.Module, name: str, support: Support) -> None:
+    """Zero a weight off a support; where it is pruned already, prune it further.
+
+    Raises:
+        ValueError: if a parametrization or a hook computes it.
+    """
+    layer = model.get_submodule(name.rpartition(".")[0])
+    target = layer._buffers["weight_mask"] if is_pruned(layer) else layer._parameters.get("weight")
+    if target is None:
+        raise ValueError(
+            f"masks[{name!r}] cannot be applied: the weight is computed by a parametrization or a "
+            "hook; remove that first, or leave it out of masks"
+        )
+    target.mul_(support.to_mask().to(target.device))
+
+
 def find_weights(model: nn.Module) -> list[WeightGroup]:
     """List the weights of two or more dimensions, sparsefl's own layers and norms left out."""
     groups: dict[int, WeightGroup] = defaultdict(WeightGroup)
     inside = set()
     for name, module in model.named_modules(remove_duplicate=False):
-        if hasattr(module, "dense_state_shapes") or isinstance(module, _NORMS):
+        if isinstance(module, (StandIn, *_NORMS)):
             continue
-        pruned = module._parameters.get("weight_orig") if _is_pruned(module) else None
+        pruned = module._parameters["weight_orig"] if is_pruned(module) else None
         weight = getattr(module, "weight", None) if pruned is None else pruned
-        if not isinstance(weight, Tensor):
-            continue
-        if not nn.parameter.is_lazy(weight) and weight.dim() < 2:
+        if not isinstance(weight, Tensor) or not _is_matrix(weight):
             continue
         groups[id(weight if isinstance(weight, nn.Parameter) else module)].layers[name] = module
         inside.add(_join(name, "weight" if pruned is None else "weight_orig"))
@@ -114,18 +122,68 @@ def find_weights(model: nn.Module) -> list[WeightGroup]:
     return list(groups.values())
 
 
-def _is_pruned(module: nn.Module) -> bool:
-    return "weight_mask" in module._buffers
+def find_other_matrices(model: nn.Module, groups: Sequence[WeightGroup]) -> dict[str, str]:
+    """Return why parameters of two or more dimensions that are no layer's ``weight`` stay dense.
+
+    Args:
+        model: The model.
+        groups: Its weights; what is tied to one is not listed.
+
+    Returns:
+        Reasons by the name of the module where it is torch.nn's own (a ``torch.nn.LSTM``), else by
+        the name of the parameter.
+    """
+    found = {}
+    tied = {name for group in groups for name in group.outsiders}
+    for name, module in model.named_modules():
+        if isinstance(module, StandIn | parametrize.ParametrizationList):
+            continue
+        kind = type(module)
+        for parameter, tensor in module._parameters.items():
+            full = _join(name, parameter)
+            skipped = tensor is None or parameter in _LISTED or full in tied
+            if skipped or not _is_matrix(cast("Tensor", tensor)):
+                continue
+            if kind.__module__.startswith("torch.nn.") and not isinstance(module, _CONTAINERS):
+                found[name] = f"{kind.__name__} unsupported"
+            else:
+                found[full] = f"a parameter of {kind.__name__}, not of a layer"
+    return found
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    return any(nn.parameter.is_lazy(p) for p in layer._parameters.values() if p is not None)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return nn.parameter.is_lazy(parameter) or parameter.dim() >= 2
 
 
 def _obstacle(layer: nn.Module, min_numel: int) -> str | None:
     """Return why this layer cannot have a sparse weight, or None."""
+    kind = type(layer).__name__
     if not isinstance(layer, SUPPORTED) or type(layer) not in SUPPORTED:
-        return f"{type(layer).__name__} unsupported"
-    if not isinstance(layer.weight, nn.Parameter) and not _is_pruned(layer):
+        if _is_lazy(layer):
+            return f"{kind} is uninitialised: run the model once first"
+        return f"{kind} unsupported"
+    return _changed_by_its_user(layer) or _unfit(layer, min_numel)
+
+
+def _changed_by_its_user(layer: nn.Linear | nn.Conv2d) -> str | None:
+    """Return what makes the layer compute something else than its type does, or None."""
+    if "forward" in vars(layer):
+        return "its forward is replaced"
+    if not isinstance(layer.weight, nn.Parameter) and not is_pruned(layer):
         return "its weight is computed by a parametrization or a hook"
     if layer.bias is not None and "bias" not in layer._parameters:
         return "its bias is computed by pruning, a parametrization or a hook"
+    held = {**layer._parameters, **layer._buffers, **layer._modules}
+    more = sorted(set(held) - {"weight", "bias", "weight_orig", "weight_mask"})
+    return f"it holds more than weight and bias: {', '.join(more)}" if more else None
+
+
+def _unfit(layer: nn.Linear | nn.Conv2d, min_numel: int) -> str | None:
+    """Return which property of its numbers or sizes keeps the layer dense, or None."""
     if layer.weight.dtype != torch.float32:
         return f"{layer.weight.dtype} unsupported"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
@@ -156,8 +214,11 @@ def match_masks(
     supports: list[Support | None] = [None] * len(groups)
     for name, mask in masks.items():
         index = home[name]
-        shape = tuple(groups[index].weight.shape)
-        support = as_support(mask, shape, f"masks[{name!r}]")
+        if groups[index].is_lazy:
+            raise ValueError(
+                f"masks[{name!r}]: the layer is uninitialised; run the model once first"
+            )
+        support = as_support(mask, groups[index].shape, f"masks[{name!r}]")
         if supports[index] not in (None, support):
             raise ValueError(f"masks differ for one tied weight: {', '.join(groups[index].names)}")
         supports[index] = support
@@ -173,10 +234,16 @@ def _check_names(model: nn.Module, known: list[str], masks: Mapping[str, Support
         if name in known:
             continue
         owner = modules.get(name.rpartition(".")[0])
-        if owner is not None and hasattr(owner, "dense_state_shapes"):
+        if isinstance(owner, StandIn):
             raise ValueError(
                 f"masks[{name!r}]: the layer is a {type(owner).__name__} already; use its "
                 "set_support, or densify the model first"
+            )
+        if name in parameters and _is_matrix(parameters[name]):
+            raise ValueError(
+                f"masks[{name!r}]: only a layer's weight can be masked, and "
+                f"{type(owner).__name__} reads this parameter itself; leave it out of masks, or "
+                "prune it with torch.nn.utils.prune"
             )
         if name in parameters:
             raise ValueError(

@@ -1,17 +1,23 @@
 """From a plain torch.nn model to one with sparse layers, and back."""
 
-import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch import nn
 
+from sparsefl.nn._replace import copy_replacing
+from sparsefl.nn._stand_in import StandIn
 from sparsefl.nn._support_layer import SupportLayer, SupportLike
-from sparsefl.nn._weights import WeightGroup, find_weights, match_masks
+from sparsefl.nn._weights import (
+    WeightGroup,
+    find_other_matrices,
+    find_weights,
+    mask_once,
+    match_masks,
+)
 from sparsefl.nn.batch_last import COUNTERPARTS
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
@@ -20,25 +26,6 @@ from sparsefl.support import Support
 _logger = logging.getLogger(__name__)
 
 _REPORT = "_sparsefl_report"
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-
-class Densifiable(Protocol):
-    """A sparsefl layer that stands for a torch.nn layer."""
-
-    def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shapes and dtypes of that layer's state_dict."""
-
-    def to_dense(self) -> nn.Module:
-        """Return that layer, with the same outputs."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +64,8 @@ class _Choice:
     seed: int
 
     def build(self, dense: nn.Module, support: Support, weight_name: str) -> SupportLayer:
-        """Return the sparse layer in place of ``dense``, which shares its bias with it."""
+        """Return the sparse layer in place of ``dense``."""
         assert isinstance(dense, nn.Linear | nn.Conv2d)
-        sparse = self._convert(dense, support, weight_name)
-        # The Parameter itself, not a copy: a bias that other layers share stays shared.
-        sparse._parameters["bias"] = dense._parameters["bias"]
-        _carry_hooks(dense, sparse)
-        return sparse
-
-    def _convert(
-        self, dense: nn.Linear | nn.Conv2d, support: Support, weight_name: str
-    ) -> SupportLayer:
         if self.layer == "sparse":
             if isinstance(dense, nn.Linear):
                 return SparseLinear.from_dense(dense, support)
@@ -148,13 +126,13 @@ def sparsify(
             differs between tied weights; if ``layer`` or ``min_numel`` is out of range.
     """
     _check_arguments(model, layer, min_numel)
-    twin = _copy_model(model)
-    groups = find_weights(twin)
-    given = [None] * len(groups) if masks is None else match_masks(twin, groups, masks)
+    groups = find_weights(model)
+    given = [None] * len(groups) if masks is None else match_masks(model, groups, masks)
     choice = _Choice(layer, magnitude, seed)
-    replaced: dict[int, nn.Module] = {}
+    replaced: dict[nn.Module, nn.Module] = {}
     sparsified: list[str] = []
-    left_dense: list[tuple[str, str]] = []
+    left_dense = find_other_matrices(model, groups)
+    masked_once: list[tuple[WeightGroup, Support]] = []
     for group, explicit in zip(groups, given, strict=True):
         reasons = group.obstacles(min_numel)
         support = explicit
@@ -164,13 +142,13 @@ def sparsify(
             layers, reasons = _convert_group(group, support, choice)
             replaced.update(layers)
         if reasons and explicit is not None:
-            group.mask_once(explicit)
-            _logger.warning("masked once, training may undo it: %s", _listed(reasons))
-        left_dense.extend(reasons.items())
+            masked_once.append((group, explicit))
+        left_dense.update(reasons)
         sparsified.extend(() if reasons else group.distinct)
-    twin = _replace_modules(twin, replaced)
+    twin = copy_replacing(model, replaced)
+    _mask_once(twin, masked_once, left_dense)
     swapped = _swap_batch_last(twin)
-    result = SparsifyReport(tuple(sparsified), tuple(left_dense), swapped)
+    result = SparsifyReport(tuple(sparsified), _in_model_order(model, left_dense), swapped)
     vars(twin)[_REPORT] = result
     _logger.log(logging.INFO if sparsified else logging.WARNING, "%s", result)
     return twin
@@ -199,25 +177,23 @@ def densify(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    twin = _copy_model(model)
+    tied: dict[int, nn.Parameter] = {}
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        if not isinstance(module, StandIn):
+            continue
+        dense = replaced[module] = module.to_dense()
+        if isinstance(module, SupportLayer):
+            weight = cast("nn.Parameter", dense.weight)
+            shared = tied.setdefault(id(module._latent), weight)
+            if torch.equal(shared, weight):
+                dense.weight = shared
+    twin = copy_replacing(model, replaced)
     vars(twin).pop(_REPORT, None)
     plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
-    tied: dict[int, nn.Parameter] = {}
-    replaced: dict[int, nn.Module] = {}
     for module in twin.modules():
-        if type(module) in plain:
-            module.__class__ = plain[type(module)]
-        elif hasattr(module, "dense_state_shapes"):
-            dense = cast("Densifiable", module).to_dense()
-            dense._parameters["bias"] = module._parameters["bias"]
-            if isinstance(module, SupportLayer):
-                weight = cast("nn.Parameter", dense.weight)
-                shared = tied.setdefault(id(module._latent), weight)
-                if torch.equal(shared, weight):
-                    dense.weight = shared
-            _carry_hooks(module, dense)
-            replaced[id(module)] = dense
-    return _replace_modules(twin, replaced)
+        module.__class__ = plain.get(type(module), type(module))
+    return twin
 
 
 def _check_arguments(model: object, layer: object, min_numel: object) -> None:
@@ -229,31 +205,6 @@ def _check_arguments(model: object, layer: object, min_numel: object) -> None:
         raise TypeError(f"min_numel must be an int, got {type(min_numel).__name__}")
     if min_numel < 0:
         raise ValueError(f"min_numel must not be negative, got {min_numel}")
-
-
-def _copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy, also of modules whose weight a pruning or norm hook computes."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            # deepcopy refuses tensors that are no leaves of the graph.
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
-        for hook in module._forward_pre_hooks.values():
-            # The copy is of the last forward; the weight may have been trained since.
-            if isinstance(hook, prune.BasePruningMethod):
-                _apply_pruning(module, hook)
-    return twin
-
-
-def _apply_pruning(module: nn.Module, hook: prune.BasePruningMethod) -> None:
-    """Compute a pruned tensor anew, as a leaf, so that the module can be copied again."""
-    name = hook._tensor_name
-    original = module.get_parameter(f"{name}_orig")
-    pruned = original.detach() * module.get_buffer(f"{name}_mask")
-    setattr(module, name, pruned.requires_grad_(original.requires_grad))
 
 
 def _own_support(group: WeightGroup, given_masks: bool) -> tuple[Support | None, dict[str, str]]:
@@ -270,36 +221,37 @@ def _own_support(group: WeightGroup, given_masks: bool) -> tuple[Support | None,
 
 def _convert_group(
     group: WeightGroup, support: Support, choice: _Choice
-) -> tuple[dict[int, nn.Module], dict[str, str]]:
-    """Return the sparse layers by the id of the dense ones, or why there are none."""
-    made = [
-        (dense, choice.build(dense, support, group.names[0])) for dense in group.distinct.values()
-    ]
-    first = made[0][1]
-    if any(not torch.equal(first.plan.order, other.plan.order) for _, other in made[1:]):
+) -> tuple[dict[nn.Module, nn.Module], dict[str, str]]:
+    """Return the sparse layers by the dense ones, or why there are none."""
+    made = {
+        dense: choice.build(dense, support, group.names[0]) for dense in group.distinct.values()
+    }
+    first, *others = made.values()
+    if any(not torch.equal(first.plan.order, other.plan.order) for other in others):
         # Tied convolutions of different geometry may want their weights in different orders.
         return {}, dict.fromkeys(group.distinct, "tied to a layer with another order of weights")
-    for _, other in made[1:]:
+    for other in others:
         other._parameters[other.latent_name] = first._latent
-    return {id(dense): sparse for dense, sparse in made}, {}
+    return dict(made), {}
 
 
-def _carry_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Copy a module's hooks, those of torch.nn.utils.prune left out."""
-    for name in _HOOKS:
-        for key, hook in getattr(source, name, {}).items():
-            if not isinstance(hook, prune.BasePruningMethod):
-                getattr(target, name)[key] = hook
-    vars(target)["_is_full_backward_hook"] = vars(source).get("_is_full_backward_hook")
+def _mask_once(
+    model: nn.Module, masked: Sequence[tuple[WeightGroup, Support]], reasons: Mapping[str, str]
+) -> None:
+    """Apply the masks of layers that stay dense, and say so."""
+    for group, support in masked:
+        for name in group.names:
+            mask_once(model, name, support)
+        stay = {name: reasons[name] for name in group.distinct}
+        _logger.warning("masked once, training may undo it: %s", _listed(stay))
 
 
-def _replace_modules(model: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
-    """Put modules in the places of those whose ids are given; return the model."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in replaced:
-                parent._modules[name] = replaced[id(child)]
-    return replaced.get(id(model), model)
+def _in_model_order(model: nn.Module, reasons: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return reasons by the name of a module, or of a parameter, in the order of the model."""
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    place = {name: index for index, name in enumerate(modules)}
+    order = sorted(reasons, key=lambda name: place.get(name, place.get(name.rpartition(".")[0], 0)))
+    return tuple((name, reasons[name]) for name in order)
 
 
 def _swap_batch_last(model: nn.Module) -> tuple[str, ...]:

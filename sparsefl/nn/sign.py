@@ -29,6 +29,10 @@ class _SignLayer(SupportLayer):
     latent_name = "scores"
     scores: nn.Parameter
     _magnitudes: Tensor | None
+    _constant: float
+    _rule: str
+    _seed: int
+    _name: str
 
     @classmethod
     def from_dense(
