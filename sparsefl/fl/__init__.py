@@ -5,12 +5,14 @@ result = sparsefl.fl.run("hidenseek", model=MyNet, clients=[(train, dev), ...], 
 print(result.table())
 """
 
+from sparsefl.fl import logs
 from sparsefl.fl.costs import Costs
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import METHODS, Client, Method, Task, Wire, load_method
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
+from sparsefl.fl.seeds import SeedResults, Spread, run_seeds
 
 __all__ = [
     "METHODS",
@@ -23,8 +25,12 @@ __all__ = [
     "Result",
     "Round",
     "Schedule",
+    "SeedResults",
+    "Spread",
     "Task",
     "Wire",
     "load_method",
+    "logs",
     "run",
+    "run_seeds",
 ]

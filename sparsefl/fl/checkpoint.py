@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,10 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
+            # Torch itself reads on over flipped bits.
+            with zipfile.ZipFile(self.path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             version, config = content["format"], json.loads(content["config"])
         except Exception as error:  # torch raises one of half a dozen

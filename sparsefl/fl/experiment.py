@@ -39,6 +39,8 @@ class Setting:
         norm: Normalisation of a named model.
         clients: Number of clients.
         partition: "iid", "dirichlet:ALPHA" or "shards:PER_CLIENT".
+        client_test: Share of each client's examples that it is judged by at the end; without any,
+            its development data serve.
         rounds: Rounds of federated training.
         density: Share of weights kept, for methods that prune.
         schedule: Cohort, batch and local work.
@@ -55,6 +57,7 @@ class Setting:
     norm: models.Norm = None
     clients: int = 10
     partition: str = "dirichlet:0.5"
+    client_test: float = 0.0
     rounds: int = 10
     density: float = 0.1
     schedule: Schedule = field(default_factory=Schedule)
@@ -70,14 +73,14 @@ class Problem:
     """Data in the clients' hands.
 
     Attributes:
-        clients: ``(train, dev)`` of each client.
+        clients: ``(train, dev)`` or ``(train, dev, test)`` of each client.
         dev: The server's development data; ``None`` for a user's own clients.
         test: Test data.
         in_shape: Shape of a sample, where the data set says so.
         classes: Number of labels, where it does.
     """
 
-    clients: list[tuple[Dataset, Dataset]]
+    clients: list[tuple[Dataset, ...]]
     dev: Dataset | None
     test: Dataset
     in_shape: tuple[int, int, int] | None = None
@@ -101,16 +104,27 @@ def load_problem(setting: Setting, seed: int) -> Problem:
     parts = data.partition.split(
         setting.partition, data.labels_of(rest), setting.clients, seed=seed
     )
-    clients = []
-    for number, part in enumerate(parts):
-        own = data.subset(rest, part)
-        # A client of few examples keeps none for itself rather than nothing to train on.
-        count = int(CLIENT_DEV_SHARE * len(part))
-        local_train, local_dev = data.hold_out(own, count, seed=1 + number)
-        clients.append((local_train, local_dev))
+    clients = [
+        _local_splits(data.subset(rest, part), setting.client_test, seed=1 + number)
+        for number, part in enumerate(parts)
+    ]
     if setting.dev_examples is not None:
         dev = data.subset(dev, range(min(setting.dev_examples, len(dev))))
     return Problem(clients, dev, test, info.in_shape, info.num_classes)
+
+
+def _local_splits(own: Any, test_share: float, seed: int) -> tuple[Dataset, ...]:
+    """Divide a client's examples into training, development and, if any is asked for, test data."""
+    if not 0 <= test_share <= 1 - 2 * CLIENT_DEV_SHARE:
+        raise ValueError(
+            f"client_test must lie in [0, {1 - 2 * CLIENT_DEV_SHARE:g}], got {test_share}"
+        )
+    # A client of few examples keeps none for itself rather than nothing to train on.
+    train, dev = data.hold_out(own, int(CLIENT_DEV_SHARE * len(own)), seed=seed)
+    if test_share == 0:
+        return train, dev
+    train, test = data.hold_out(train, int(test_share * len(own)), seed=seed)
+    return train, dev, test
 
 
 def _describe_data(setting: Setting) -> str:

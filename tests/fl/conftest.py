@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sparsefl.fl import Federation, Schedule, Task, load_method
+from sparsefl.fl import Federation, Result, Schedule, Task, load_method, run
 
 PIXELS = (1, 8, 8)
 CLASSES = 3
@@ -82,3 +82,22 @@ def federation(clients) -> Callable[..., Federation]:
         return Federation(chosen, task, data, Schedule(batch_size=16))
 
     return build
+
+
+@pytest.fixture
+def small(toy, clients, test_data) -> Callable[..., Result]:
+    """Returns a run of three clients, three rounds, one seed; arguments change it."""
+
+    def play(method: str, **arguments) -> Result:
+        defaults = {
+            "model": toy.cnn,
+            "clients": clients,
+            "test": test_data,
+            "density": 0.3,
+            "rounds": 3,
+            "timed_steps": 0,
+            "schedule": Schedule(batch_size=16),
+        }
+        return run(method, **(defaults | arguments))
+
+    return play

@@ -3,26 +3,9 @@ import json
 import pytest
 import torch
 
-from sparsefl.fl import Description, Schedule, run
+from sparsefl.fl import Description, Schedule
 from sparsefl.fl.flops import forward_flops
 from sparsefl.fl.result import model_sha256, summarise_clients
-
-
-@pytest.fixture
-def small(toy, clients, test_data):
-    def play(method, **arguments):
-        defaults = {
-            "model": toy.cnn,
-            "clients": clients,
-            "test": test_data,
-            "density": 0.3,
-            "rounds": 3,
-            "timed_steps": 0,
-            "schedule": Schedule(batch_size=16),
-        }
-        return run(method, **(defaults | arguments))
-
-    return play
 
 
 def test_same_seed_same_model_other_seed_another(method, small):

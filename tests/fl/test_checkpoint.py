@@ -1,0 +1,171 @@
+"""Interrupted runs: what they end in, and which are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sparsefl.codec import Schema
+from sparsefl.fl import Schedule
+from sparsefl.fl.checkpoint import FILE, Checkpoint, from_plain, to_plain
+from sparsefl.fl.ledger import Ledger, Round
+from sparsefl.support import Support
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_after(round):
+    def on_round(entry):
+        if entry.round == round:
+            raise KilledError
+
+    return on_round
+
+
+def played(result):
+    """Returns what a ledger says of the rounds, the seconds left out."""
+    kept = [
+        {k: v for k, v in vars(r).items() if not k.endswith("_s")} for r in result.ledger.rounds
+    ]
+    return json.dumps(kept)
+
+
+OPTIONS = {
+    "fedavg": {"server_optimizer": "adam", "server_lr": 0.02, "lr_schedule": "cosine"},
+    "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},
+    "hidenseek": {"iterations": 10},
+}
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_killed_run_ends_in_the_same_model(method, at, small, toy, tmp_path):
+    arguments = {
+        "model": toy.norm_net,
+        "rounds": 4,
+        "options": OPTIONS[method],
+        "schedule": Schedule(batch_size=16, clients_per_round=2, sampling="examples"),
+    }
+    whole = small(method, **arguments)
+    with pytest.raises(KilledError):
+        small(method, **arguments, checkpoint=tmp_path / "run", on_round=kill_after(at))
+    seen = []
+    resumed = small(
+        method, **arguments, checkpoint=tmp_path / "run", resume=True, on_round=seen.append
+    )
+    assert [entry.round for entry in seen] == list(range(at + 1, 5))
+    assert resumed.model_sha256 == whole.model_sha256
+    assert played(resumed) == played(whole)
+    assert resumed.accuracy_per_client == whole.accuracy_per_client
+
+
+def test_a_finished_run_may_go_on_for_more_rounds(small, tmp_path):
+    whole = small("fedavg", rounds=4)
+    first = small("fedavg", rounds=2, checkpoint=tmp_path)
+    again = small("fedavg", rounds=2, checkpoint=tmp_path, resume=True)
+    assert again.model_sha256 == first.model_sha256
+    more = small("fedavg", rounds=4, checkpoint=tmp_path, resume=True)
+    assert more.model_sha256 == whole.model_sha256
+    with pytest.raises(ValueError, match="rounds is 3, the checkpoint has played 4"):
+        small("fedavg", rounds=3, checkpoint=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 5}, "seed is 5, there it was 0"),
+        ({"method": "fedpt"}, "method"),
+        ({"options": {"lr": 0.2}}, "options.lr is 0.2, there it was 0.05"),
+        ({"schedule": Schedule(batch_size=8)}, "batch_size is 8, there it was 16"),
+        ({"model": "norm_net"}, "norm"),
+        ({"clients": 2}, "clients is 2, there it was 3"),
+        ({"clients": "others"}, "examples"),
+        ({"threads": 1}, "threads"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_another_run_is_refused_by_its_key(change, key, small, toy, clients, tmp_path):
+    if "model" in change:
+        change = {"model": getattr(toy, change["model"])}
+    if "clients" in change:
+        rest = {2: clients[:2], "others": [*clients[:2], clients[0]]}
+        change = {"clients": rest[change["clients"]]}
+    small("fedavg", rounds=1, threads=2, checkpoint=tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    arguments = {"method": "fedavg", "threads": 2, **change}
+    with pytest.raises(ValueError, match="of another run") as caught:
+        small(**arguments, rounds=1, checkpoint=tmp_path, resume=True)
+    assert key in str(caught.value)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_run_is_neither_overwritten_nor_missed(small, tmp_path):
+    small("fedavg", rounds=1, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="resume=True"):
+        small("fedavg", rounds=1, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="resume needs checkpoint"):
+        small("fedavg", rounds=1, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other file", "flipped"])
+def test_a_damaged_checkpoint_is_named(damage, small, tmp_path):
+    small("fedavg", rounds=1, checkpoint=tmp_path)
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(
+        {
+            "cut": whole[:-100],
+            "empty": b"",
+            "other file": b"not a checkpoint",
+            "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        }[damage]
+    )
+    with pytest.raises(ValueError, match="damaged"):
+        small("fedavg", rounds=1, checkpoint=tmp_path, resume=True)
+
+
+def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, {"a": 1})
+    checkpoint.save({"value": 1})
+
+    def crash(*_, **__):
+        raise KilledError
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(KilledError):
+        checkpoint.save({"value": 2})
+    assert checkpoint.load() == {"value": 1}
+
+
+def test_everything_a_state_holds_comes_back(tmp_path):
+    mask = torch.rand(5, 7) < 0.3
+    run = {
+        "numbers": [1, 2.5, None, True, "text", (3, 4), {5, 6}, np.float64(0.25), np.int64(7)],
+        "tensors": {"a": torch.randn(3, dtype=torch.float64), 3: torch.tensor(2)},
+        "array": np.arange(6, dtype=np.uint8).reshape(2, 3),
+        "support": Support.from_mask(mask),
+        "schema": Schema({"w": ((2, 3), "float32"), "n": ((), "int64")}),
+        "ledger": Ledger(0.5, [Round(1, clients=3, accuracy=0.75)]),
+    }
+    checkpoint = Checkpoint(tmp_path / "new", {"x": 1})
+    assert checkpoint.load() is None
+    checkpoint.save(run)
+    found = checkpoint.load()
+    assert found["numbers"] == run["numbers"]
+    assert torch.equal(found["tensors"]["a"], run["tensors"]["a"])
+    assert found["tensors"][3].dtype == torch.int64
+    assert found["array"].tolist() == run["array"].tolist()
+    assert found["array"].dtype == np.uint8
+    assert all(found[name] == run[name] for name in ("support", "schema", "ledger"))
+
+
+def test_what_is_not_plain_is_refused():
+    with pytest.raises(TypeError, match="cannot hold a function"):
+        to_plain({"f": kill_after})
+    with pytest.raises(ValueError, match="cannot hold a Popen of subprocess"):
+        from_plain({"kind": "record", "type": ["subprocess", "Popen"], "fields": []})
+    with pytest.raises(ValueError, match="cannot hold a to_plain"):
+        from_plain({"kind": "record", "type": ["sparsefl.fl.checkpoint", "to_plain"], "fields": []})
