@@ -24,6 +24,7 @@ LAYERS = {
     "sparsefl.data": 4,
     "sparsefl.fl": 5,
     "sparsefl.fl.methods": 6,
+    "sparsefl.profiling": 5,
     "sparsefl.report": 7,
     "sparsefl.bench": 8,
     "sparsefl.cli": 9,
@@ -226,7 +227,9 @@ def test_device_choice_is_left_to_the_dispatcher(path):
 @every("sparsefl", "bench", suffix=".py")
 def test_nothing_is_pickled(path):
     loaded = {name for node in ast.walk(parse(path)) for name in imported(node, path)}
-    assert not loaded & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+    # The one reader of pickles, of CIFAR's official files; it imports nothing that they name.
+    allowed = {"pickle"} if path.name == "_restricted_pickle.py" else set()
+    assert not (loaded - allowed) & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
 
 @every("csrc/cpu", "csrc/codec")

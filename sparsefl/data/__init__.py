@@ -9,7 +9,18 @@
 
 from sparsefl.data import partition
 from sparsefl.data.idx import read_idx
-from sparsefl.data.images import Info, hold_out, labels_of, subset
-from sparsefl.data.registry import NAMES, load
+from sparsefl.data.images import Images, Info, hold_out, labels_of, subset
+from sparsefl.data.registry import NAMES, load, locate
 
-__all__ = ["NAMES", "Info", "hold_out", "labels_of", "load", "partition", "read_idx", "subset"]
+__all__ = [
+    "NAMES",
+    "Images",
+    "Info",
+    "hold_out",
+    "labels_of",
+    "load",
+    "locate",
+    "partition",
+    "read_idx",
+    "subset",
+]

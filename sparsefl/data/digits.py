@@ -15,7 +15,7 @@ from sparsefl.data.images import Info, as_dataset, shuffled
 TEST_EXAMPLES = 360
 _MAX_PIXEL = 16
 # Of the training images, pixels scaled to [0, 1].
-INFO = Info(in_shape=(1, 8, 8), num_classes=10, mean=0.3051, std=0.3756)
+INFO = Info(in_shape=(1, 8, 8), num_classes=10, mean=0.3051, std=0.3756, label="UCI digits")
 
 
 def load_digits() -> tuple[TensorDataset, TensorDataset, Info]:

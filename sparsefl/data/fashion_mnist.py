@@ -9,40 +9,32 @@ import pathlib
 
 from torch.utils.data import TensorDataset
 
+from sparsefl.data.folders import candidates
 from sparsefl.data.idx import read_idx
 from sparsefl.data.images import Info, as_dataset
 
+# The Makefile unpacks Debian's package to .data, the package itself to /usr/share/datasets.
 FOLDER = "fashion-mnist"
-# Where the Makefile unpacks Debian's package, and where the package installs them.
-DEFAULT_FOLDERS = (
-    pathlib.Path(".data") / FOLDER,
-    pathlib.Path("/usr/share/datasets") / FOLDER,
-)
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60000),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10000),
 }
 _MAX_PIXEL = 255
 # Of the training images, pixels scaled to [0, 1].
-INFO = Info(in_shape=(1, 28, 28), num_classes=10, mean=0.2860, std=0.3530)
+INFO = Info(in_shape=(1, 28, 28), num_classes=10, mean=0.2860, std=0.3530, label="Fashion-MNIST")
 
 
 def find_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Return the folder that holds all four files.
 
     Args:
-        data_dir: The folder, or its parent when the folder is named ``fashion-mnist``. Without it
-            the environment variable ``SPARSEFL_DATA_DIR`` is taken the same way, and without that
-            ``.data/fashion-mnist`` in the working folder, then
-            ``/usr/share/datasets/fashion-mnist``.
+        data_dir: The folder, or its parent when the folder is named ``fashion-mnist``; see
+            :func:`sparsefl.data.folders.candidates` for where else they are looked for.
 
     Raises:
         FileNotFoundError: if they are in none of these; it says what to put where.
     """
-    named = data_dir if data_dir is not None else os.environ.get("SPARSEFL_DATA_DIR") or None
-    folders = DEFAULT_FOLDERS
-    if named is not None:
-        folders = (pathlib.Path(named), pathlib.Path(named) / FOLDER)
+    folders = candidates(FOLDER, data_dir)
     names = [name for images, labels, _ in FILES.values() for name in (images, labels)]
     for folder in folders:
         if all((folder / name).is_file() for name in names):

@@ -20,14 +20,79 @@ class Info:
     Attributes:
         in_shape: Channels, height and width of an image.
         num_classes: Number of labels, ``0 .. num_classes - 1``.
-        mean: Mean that was subtracted, of pixels scaled to [0, 1].
-        std: Standard deviation that they were divided by.
+        mean: Mean that was subtracted, of pixels scaled to [0, 1]; one a channel for colours.
+        std: Standard deviation that they were divided by, likewise.
+        label: What reports call the data.
     """
 
     in_shape: tuple[int, int, int]
     num_classes: int
-    mean: float
-    std: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    label: str = ""
+
+
+class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Pairs of image and label; pixels stay uint8, a quarter of the memory, until they are read.
+
+    An image is ``(pixel / 255 - mean) / std``, float32 ``info.in_shape``, its label int64.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[npt.NDArray[np.uint8]],
+        labels: npt.NDArray[np.uint8],
+        info: Info,
+    ) -> None:
+        """Join blocks of images.
+
+        Args:
+            blocks: Pixels, each ``[n_i, channels * height * width]``, uint8; memory maps stay so.
+            labels: Labels of all images, ``[sum n_i]``, uint8.
+            info: Shape, classes, mean and standard deviation.
+
+        Raises:
+            ValueError: if numbers of images and labels differ, an image has another size, or a
+                label is too large.
+        """
+        size = int(np.prod(info.in_shape))
+        if any(block.ndim != 2 or block.shape[1] != size for block in blocks):
+            raise ValueError(f"images must be rows of {size} bytes, {list(info.in_shape)}")
+        self._ends = np.cumsum([len(block) for block in blocks], dtype=np.int64)
+        if self._ends[-1] != len(labels):
+            raise ValueError(f"{self._ends[-1]} images have {len(labels)} labels")
+        if len(labels) and labels.max() >= info.num_classes:
+            raise ValueError(f"labels exceed {info.num_classes - 1}: {labels.max()}")
+        self.info = info
+        self._blocks = list(blocks)
+        self._labels = torch.from_numpy(labels.astype(np.int64))
+        std = torch.tensor(info.std, dtype=torch.float32).reshape(-1, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = torch.tensor(info.mean, dtype=torch.float32).reshape(-1, 1, 1) / std
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one image and its label."""
+        images, labels = self.take(np.array([range(len(self))[index]]))
+        return images[0], labels[0]
+
+    def take(self, indices: IndexArray) -> list[torch.Tensor]:
+        """Return the images at ``indices``, ``[n, *info.in_shape]``, and their labels, ``[n]``."""
+        owner = np.searchsorted(self._ends, indices, side="right")
+        pixels = np.empty((len(indices), int(np.prod(self.info.in_shape))), np.uint8)
+        for number in np.unique(owner).tolist():
+            rows = owner == number
+            start = self._ends[number] - len(self._blocks[number])
+            pixels[rows] = self._blocks[number][indices[rows] - start]
+        images = torch.from_numpy(pixels).reshape(-1, *self.info.in_shape).float()
+        return [images.mul_(self._scale).sub_(self._shift), self._labels[torch.from_numpy(indices)]]
+
+    def labels(self) -> torch.Tensor:
+        """Return all labels, ``[n]``, int64."""
+        return self._labels
 
 
 def as_dataset(
@@ -49,6 +114,8 @@ def as_dataset(
         raise ValueError(f"images have shape {images.shape} for {len(labels)} labels: {info}")
     if images.size and (images.max() > most or labels.max() >= info.num_classes):
         raise ValueError(f"pixels exceed {most}, or labels {info.num_classes - 1}")
+    if not isinstance(info.mean, float) or not isinstance(info.std, float):
+        raise ValueError(f"mean and standard deviation must be those of one channel: {info}")
     scale, shift = 1 / (most * info.std), info.mean / info.std
     pixels = images.reshape(shape).astype(np.float32) * np.float32(scale) - np.float32(shift)
     return TensorDataset(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
@@ -76,6 +143,8 @@ def labels_of(dataset: Dataset[tuple[torch.Tensor, ...]]) -> IndexArray:
         return labels_of(dataset.dataset)[np.asarray(dataset.indices, np.int64)]
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[1].numpy().astype(np.int64)
+    if isinstance(dataset, Images):
+        return dataset.labels().numpy().copy()
     if not hasattr(dataset, "__len__"):
         raise TypeError(f"dataset must be map-style, got {type(dataset).__name__}")
     return np.array([int(dataset[i][1]) for i in range(len(dataset))], np.int64)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
+from sparsefl.data import Images
+
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -104,6 +106,8 @@ def _source_of(dataset: Any) -> _Source:
     """Choose how to read a dataset; a subclass may read its items otherwise, so it is read so."""
     if type(dataset) is TensorDataset:
         return _Tensors(dataset)
+    if type(dataset) is Images:
+        return dataset
     if type(dataset) is Subset:
         return _Chosen(dataset)
     if type(dataset) is ConcatDataset:

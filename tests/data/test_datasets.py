@@ -57,7 +57,7 @@ def assert_standardised(train: TensorDataset) -> None:
 def test_digits_are_the_shipped_ones() -> None:
     train, test, info = data.load("digits")
     assert (len(train), len(test)) == (1437, 360)
-    assert info == data.Info((1, 8, 8), 10, 0.3051, 0.3756)
+    assert info == data.Info((1, 8, 8), 10, 0.3051, 0.3756, "UCI digits")
     for dataset in (train, test):
         image, label = dataset[0]
         assert image.shape == info.in_shape
@@ -134,7 +134,9 @@ def test_label_out_of_range_is_refused(small_set: pathlib.Path, tmp_path: pathli
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="one of fashion-mnist, digits, got 'mnist'"):
+    with pytest.raises(
+        ValueError, match="one of fashion-mnist, cifar10, cifar100, digits, got 'mnist'"
+    ):
         data.load("mnist")
 
 
