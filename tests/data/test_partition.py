@@ -89,3 +89,31 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_shards_are_those_of_mcmahan() -> None:
+    labels = np.random.Generator(np.random.Philox(6)).permutation(np.repeat(np.arange(10), 6000))
+    parts = partition.shards(labels, 100, 2, seed=0)
+    counts = np.array([np.bincount(labels[part], minlength=10) for part in parts])
+    # 200 shards of 300 images, none of two digits, as each digit fills 20 shards.
+    assert set(counts.ravel().tolist()) == {0, 300, 600}
+    assert (counts.sum(axis=1) == 600).all()
+    assert ((counts > 0).sum(axis=1) <= 2).all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
+def test_dirichlet_shares_have_its_mean_and_variance(alpha: float) -> None:
+    clients, classes = 10, 400
+    labels = np.repeat(np.arange(classes), 1000)
+    parts = partition.dirichlet(labels, clients, alpha, seed=1)
+    shares = np.array([np.bincount(labels[part], minlength=classes) for part in parts]) / 1000
+    # A component of Dirichlet(a, ..., a) in K dimensions has variance (K - 1) / (K^2 (K a + 1)).
+    variance = (clients - 1) / (clients**2 * (clients * alpha + 1))
+    assert shares.mean() == pytest.approx(1 / clients)
+    assert shares.var() == pytest.approx(variance, rel=0.1)
+
+
+@pytest.mark.parametrize("spec", ["iid", "shards:1", "dirichlet:1"])
+def test_as_many_clients_as_examples_or_nearly(spec: str) -> None:
+    parts = partition.split(spec, np.arange(3), 3 if spec != "dirichlet:1" else 2, seed=0)
+    assert all(part.size >= 1 for part in parts)
