@@ -12,7 +12,7 @@ from sparsefl.fl.engine import Federation
 from sparsefl.fl.flops import PASSES_PER_STEP, forward_flops
 from sparsefl.fl.memory import Cell, Memory, measure_memory
 from sparsefl.fl.method import Task, load_method
-from sparsefl.fl.training import local_step
+from sparsefl.fl.training import floating_dtype, local_step
 from sparsefl.timing import WARMUP_STEPS, Effort, StepTime, interleave, paired_ratio, stopwatch
 
 # What every step time and every byte is compared with.
@@ -101,12 +101,13 @@ def _time_steps(federation: Federation, dense: Federation, timed: int) -> dict[s
 
 
 def _step(federation: Federation) -> Callable[[], object]:
-    """Prepare one local step of a fresh client on a fixed batch, optimizer included."""
+    """Prepare one local step of a fresh client on a fixed whole batch, optimizer included."""
     client = federation.probe()
     optimizer = federation.method.optimizer(client, 1)
     owner = max(federation.datasets, key=len)
-    batch = min(federation.schedule.batch_size, len(owner))
-    inputs, labels = Reader(owner).take(np.arange(batch))
+    # Where no client fills a batch, its examples repeat: the FLOPs are those of a whole one.
+    batch = np.arange(federation.schedule.batch_size) % len(owner)
+    inputs, labels = Reader(owner, floating_dtype(client.model)).take(batch)
     return lambda: local_step(client.model, optimizer, inputs, labels)
 
 

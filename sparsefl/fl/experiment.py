@@ -1,6 +1,7 @@
 """Runs by name: a data set, its partition among clients, a model, a method."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +155,8 @@ def play(
     seed: int,
     options: Mapping[str, Any] | None = None,
     on_round: Callable[[Round], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Result:
     """Run one method of a comparison.
 
@@ -164,6 +167,8 @@ def play(
         seed: Seed of the run.
         options: The method's options.
         on_round: Called after each round.
+        checkpoint: Folder of the checkpoint, written after each round.
+        resume: Go on from it, where there is one.
 
     Raises:
         ValueError: if a name or an option is unknown.
@@ -192,4 +197,6 @@ def play(
         timed_steps=setting.timed_steps,
         description=Description(method, model, _describe_data(setting), memory_cell),
         on_round=on_round,
+        checkpoint=checkpoint,
+        resume=resume,
     )

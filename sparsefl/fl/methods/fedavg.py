@@ -106,16 +106,11 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     return sgd(client.model, client.options, round)
 
 
-def decayed(rate: float, options: Mapping[str, Any], round: int) -> float:
-    """Return the learning rate of a round by the options, or their defaults."""
-    return rates.learning_rate(rate, {**rates.DEFAULTS, **options}, round)
-
-
 def sgd(model: nn.Module, options: Mapping[str, Any], round: int) -> torch.optim.Optimizer:
     """Open the SGD that dense training uses, here and as the baseline of every timing."""
     return torch.optim.SGD(
         (parameter for parameter in model.parameters() if parameter.requires_grad),
-        lr=decayed(options["lr"], options, round),
+        lr=rates.learning_rate(options["lr"], options, round),
         momentum=options["momentum"],
         weight_decay=options["weight_decay"],
     )
