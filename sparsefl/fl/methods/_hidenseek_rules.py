@@ -200,9 +200,9 @@ def _accumulate(pooled: Pooled) -> Moved:
 def _update_posterior(pooled: Pooled) -> Moved:
     """Count weighted votes into Beta(a, b), and return ``tau * logit(a / (a + b))``.
 
-    FedPM takes the posterior's mode, which is 0 or 1 where all clients agree and has no logit; the
-    mean is ours, and so is a prior that starts at the first scores. Memory fades by ``beta_decay``
-    a round in place of FedPM's resets to the prior.
+    FedPM takes the posterior's mode, which is 0 or 1 where all clients agree and then has no logit;
+    the mean is ours, with ``beta_prior`` votes on either side. So is the fading of earlier rounds'
+    votes, by ``beta_decay`` a round: 0 is FedPM with its reset in every round.
     """
     prior = torch.full_like(pooled.mean, float(pooled.options["beta_prior"]))
     fade = pooled.options["beta_decay"]
