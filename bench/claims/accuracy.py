@@ -1,0 +1,220 @@
+"""``python -m sparsefl.bench.claims.accuracy``: the accuracy study, run by run, resumable.
+
+Each run becomes one JSON line; a run that is there is not made again, so that the study can be
+stopped at any time and taken up where it was. Trials are judged on the server's development set
+alone; the test set is read in final runs only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+import tqdm
+
+from sparsefl import fl
+from sparsefl.fl import experiment
+from sparsefl.fl.experiment import Problem, load_problem
+from sparsefl.report import commit, machine
+
+from . import widths
+from .study import Job, Row, Setting, Study, choose
+
+HERE = pathlib.Path(__file__).parent
+STUDY = HERE / "accuracy.toml"
+RESULTS = HERE / "accuracy.jsonl"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing of the study; return 0 when nothing is."""
+    parser = argparse.ArgumentParser(prog="python -m sparsefl.bench.claims.accuracy")
+    parser.add_argument("--study", type=pathlib.Path, default=STUDY, help="what is run")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where it is written")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once, a thread each")
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    args = parser.parse_args(argv)
+    study, results = Study.read(args.study), Results(args.results)
+    deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+    measure_steps(study, results)
+    complete = run_jobs(study, list(study.trials()), results, args.processes, deadline)
+    finals = list(study.finals(choose(study, results.by_key)))
+    complete &= run_jobs(study, finals, results, args.processes, deadline)
+    return 0 if complete else 1
+
+
+class Results:
+    """The study's JSON lines, by the key of their job."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Read what an earlier call has written."""
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.by_key: dict[str, dict[str, Any]] = {r["key"]: r for r in map(json.loads, lines)}
+
+    def add(self, key: str, result: Mapping[str, Any]) -> None:
+        """Append one result."""
+        line = {"key": key, **result}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.by_key[key] = line
+
+
+def run_jobs(
+    study: Study, jobs: Iterable[Job], results: Results, processes: int, deadline: float | None
+) -> bool:
+    """Make the runs that are missing; return whether all are there in the end."""
+    missing = [job for job in jobs if study.key(job) not in results.by_key]
+    waiting = iter(missing)
+    # Forked children of a process with threads would hang in torch's pool.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn) as pool, tqdm.tqdm(total=len(missing)) as bar:
+        running: set[Future[tuple[str, dict[str, Any]]]] = set()
+        while True:
+            while len(running) < processes and (deadline is None or time.monotonic() < deadline):
+                job = next(waiting, None)
+                if job is None:
+                    break
+                width = results.by_key.get(width_key(study.rows[job.row]), {}).get("width")
+                running.add(pool.submit(play, study, job, width))
+            if not running:
+                break
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                results.add(*future.result())
+                bar.update()
+    return all(study.key(job) in results.by_key for job in missing)
+
+
+def play(study: Study, job: Job, width: float | None) -> tuple[str, dict[str, Any]]:
+    """Make one run; a trial never sees the test set.
+
+    Args:
+        study: The study.
+        job: The run.
+        width: Of a narrow model whose width was measured.
+    """
+    row, setting = study.rows[job.row], study.settings[job.setting]
+    trial, rounds = job.stage == "tune", study.rounds_of(job)
+    problem = load_problem(federation(study, setting), job.seed)
+    assert problem.dev is not None
+    result = fl.run(
+        row.method,
+        widths.factory(row, problem, row.width if width is None else width),
+        problem.clients,
+        problem.dev if trial else problem.test,
+        density=row.density,
+        rounds=rounds,
+        seed=job.seed,
+        schedule=schedule(study, setting),
+        options=job.options,
+        dev=problem.dev,
+        evaluate_every=study.evaluate_every,
+        threads=1,
+        timed_steps=0,
+    )
+    curve = result.ledger.curve()
+    report: dict[str, Any] = {
+        **dataclasses.asdict(job),
+        "rounds": rounds,
+        "dev_accuracy": statistics.fmean(accuracy for _, accuracy in curve[-study.judged_on :]),
+        "commit": commit(),
+    }
+    if not trial:
+        report |= {
+            "accuracy": result.accuracy,
+            "accuracy_per_client": dict(result.accuracy_per_client),
+            "curve": curve,
+            "ledger": result.ledger.sums(),
+            "model_sha256": result.model_sha256,
+        }
+    return study.key(job), report
+
+
+def federation(study: Study, setting: Setting) -> experiment.Setting:
+    """Return the data's part of a setting."""
+    return experiment.Setting(
+        dataset=study.dataset, clients=setting.clients, partition=setting.partition
+    )
+
+
+def schedule(study: Study, setting: Setting) -> fl.Schedule:
+    """Return how much every client does."""
+    return fl.Schedule(
+        clients_per_round=setting.clients_per_round,
+        batch_size=study.batch_size,
+        local_steps=study.local_steps,
+    )
+
+
+def step_key(row: Row) -> str:
+    """Return the key of a row's measured step."""
+    return f"step {row.name}"
+
+
+def width_key(row: Row) -> str:
+    """Return the key of a narrow row's measured width."""
+    return f"width {row.name}"
+
+
+def measure_steps(study: Study, results: Results) -> None:
+    """Time a local step of each row against the dense model; wants an idle machine.
+
+    The rows that a narrow one is like come first: their bytes or step time give its width.
+    """
+    setting = next(iter(study.settings.values()))
+    problem = load_problem(federation(study, setting), study.tuning_seed)
+    for row in sorted(study.rows.values(), key=lambda row: row.like is not None):
+        if row.like is not None and width_key(row) not in results.by_key:
+            other = results.by_key[step_key(study.rows[row.like])]
+            results.add(width_key(row), {"width": measure_width(study, row, other, problem)})
+        if step_key(row) not in results.by_key:
+            width = results.by_key.get(width_key(row), {}).get("width", row.width)
+            results.add(step_key(row), measure_step(study, row, width, problem))
+
+
+def measure_step(study: Study, row: Row, width: float, problem: Problem) -> dict[str, Any]:
+    """Return a row's step factor, against the dense model of full width, and a client's bytes."""
+    assert problem.dev is not None
+    result = fl.run(
+        row.method,
+        widths.factory(row, problem, width),
+        problem.clients,
+        problem.dev,
+        density=row.density,
+        rounds=1,
+        schedule=fl.Schedule(batch_size=study.batch_size, local_steps=study.local_steps),
+        evaluate_every=0,
+    )
+    sums = result.ledger.sums()
+    factor = result.costs.step_factor
+    if row.method == "fedavg":
+        # Against itself the run would compare it.
+        dense = study.rows[study.dense]
+        factor = widths.step_factor(row, width, dense, problem, study.batch_size)
+    return {
+        "step_factor": factor,
+        "exchange_bytes": (sums["uplink_bytes"] + sums["downlink_bytes"]) / len(problem.clients),
+        "machine": machine(),
+        "commit": commit(),
+    }
+
+
+def measure_width(study: Study, row: Row, other: Mapping[str, Any], problem: Problem) -> float:
+    """Return the width at which a narrow model costs what another row costs."""
+    if row.width == "bytes":
+        return widths.at_bytes(row, problem, other["exchange_bytes"])
+    dense = study.rows[study.dense]
+    return widths.at_time(row, dense, problem, other["step_factor"], study.batch_size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What an accuracy study runs: settings, rows with their grids, and the jobs that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from sparsefl.cli.config import tomllib
+
+# Every row gets as many trials on the development set, at most.
+MAX_TRIALS = 12
+
+Stage = Literal["tune", "final"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A federation.
+
+    Attributes:
+        name: Short name.
+        clients: Number of clients.
+        partition: As for ``sparsefl.data.partition.split``.
+        clients_per_round: Cohort size; ``None`` is everyone.
+        tuned_in: The setting whose trials choose the options; itself if absent.
+    """
+
+    name: str
+    clients: int
+    partition: str
+    clients_per_round: int | None = None
+    tuned_in: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method on a model.
+
+    Attributes:
+        name: Short name.
+        method: A method of ``sparsefl.fl.METHODS``.
+        model: A model of ``sparsefl.models``.
+        density: Share of weights kept.
+        norm: Normalisation of the model.
+        width: Of a narrow model: a number, or "bytes" or "time": that of ``like``.
+        like: The row whose bytes or step time a narrow model may take.
+        grid: Values of each option; the trials are their product.
+        tuned_as: The row whose trials choose the options; itself if absent.
+    """
+
+    name: str
+    method: str
+    model: str = "cnn"
+    density: float = 1.0
+    norm: str | None = None
+    width: float | Literal["bytes", "time"] = 1.0
+    like: str | None = None
+    grid: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
+    tuned_as: str | None = None
+
+    def trials(self) -> Iterator[dict[str, Any]]:
+        """Yield the options of each trial."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that an accuracy study runs.
+
+    Attributes:
+        dataset: Name of the data set.
+        dense: The row that every step time is compared with.
+        rounds: Rounds of a final run.
+        tuning_rounds: Rounds of a trial.
+        evaluate_every: Rounds between two evaluations on the development set.
+        judged_on: Evaluations at the end of a trial whose mean is its score.
+        batch_size: Examples of a local step.
+        local_steps: Most local steps in a round.
+        seeds: Seeds of the final runs.
+        tuning_seed: Seed of the trials; none of ``seeds``.
+        settings: By name.
+        rows: By name.
+    """
+
+    dataset: str
+    dense: str
+    rounds: int
+    tuning_rounds: int
+    evaluate_every: int
+    judged_on: int
+    batch_size: int
+    local_steps: int
+    seeds: tuple[int, ...]
+    tuning_seed: int
+    settings: Mapping[str, Setting]
+    rows: Mapping[str, Row]
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Study:
+        """Read a study from a TOML file.
+
+        Raises:
+            ValueError: if a row has more trials than all may have, or names an unknown one.
+        """
+        given = tomllib.loads(path.read_text())
+        settings = {s["name"]: Setting(**s) for s in given.pop("settings")}
+        rows = {r["name"]: Row(**r) for r in given.pop("rows")}
+        for row in rows.values():
+            trials = len(list(row.trials()))
+            if trials > MAX_TRIALS:
+                raise ValueError(f"{row.name}: at most {MAX_TRIALS} trials, got {trials}")
+            for other in (row.tuned_as, row.like):
+                if other is not None and other not in rows:
+                    raise ValueError(f"{row.name}: no row is named {other!r}")
+        return cls(seeds=tuple(given.pop("seeds")), settings=settings, rows=rows, **given)
+
+    def tuning(self, setting: Setting, row: Row) -> tuple[str, str]:
+        """Return the names of the setting and the row whose trials choose the options."""
+        return setting.tuned_in or setting.name, row.tuned_as or row.name
+
+    def rounds_of(self, job: Job) -> int:
+        """Return the rounds of a run."""
+        return self.tuning_rounds if job.stage == "tune" else self.rounds
+
+    def key(self, job: Job) -> str:
+        """Return all that determines a run, as JSON: a result with an equal key is its result."""
+        setting, row = self.settings[job.setting], self.rows[job.row]
+        determined_by = {
+            "stage": job.stage,
+            "dataset": self.dataset,
+            "clients": [setting.clients, setting.clients_per_round, setting.partition],
+            "work": [self.rounds_of(job), self.local_steps, self.batch_size],
+            "row": [row.method, row.model, row.norm, row.density, row.width, row.like],
+            "seed": job.seed,
+            "options": job.options,
+        }
+        return json.dumps(determined_by, sort_keys=True)
+
+    def trials(self) -> Iterator[Job]:
+        """Yield the trials that the final runs need, each once."""
+        pairs = (
+            self.tuning(setting, row)
+            for setting in self.settings.values()
+            for row in self.rows.values()
+        )
+        for setting, row in dict.fromkeys(pairs):
+            for options in self.rows[row].trials():
+                yield Job("tune", setting, row, self.tuning_seed, options)
+
+    def finals(self, chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[Job]:
+        """Yield the final runs whose options are chosen, seed by seed."""
+        for seed in self.seeds:
+            for setting in self.settings.values():
+                for row in self.rows.values():
+                    options = chosen.get(self.tuning(setting, row))
+                    if options is not None:
+                        yield Job("final", setting.name, row.name, seed, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    stage: Stage
+    setting: str
+    row: str
+    seed: int
+    options: Mapping[str, Any]
+
+
+def choose(
+    study: Study, done: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the options of the best trial of each (setting, row) whose trials are all done.
+
+    Args:
+        study: The study.
+        done: Results by the job's key.
+    """
+    scores: dict[tuple[str, str], list[tuple[float, Mapping[str, Any]]]] = {}
+    missing = set()
+    for job in study.trials():
+        pair = (job.setting, job.row)
+        if study.key(job) in done:
+            score = done[study.key(job)]["dev_accuracy"]
+            scores.setdefault(pair, []).append((score, job.options))
+        else:
+            missing.add(pair)
+    return {
+        pair: max(trials, key=lambda trial: trial[0])[1]
+        for pair, trials in scores.items()
+        if pair not in missing
+    }

@@ -1,0 +1,77 @@
+"""Widths of the narrow dense controls: at another row's bytes, or at its step time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from sparsefl import models
+from sparsefl.fl.experiment import Problem
+from sparsefl.fl.training import local_step
+from sparsefl.timing import Effort, interleave, paired_ratio, stopwatch
+
+from .study import Row
+
+WIDTHS = tuple(round(0.01 * step, 2) for step in range(1, 101))
+
+
+def factory(row: Row, problem: Problem, width: float = 1.0) -> Callable[[], nn.Module]:
+    """Return what builds a row's model for a problem."""
+    assert problem.in_shape is not None
+    assert problem.classes is not None
+    options = {} if row.model == "linear" else {"norm": row.norm, "width": width}
+    return functools.partial(models.build, row.model, problem.in_shape, problem.classes, **options)
+
+
+def at_bytes(row: Row, problem: Problem, budget_bytes: float) -> float:
+    """Return the largest width whose dense exchange, down and up, is within ``budget_bytes``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    fitting = [w for w in WIDTHS if 2 * _state_bytes(factory(row, problem, w)()) <= budget_bytes]
+    if not fitting:
+        raise ValueError(f"{row.name}: no width has an exchange of {budget_bytes} bytes")
+    return fitting[-1]
+
+
+def at_time(row: Row, dense: Row, problem: Problem, factor: float, batch_size: int) -> float:
+    """Return the largest width whose local step is ``factor`` times as fast as the dense row's.
+
+    Halves the interval of widths by timing; with a ``factor`` of 1 or less it is the full width.
+    """
+    low, high = 0, len(WIDTHS) - 1
+    if factor <= 1:
+        return WIDTHS[high]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if step_factor(row, WIDTHS[middle], dense, problem, batch_size) >= factor:
+            low = middle
+        else:
+            high = middle - 1
+    return WIDTHS[low]
+
+
+def step_factor(row: Row, width: float, dense: Row, problem: Problem, batch_size: int) -> float:
+    """Return how many times as fast as the dense row's a row's step of plain torch is, in turns."""
+    runs = {
+        "dense": stopwatch(_step(factory(dense, problem)(), problem, batch_size)),
+        "ours": stopwatch(_step(factory(row, problem, width)(), problem, batch_size)),
+    }
+    times = interleave(runs, Effort())
+    return paired_ratio(times["dense"][-1], times["ours"][-1])
+
+
+def _state_bytes(model: nn.Module) -> int:
+    return sum(v.numel() * v.element_size() for v in model.state_dict().values())
+
+
+def _step(model: nn.Module, problem: Problem, batch_size: int) -> Callable[[], object]:
+    assert problem.in_shape is not None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs = torch.randn(batch_size, *problem.in_shape)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    return lambda: local_step(model, optimizer, inputs, labels)

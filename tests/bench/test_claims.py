@@ -1,0 +1,120 @@
+import dataclasses
+import pathlib
+
+import pytest
+
+from sparsefl.bench.claims import accuracy, study
+
+SMALL = """
+dataset = "digits"
+dense = "fedavg"
+rounds = 2
+tuning_rounds = 1
+evaluate_every = 1
+judged_on = 1
+batch_size = 16
+local_steps = 2
+seeds = [0, 1]
+tuning_seed = 1000
+[[settings]]
+name = "all"
+clients = 4
+partition = "iid"
+[[settings]]
+name = "some"
+clients = 4
+clients_per_round = 2
+partition = "iid"
+tuned_in = "all"
+[[rows]]
+name = "fedavg"
+method = "fedavg"
+model = "linear"
+grid = { lr = [0.01, 0.05] }
+[[rows]]
+name = "second"
+method = "fedavg"
+model = "linear"
+tuned_as = "fedavg"
+"""
+
+
+@pytest.fixture
+def small(tmp_path: pathlib.Path) -> study.Study:
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL)
+    return study.Study.read(path)
+
+
+def test_committed_study_gives_every_row_the_same_most_trials():
+    committed = study.Study.read(accuracy.STUDY)
+    assert committed.tuning_seed not in committed.seeds
+    own = [row for row in committed.rows.values() if row.tuned_as is None]
+    assert own
+    assert all(1 <= len(list(row.trials())) <= study.MAX_TRIALS for row in own)
+
+
+def test_more_trials_than_the_budget_are_refused(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL.replace("[0.01, 0.05]", str([0.01 * i for i in range(1, 14)])))
+    with pytest.raises(ValueError, match="fedavg: at most 12 trials, got 13"):
+        study.Study.read(path)
+
+
+def test_row_that_names_no_row_is_refused(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL.replace('tuned_as = "fedavg"', 'tuned_as = "nobody"'))
+    with pytest.raises(ValueError, match="second: no row is named 'nobody'"):
+        study.Study.read(path)
+
+
+def test_options_are_those_of_the_best_trial_once_all_are_done(small):
+    jobs = list(small.trials())
+    assert [dict(job.options) for job in jobs] == [{"lr": 0.01}, {"lr": 0.05}]
+    first, second = (small.key(job) for job in jobs)
+    assert study.choose(small, {first: {"dev_accuracy": 0.9}}) == {}
+    done = {first: {"dev_accuracy": 0.5}, second: {"dev_accuracy": 0.6}}
+    assert study.choose(small, done) == {("all", "fedavg"): {"lr": 0.05}}
+
+
+def test_shared_trials_serve_every_row_and_setting_that_takes_them(small):
+    finals = list(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    assert [(job.seed, job.setting, job.row) for job in finals] == [
+        (seed, setting, row)
+        for seed in (0, 1)
+        for setting in ("all", "some")
+        for row in ("fedavg", "second")
+    ]
+
+
+@pytest.mark.parametrize("changed", ["rounds", "local_steps", "batch_size"])
+def test_result_of_another_schedule_is_no_result(small, changed):
+    job = next(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    other = dataclasses.replace(small, **{changed: 77})
+    assert other.key(job) != small.key(job)
+
+
+def test_trial_is_judged_on_development_data_alone(small):
+    trial = next(small.trials())
+    key, report = accuracy.play(small, trial, None)
+    assert key == small.key(trial)
+    assert 0 <= report["dev_accuracy"] <= 1
+    assert "accuracy" not in report
+
+
+def test_interrupted_study_goes_on_where_it_was(small, tmp_path):
+    path = tmp_path / "results.jsonl"
+    job = next(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    key, report = accuracy.play(small, job, None)
+    accuracy.Results(path).add(key, report)
+
+    read = accuracy.Results(path)
+    assert read.by_key[key]["model_sha256"] == report["model_sha256"]
+    assert accuracy.run_jobs(small, [job], read, processes=1, deadline=None)
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_no_run_starts_after_the_deadline(small, tmp_path):
+    results = accuracy.Results(tmp_path / "results.jsonl")
+    assert not accuracy.run_jobs(small, list(small.trials()), results, processes=1, deadline=0.0)
+    assert results.by_key == {}
