@@ -113,9 +113,9 @@ Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* 
   s.base_signs = reinterpret_cast<const int8_t*>(hold(fields[7], s.count, sources));
   require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
   require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
-  require(s.base_signs == nullptr || codec::is_allowed(s.support, ValueMode::kFlips, spec.dtype) &&
-                                         s.value == ValueMode::kSign,
-          "signs of the base are not asked for");
+  const bool may_flip =
+      s.value == ValueMode::kSign && codec::is_allowed(s.support, ValueMode::kFlips, spec.dtype);
+  require(s.base_signs == nullptr || may_flip, "signs of the base are not asked for");
   return s;
 }
 
@@ -311,6 +311,14 @@ void bind_codec(py::module_& m) {
       .def_property_readonly("base_fingerprint", &Reader::base_fingerprint)
       .def_property_readonly("descriptors", &Reader::descriptors)
       .def("read", &Reader::read, py::arg("bases"));
+  m.def(
+      "block_size",
+      [](uint8_t mode) {
+        const auto value = static_cast<ValueMode>(mode);
+        require(codec::is_block_scaled(value), "the mode has no blocks");
+        return 1 << codec::block_log2_of(value);
+      },
+      py::arg("value_mode"));
   m.def(
       "crc32c",
       [](const py::bytes& data) {

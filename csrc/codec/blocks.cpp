@@ -8,8 +8,10 @@ namespace {
 
 constexpr uint32_t kInfinityBits = 0x7F800000;
 constexpr uint32_t kMagnitudeBits = 0x7FFFFFFF;
-// Scales below 2^-125 would make subnormals, which some machines flush to zero.
+// Scales below 2^-125 would make subnormals, which some machines flush to zero. Of that scale, half
+// is a float of these bits, 2^-126: what is not larger counts as zero.
 constexpr uint16_t kMinScale = 0x0200;
+constexpr uint32_t kZeroBits = 0x00800000;
 // Bits of a scale's mantissa, and those of a float's that it leaves out.
 constexpr int kScaleMantissaBits = 8;
 constexpr int kDroppedBits = 23 - kScaleMantissaBits;
@@ -36,10 +38,10 @@ uint32_t largest(const uint8_t* values, size_t n) {
   return most;
 }
 
-// The smallest scale that is at least magnitude / max, by integers alone; `magnitude` is not 0.
+// The smallest scale that is at least magnitude / max, by integers alone.
 uint32_t choose_scale(uint32_t magnitude, int32_t max) {
   const uint32_t exponent = magnitude >> 23;
-  if (exponent == 0) return kMinScale;
+  if (magnitude <= kZeroBits) return 0;
   const uint32_t mantissa = (magnitude & 0x007FFFFF) | 0x00800000;
   // The scale is `digits` of 9 bits times 2^(shift + exponent - 150).
   constexpr uint32_t kDigitsEnd = 2u << kScaleMantissaBits;
@@ -110,7 +112,7 @@ bool to_blocks(ValueMode mode, const uint8_t* values, size_t n, uint8_t block_lo
     const size_t end = std::min(n, begin + block);
     const uint32_t most = largest(values + 4 * begin, end - begin);
     if (most >= kInfinityBits) return false;
-    const uint32_t scale = most == 0 ? 0 : choose_scale(most, width.max);
+    const uint32_t scale = choose_scale(most, width.max);
     if (scale > width.max_scale) return false;
     store(out, static_cast<uint16_t>(scale));
     int8_t piece[kPiece] = {};
@@ -146,7 +148,7 @@ Reason from_blocks(ValueMode mode, const uint8_t* data, size_t n, uint8_t block_
         unpack_nibbles(integers + i / 2, m, piece);
       most = std::max(most, multiply(piece, m, scale_value(scale), values + 4 * i));
     }
-    if (most > (scale == 0 ? 0 : width.max)) return Reason::kValue;
+    if (most > width.max || (most == 0) != (scale == 0)) return Reason::kValue;
   }
   return Reason::kNone;
 }

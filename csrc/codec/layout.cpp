@@ -21,11 +21,6 @@ struct Scratch {
   std::vector<uint32_t> gaps;
 };
 
-uint8_t block_log2_of(ValueMode mode) {
-  if (mode == ValueMode::kInt8) return kInt8BlockLog2;
-  return mode == ValueMode::kInt4 ? kInt4BlockLog2 : 0;
-}
-
 // About what a support takes: 2 bits and the lower bits of the mean distance for each position.
 uint64_t support_bytes(const Source& s, const TensorSpec& spec) {
   if (s.support != SupportMode::kBitmap) return 0;
@@ -125,6 +120,11 @@ Descriptor describe(const Source& s, const TensorSpec& spec, size_t first_chunk)
 }
 
 }  // namespace
+
+uint8_t block_log2_of(ValueMode mode) {
+  if (mode == ValueMode::kInt8) return kInt8BlockLog2;
+  return mode == ValueMode::kInt4 ? kInt4BlockLog2 : 0;
+}
 
 Message lay_out(std::span<const TensorSpec> schema, std::span<const Source> sources) {
   Message message;

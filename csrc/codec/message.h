@@ -50,6 +50,10 @@ struct Source {
   const int8_t* base_signs = nullptr;
 };
 
+// Values that share a scale in the messages that lay_out makes, as a power of two; 0 for modes
+// without blocks.
+uint8_t block_log2_of(ValueMode mode);
+
 // Lays a message out: modes, chunks, lengths, offsets. `sources` go by increasing ordinal, their
 // modes are allowed and their counts are those of their bitmaps, which the caller has checked.
 Message lay_out(std::span<const TensorSpec> schema, std::span<const Source> sources);

@@ -39,7 +39,8 @@ class Known:
         """-1 where the number is below 0, else +1: ``[nnz]``, int8; None where there is none."""
         if self.numbers is None:
             return None
-        return np.where(np.asarray(self.numbers) < 0, -1, 1).astype(np.int8)
+        negative: npt.NDArray[np.bool_] = np.less(self.numbers, 0)
+        return np.where(negative, np.int8(-1), np.int8(1))
 
     @functools.cached_property
     def sign_digest(self) -> bytes:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from sparsefl import _codec
 from sparsefl.codec.base import Base
 from sparsefl.codec.plan import Item, ValueFormat, ValueMode, plan
 from sparsefl.codec.schema import Schema
@@ -21,8 +22,7 @@ _BITS = {
     ValueMode.INT8: 8,
     ValueMode.INT4: 4,
 }
-# Values that share a scale, as the compiled codec lays them out.
-_BLOCKS = {ValueMode.INT8: 1024, ValueMode.INT4: 64}
+_BLOCKS = {mode: _codec.block_size(mode) for mode in (ValueMode.INT8, ValueMode.INT4)}
 
 
 def bound_bytes(

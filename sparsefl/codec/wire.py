@@ -47,10 +47,10 @@ def encode(
         schema: What sender and receiver agreed on.
         value_format: For all tensors; or ``{name: format}``, ``"fp32"`` for those that it leaves
             out. ``"fp32"``; ``"bf16"``, rounded to nearest, ties to even; ``"int8"``, ``"int4"``:
-            integers ``q`` of 8 or 4 bits and a ``scale`` a block of 1024 or 64 values, ``scale`` at
-            most ``(1 + 2**-8) * max|x| / 127`` (int4: ``/ 7``) over the block, but at least
-            ``2**-125``; what is decoded is ``q * scale``, with ``|x - q * scale| <= scale / 2``,
-            and 0 for 0; ``"raw"``: the tensor's own dtype.
+            integers ``q`` of 8 or 4 bits and a ``scale`` a block of 1024 or 64 values, at most
+            ``(1 + 2**-8) * max|x| / 127`` over the block (int4: ``/ 7``); what is decoded is
+            ``q * scale``, 0 for 0, with ``|x - q * scale| <= scale / 2`` or below ``2**-125``;
+            ``"raw"``: the tensor's own dtype.
         base: What the receiver has too, ``{name: Support}``, or ``{name: entry}``, for example an
             update that it was sent. Where the support of an entry equals the tensor's, it is not
             sent; ``Signs`` are then coded against the signs of a ``Sparse`` or ``Signs`` there (of

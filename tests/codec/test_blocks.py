@@ -32,9 +32,9 @@ def expected(values, value_format):
     for begin in range(0, values.size, block):
         part = values[begin : begin + block].astype(np.float64)
         largest = np.abs(part).max()
-        scale = scales[np.searchsorted(most * scales, largest)] if largest else 0.0
+        scale = scales[np.searchsorted(most * scales, largest)] if largest > 2.0**-126 else 0.0
         result.append(np.rint(part / scale) * scale + 0.0 if scale else part * 0 + 0.0)
-        halves.append(np.full(part.size, scale / 2))
+        halves.append(np.full(part.size, max(scale / 2, 2.0**-126)))
     return np.concatenate(result).astype(np.float32), np.concatenate(halves)
 
 
@@ -43,6 +43,7 @@ def assert_as_defined(values, value_format):
     wanted, half = expected(values, value_format)
 
     assert np.array_equal(back.view(np.uint32), wanted.view(np.uint32))
+    assert np.array_equal(round_trip(back, value_format), back)
     assert np.all(np.abs(values.astype(np.float64) - back) <= half)
 
 
@@ -64,6 +65,10 @@ def of_one_exponent_a_block(random):
     )
 
 
+def around_the_smallest_scale(random):
+    return np.ldexp(random.integers(-256, 257, (9, 1024)), -126 - np.arange(9)[:, None])
+
+
 def subnormal(random):
     return random.integers(-(2**23), 2**23, 700) * 2.0**-149
 
@@ -76,7 +81,15 @@ def mostly_zero(random):
 @pytest.mark.isa
 @pytest.mark.parametrize(
     "draw",
-    [ordinary, heavy_tailed, of_every_exponent, of_one_exponent_a_block, subnormal, mostly_zero],
+    [
+        ordinary,
+        heavy_tailed,
+        of_every_exponent,
+        of_one_exponent_a_block,
+        around_the_smallest_scale,
+        subnormal,
+        mostly_zero,
+    ],
     ids=lambda draw: draw.__name__,
 )
 def test_blocks_are_as_defined(value_format, draw):

@@ -143,6 +143,7 @@ CODED_CASES = [
     ("int4-padding", CodecReason.PADDING, lambda f: f.flip(f.values(5) + 6, 4)),
     ("no-scale", CodecReason.VALUE, lambda f: f.put("H", f.values(3), 0)),
     ("value-of-no-scale", CodecReason.VALUE, lambda f: f.flip(f.values(5) + 2)),
+    ("scale-of-zeros", CodecReason.VALUE, lambda f: f.put("H", f.values(5), 0x7F00)),
     ("small-scale", CodecReason.SCALE, lambda f: f.put("H", f.values(3), 0x01FF)),
     ("large-scale", CodecReason.SCALE, lambda f: f.put("H", f.values(3), 0xF803)),
     ("infinite-scale", CodecReason.SCALE, lambda f: f.put("H", f.values(3), 0xFF00)),
