@@ -43,6 +43,9 @@ def synflow(
     to be used; in a trained model their absolute value is subtracted, so that flow may turn
     negative and end in a ReLU.
 
+    A hundred iterations take 36 s on ResNet-18 and 24 s on VGG-11, 32x32 images, density .05 (2
+    cores of Zen 4): the server's set-up, once a run.
+
     Run it on weights drawn from a continuous distribution (Kaiming normal, say): on constant
     magnitudes the scores of a layer are tied, and the choice by index drops whole layers.
 
