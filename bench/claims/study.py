@@ -141,25 +141,22 @@ class Study:
         }
         return json.dumps(determined_by, sort_keys=True)
 
-    def trials(self) -> Iterator[Job]:
-        """Yield the trials that the final runs need, each once."""
-        pairs = (
-            self.tuning(setting, row)
-            for setting in self.settings.values()
-            for row in self.rows.values()
-        )
-        for setting, row in dict.fromkeys(pairs):
-            for options in self.rows[row].trials():
-                yield Job("tune", setting, row, self.tuning_seed, options)
+    def trials(self, setting: str) -> Iterator[Job]:
+        """Yield the trials that a setting's final runs need, each once."""
+        pairs = (self.tuning(self.settings[setting], row) for row in self.rows.values())
+        for tuned_in, tuned_as in dict.fromkeys(pairs):
+            for options in self.rows[tuned_as].trials():
+                yield Job("tune", tuned_in, tuned_as, self.tuning_seed, options)
 
-    def finals(self, chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[Job]:
-        """Yield the final runs whose options are chosen, seed by seed."""
+    def finals(
+        self, setting: str, chosen: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> Iterator[Job]:
+        """Yield a setting's final runs, seed by seed, of the rows whose options are chosen."""
         for seed in self.seeds:
-            for setting in self.settings.values():
-                for row in self.rows.values():
-                    options = chosen.get(self.tuning(setting, row))
-                    if options is not None:
-                        yield Job("final", setting.name, row.name, seed, options)
+            for row in self.rows.values():
+                options = chosen.get(self.tuning(self.settings[setting], row))
+                if options is not None:
+                    yield Job("final", setting, row.name, seed, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +181,7 @@ def choose(
     """
     scores: dict[tuple[str, str], list[tuple[float, Mapping[str, Any]]]] = {}
     missing = set()
-    for job in study.trials():
+    for job in (job for setting in study.settings for job in study.trials(setting)):
         pair = (job.setting, job.row)
         if study.key(job) in done:
             score = done[study.key(job)]["dev_accuracy"]

@@ -69,7 +69,7 @@ def test_row_that_names_no_row_is_refused(tmp_path):
 
 
 def test_options_are_those_of_the_best_trial_once_all_are_done(small):
-    jobs = list(small.trials())
+    jobs = list(small.trials("all"))
     assert [dict(job.options) for job in jobs] == [{"lr": 0.01}, {"lr": 0.05}]
     first, second = (small.key(job) for job in jobs)
     assert study.choose(small, {first: {"dev_accuracy": 0.9}}) == {}
@@ -78,24 +78,22 @@ def test_options_are_those_of_the_best_trial_once_all_are_done(small):
 
 
 def test_shared_trials_serve_every_row_and_setting_that_takes_them(small):
-    finals = list(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    assert [job.setting for job in small.trials("some")] == ["all", "all"]
+    finals = list(small.finals("some", {("all", "fedavg"): {"lr": 0.05}}))
     assert [(job.seed, job.setting, job.row) for job in finals] == [
-        (seed, setting, row)
-        for seed in (0, 1)
-        for setting in ("all", "some")
-        for row in ("fedavg", "second")
+        (seed, "some", row) for seed in (0, 1) for row in ("fedavg", "second")
     ]
 
 
 @pytest.mark.parametrize("changed", ["rounds", "local_steps", "batch_size"])
 def test_result_of_another_schedule_is_no_result(small, changed):
-    job = next(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    job = next(small.finals("all", {("all", "fedavg"): {"lr": 0.05}}))
     other = dataclasses.replace(small, **{changed: 77})
     assert other.key(job) != small.key(job)
 
 
 def test_trial_is_judged_on_development_data_alone(small):
-    trial = next(small.trials())
+    trial = next(small.trials("all"))
     key, report = accuracy.play(small, trial, None)
     assert key == small.key(trial)
     assert 0 <= report["dev_accuracy"] <= 1
@@ -104,7 +102,7 @@ def test_trial_is_judged_on_development_data_alone(small):
 
 def test_interrupted_study_goes_on_where_it_was(small, tmp_path):
     path = tmp_path / "results.jsonl"
-    job = next(small.finals({("all", "fedavg"): {"lr": 0.05}}))
+    job = next(small.finals("all", {("all", "fedavg"): {"lr": 0.05}}))
     key, report = accuracy.play(small, job, None)
     accuracy.Results(path).add(key, report)
 
@@ -116,5 +114,7 @@ def test_interrupted_study_goes_on_where_it_was(small, tmp_path):
 
 def test_no_run_starts_after_the_deadline(small, tmp_path):
     results = accuracy.Results(tmp_path / "results.jsonl")
-    assert not accuracy.run_jobs(small, list(small.trials()), results, processes=1, deadline=0.0)
+    assert not accuracy.run_jobs(
+        small, list(small.trials("all")), results, processes=1, deadline=0.0
+    )
     assert results.by_key == {}
