@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
     from sparsefl.nn import densify, sparsify
     from sparsefl.ops import batch_last
+    from sparsefl.profiling import profile
     from sparsefl.support import Support
 
     __version__: str
@@ -27,6 +28,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "profile",
     "pruning",
     "reference",
     "sparsify",
@@ -37,6 +39,7 @@ _HOME_OF = {
     "Support": "sparsefl.support",
     "batch_last": "sparsefl.ops",
     "densify": "sparsefl.nn",
+    "profile": "sparsefl.profiling",
     "sparsify": "sparsefl.nn",
 }
 

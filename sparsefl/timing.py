@@ -33,6 +33,7 @@ class Effort:
     Attributes:
         warmup: Rounds before the first timed one.
         timed: Timed rounds.
+        probes: Runs of each step before the first round; their shortest is its usual time.
         slow_s: A step above this time takes part in every fifth round only.
         short_s: A step below this time is run once more, untimed, before each timed run, so that
             it follows one of its own kind as in training. Else the others' weights and code, still
@@ -42,16 +43,18 @@ class Effort:
 
     warmup: int = WARMUP_STEPS
     timed: int = TIMED_STEPS
+    probes: int = 3
     slow_s: float = 0.1
     short_s: float = 0.01
 
     SPARED: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: if ``warmup`` is negative or ``timed`` not positive."""
-        if self.warmup < 0 or self.timed < 1:
+        """Raises: ValueError: if ``warmup`` is below 0, or ``timed`` or ``probes`` below 1."""
+        if self.warmup < 0 or self.timed < 1 or self.probes < 1:
             raise ValueError(
-                f"warmup must be at least 0 and timed at least 1, got {self.warmup}, {self.timed}"
+                f"warmup must be at least 0, timed and probes at least 1, got {self.warmup}, "
+                f"{self.timed}, {self.probes}"
             )
 
 
@@ -74,7 +77,7 @@ def interleave(runs: Mapping[Key, Run], effort: Effort) -> dict[Key, Samples]:
     """Time the steps in turns, each round starting with another one."""
     names = list(runs)
     # The first run of a step is no measure of it: pages and threads are new to it.
-    first = {name: [runs[name]() for _ in range(3)] for name in names}
+    first = {name: [runs[name]() for _ in range(effort.probes)] for name in names}
     usual_s = {name: min(measured[-1] for measured in first[name]) for name in names}
     times = {name: np.full((len(first[name][0]), effort.timed), np.nan) for name in names}
     collecting = gc.isenabled()

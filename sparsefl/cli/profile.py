@@ -1,0 +1,152 @@
+"""``sparsefl profile``: whether, and in which layers, sparsity pays for a network."""
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+_RULES = ("synflow", "erdos_renyi", "random", "magnitude", "own")
+_SECONDS = 25.0
+_CLASSES = 10
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    profile = commands.add_parser(
+        "profile",
+        help="does sparsity pay for this network: layer by layer, within half a minute",
+        description="Time a local step of a network dense, sparse, and with only those layers "
+        "sparse that pay; print times, memory, bytes and a verdict for every layer.",
+    )
+    profile.add_argument(
+        "network", metavar="NET", help="PKG.MOD:NET, called without arguments, or a model's name"
+    )
+    profile.add_argument(
+        "--input-shape", type=_sizes, metavar="C,H,W", help="shape of one sample, for random inputs"
+    )
+    profile.add_argument(
+        "--example",
+        metavar="PKG.MOD:FUNCTION",
+        help="other inputs: called without arguments, gives a batch, a tensor or the tuple of "
+        "forward's arguments",
+    )
+    profile.add_argument("--density", type=float, default=0.1, help="share of weights kept (0.1)")
+    profile.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples (32)")
+    profile.add_argument(
+        "--layer", choices=("sparse", "sign"), default="sparse", help="real weights, or signs"
+    )
+    profile.add_argument(
+        "--masks",
+        choices=_RULES,
+        help="which weights are kept; own: the network's zeros and pruning masks (synflow, else "
+        "erdos_renyi)",
+    )
+    profile.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
+    profile.add_argument("--threads", type=int, metavar="N", help="threads of torch (all cores)")
+    profile.add_argument(
+        "--seconds", type=float, default=_SECONDS, metavar="S", help=f"time to take ({_SECONDS:g})"
+    )
+    profile.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and inputs (0)")
+    profile.add_argument("--json", metavar="FILE", help="write everything as JSON, too")
+    profile.set_defaults(command=_profile)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of sizes: 1,28,28 for example"
+        ) from None
+
+
+def _profile(args: argparse.Namespace) -> int:
+    if (args.input_shape is None) == (args.example is None):
+        raise ValueError(
+            "give either --input-shape, one sample's (1,28,28 for example), or --example "
+            "PKG.MOD:FUNCTION"
+        )
+    model = _network(args.network, args.input_shape)
+    example = None if args.example is None else _call(args.example, "the inputs")
+    bar = _Bar()
+    try:
+        profile = importlib.import_module("sparsefl.profiling").profile(
+            model,
+            args.input_shape,
+            example_input=example,
+            density=args.density,
+            batch_size=args.batch_size,
+            layer=args.layer,
+            masks=args.masks,
+            optimizer=args.optimizer,
+            threads=args.threads,
+            seconds=args.seconds,
+            seed=args.seed,
+            on_progress=bar.show,
+        )
+    finally:
+        bar.close()
+    profile = dataclasses.replace(profile, settings={**profile.settings, "model": args.network})
+    print(profile.table())
+    if args.json is not None:
+        profile.save(args.json)
+        print(f"\nWrote {args.json}")
+    return 0
+
+
+def _network(spec: str, input_shape: tuple[int, ...] | None) -> Any:
+    """Build the user's network, or one of the package's models for images of this shape."""
+    if ":" in spec:
+        return _call(spec, "a network")
+    models = importlib.import_module("sparsefl.models")
+    if spec not in models.NAMES:
+        raise ValueError(
+            f"no network {spec!r}: give PKG.MOD:NET, found from the current folder, or one of "
+            f"{', '.join(models.NAMES)}"
+        )
+    if input_shape is None:
+        raise ValueError(f"{spec} needs --input-shape")
+    return models.build(spec, input_shape, _CLASSES)
+
+
+def _call(spec: str, wanted: str) -> Any:
+    """Call what ``package.module:name`` names, without arguments."""
+    function = importlib.import_module("sparsefl.fl.memory").load_callable(spec)
+    try:
+        return function()
+    # Whatever a stranger's function raises, the way out is the same.
+    except Exception as error:
+        raise ValueError(
+            f"{spec} failed when called without arguments ({type(error).__name__}: {error}): name "
+            f"a function without arguments that returns {wanted}"
+        ) from error
+
+
+class _Bar:
+    """On stderr: a bar on a terminal that has tqdm, else a line a stage."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._tqdm = None
+        if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
+            form = "{desc:13}{percentage:3.0f}%|{bar}| {elapsed}"
+            self._tqdm = importlib.import_module("tqdm").tqdm(
+                total=1.0, bar_format=form, leave=False
+            )
+
+    def show(self, stage: str, share: float) -> None:
+        """Show the stage and the share of the time that has passed."""
+        if self._tqdm is not None:
+            if stage != self._stage:
+                self._tqdm.set_description_str(stage, refresh=False)
+            self._tqdm.update(share - self._tqdm.n)
+        elif stage != self._stage:
+            print(f"[{share:4.0%}] {stage}", file=sys.stderr, flush=True)
+        self._stage = stage
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._tqdm is not None:
+            self._tqdm.close()
