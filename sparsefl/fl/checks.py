@@ -1,7 +1,8 @@
 """What a run is given, checked before its first round and refused by name."""
 
 import logging
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ class ClientData(NamedTuple):
         ]
 
 
-def check_clients(clients: Sequence[Sequence[Dataset]]) -> list[ClientData]:
+def check_clients(clients: Iterable[Sequence[Dataset]]) -> list[ClientData]:
     """Check every client's datasets by type.
 
     Args:
@@ -53,7 +54,8 @@ def check_clients(clients: Sequence[Sequence[Dataset]]) -> list[ClientData]:
         TypeError: if one of them is not map-style.
         ValueError: if there is no client, or none owns a training example.
     """
-    if len(clients) == 0 or any(len(parts) not in (2, 3) for parts in clients):
+    clients = list(clients)
+    if not clients or any(len(parts) not in (2, 3) for parts in clients):
         raise ValueError(
             "clients must be a sequence of (train, dev) or (train, dev, test), at least one"
         )
@@ -81,12 +83,15 @@ def check_dataset(data: object, name: str) -> None:
         raise TypeError(f"{name} must be a map-style dataset, got {type(data).__name__}")
 
 
-def check_counts(rounds: int, evaluate_every: int, schedule: Schedule) -> None:
-    """Refuse counts below 1.
+def check_counts(rounds: int, evaluate_every: int, seed: int, schedule: Schedule) -> None:
+    """Refuse counts below 1, and seeds that are none.
 
     Raises:
-        ValueError: if one is.
+        TypeError: if the seed is no integer.
+        ValueError: if a number is out of range.
     """
+    if not 0 <= operator.index(seed) < 2**64:
+        raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
     positive = {
         "rounds": rounds,
         "batch_size": schedule.batch_size,

@@ -4,7 +4,7 @@ What a client gets and what it sends is the encoded message and nothing else: th
 server's bytes into its model, the server decodes the client's bytes before it aggregates, and the
 ledger counts the lengths. One resident model serves all clients in turn, and each message
 overwrites everything that travels; what a client keeps between rounds is what its method remembers.
-What a model holds outside its state_dict (buffers that are not persistent, attributes) is not reset.
+What a model holds outside its state_dict (attributes, buffers not persistent) is not reset.
 """
 
 import logging

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class Description:
 def run(
     method: str,
     model: Callable[[], nn.Module],
-    clients: Sequence[Sequence[Dataset]],
+    clients: Iterable[Sequence[Dataset]],
     test: Dataset,
     *,
     density: float = 0.1,
@@ -106,7 +106,7 @@ def run(
         RuntimeError: if no client could train.
     """
     schedule, description = schedule or Schedule(), description or Description()
-    check_counts(rounds, evaluate_every, schedule)
+    check_counts(rounds, evaluate_every, seed, schedule)
     chosen = load_method(method)
     given = with_horizon(chosen.with_defaults(options or {}), rounds)
     data = check_clients(clients)

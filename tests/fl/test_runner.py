@@ -98,6 +98,8 @@ def test_memory_is_measured_in_a_fresh_process(clients, toy, small):
         ({"schedule": Schedule(batch_size=0)}, ValueError, "batch_size"),
         ({"schedule": Schedule(local_steps=0)}, ValueError, "local_steps"),
         ({"density": 0.0}, ValueError, "density"),
+        ({"seed": -1}, ValueError, r"seed must lie in \[0, 2\*\*64\)"),
+        ({"evaluate_every": -1}, ValueError, "evaluate_every"),
         ({"options": {"momentun": 0.1}}, ValueError, "momentun"),
         ({"model": lambda: "net"}, TypeError, "nn.Module"),
     ],

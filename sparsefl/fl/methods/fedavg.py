@@ -6,7 +6,12 @@ from decentralized data", AISTATS 2017, arXiv 1602.05629.
     algorithm 1, server    w_{t+1} = sum_k p_k w_k,  p_k = n_k / sum_j n_j    -> aggregate
     algorithm 1, client    E epochs of SGD from w_t                          -> engine, optimizer
 
-Other server optimizers step along ``sum_k p_k w_k - w_t`` (Reddi et al. 2021, arXiv 2003.00295).
+Options:
+
+    lr, momentum, weight_decay    the clients' SGD
+    lr_schedule, lr_decay, ...    sparsefl.fl.learning_rate
+    server_optimizer, ...         sparsefl.fl.aggregation.ServerOptimizer: a step along
+                                  ``sum_k p_k w_k - w_t`` (Reddi et al. 2021, arXiv 2003.00295)
 
 Departures: the cohort's own examples are the denominator of p_k, so that a lost client does not
 shrink the model. Buffers (running statistics of batch norm) travel and are always plainly averaged.
