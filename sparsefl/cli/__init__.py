@@ -1,4 +1,4 @@
-"""The command line, one module a command: ``sparsefl compare | run | bench | info``.
+"""The command line, one module a command: ``sparsefl profile``, ``compare``, ``run`` and so on.
 
 Parsing needs neither torch nor the compiled modules: they load with the command that uses them, so
 that ``--help`` is quick and ``info`` can say what is missing.
@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sparsefl.cli import bench, compare, info, run
+from sparsefl.cli import bench, compare, info, profile, run
 from sparsefl.cli.progress import one_line
 
 USER_ERROR = 2
@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Sparse federated learning whose FLOP and byte savings you can time.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (compare, run, bench, info):
+    for command in (profile, compare, run, bench, info):
         command.add_to(commands)
     return parser
