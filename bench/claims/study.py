@@ -6,10 +6,14 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from sparsefl.cli.config import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # Every row gets as many trials on the development set, at most.
 MAX_TRIALS = 12
