@@ -11,6 +11,7 @@ from sparsefl import _codec, codec
 from sparsefl.support import Support
 
 HEADER_BYTES, DESCRIPTOR_BYTES, CHUNK_BYTES = 64, 24, 16
+MODE_OFFSETS = {"support": 4, "value": 5, "coder": 6, "span": 7, "scale_mode": 8, "block": 9}
 
 
 class Forgery:
@@ -41,6 +42,18 @@ class Forgery:
     def put(self, kind: str, at: int, value: float) -> "Forgery":
         struct.pack_into(f"<{kind}", self.bytes, at, value)
         return self
+
+    def mode(self, descriptor: int, field: str, value: int) -> "Forgery":
+        return self.put("B", self.descriptor(descriptor) + MODE_OFFSETS[field], value)
+
+    def scale(self, descriptor: int, value: float) -> "Forgery":
+        return self.put("f", self.descriptor(descriptor) + 12, value)
+
+    def count(self, descriptor: int, value: int) -> "Forgery":
+        return self.put("Q", self.descriptor(descriptor) + 16, value)
+
+    def parameter(self, chunk: int, value: int) -> "Forgery":
+        return self.put("B", self.chunk(chunk) + 11, value)
 
     def flip(self, at: int, bit: int = 0) -> "Forgery":
         self.bytes[at] ^= 1 << bit

@@ -243,17 +243,18 @@ def test_tensors_of_several_chunks(value_format):
 @pytest.mark.parametrize("rate", [0.0, 0.004, 0.3])
 def test_flips_of_several_chunks(rate):
     """The first span has few flips, the second none, the third too many to be coded."""
-    shape = (3, 2**16)
+    shape = (3, 2**19)
     support = Support.random(shape, 0.9, seed=5)
     schema = codec.Schema({"w": (shape, "float32"), "v": (shape, "float32")})
     random = np.random.default_rng(6)
     theirs = random.standard_normal(support.nnz).astype(np.float32)
-    flips = random.random(support.nnz) < np.array([rate, 0.0, 0.5])[support.indices >> 16]
+    flips = random.random(support.nnz) < np.array([rate, 0.0, 0.5])[support.indices >> 19]
     signs = np.where(flips != (theirs < 0), -1, 1).astype(np.int8)
     update = codec.Update({"w": codec.Signs(support, signs, 0.5), "v": codec.SupportOnly(support)})
     base = {"w": codec.Sparse(support, theirs)}
 
     data = codec.encode(update, schema, base=base)
 
+    assert struct.unpack_from("<I", data, 48)[0] > 3, "the signs have one chunk"
     assert codec.decode(data, schema, base) == update
     assert_specification_agrees(data, schema, update, base)
