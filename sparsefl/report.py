@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 
-from sparsefl.fl.experiment import Setting, load_problem, play
+from sparsefl.fl.experiment import LINEAR, Setting, load_problem, play
 from sparsefl.fl.ledger import Round
-from sparsefl.fl.plots import plot_curves, plot_factors
+from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seeds
 from sparsefl.fl.result import Result
-from sparsefl.fl.table import format_table
+from sparsefl.fl.saved import Run, name_runs
+from sparsefl.fl.table import merge_seeds
 from sparsefl.ops import isa
 
 METHODS = ("linear", "fedavg", "fedpt", "hidenseek")
+DENSE = "dense"
+CHECKPOINT = "checkpoint"
 _GIT_TIMEOUT_S = 10
 
 
@@ -30,11 +33,11 @@ def compare(
     options: Mapping[str, Mapping[str, Any]],
     folder: str | os.PathLike[str],
     on_round: Callable[[str, int, Round], None] | None = None,
+    resume: bool = False,
 ) -> list[Result]:
     """Run methods on the same data, and write what came of it into a folder.
 
-    ``compare.json`` holds the rows, ``accuracy.png`` and ``factors.png`` the plots,
-    ``METHOD-SEED/`` the log and the result of each run.
+    ``compare.json`` holds the rows, ``METHOD-SEED/`` the log and the result of each run.
 
     Args:
         setting: What is trained on what; the same for all.
@@ -43,6 +46,7 @@ def compare(
         options: Options by method.
         folder: Where the files go; created where it is missing.
         on_round: Called with method, seed and entry after each round.
+        resume: Go on with what the folder holds; what is finished is only measured again.
 
     Returns:
         The results, methods within seeds.
@@ -61,8 +65,18 @@ def compare(
                 if on_round is not None:
                     on_round(method, seed, entry)
 
-            result = play(method, setting, problem, seed, options.get(method), report_round)
-            result.save(folder / f"{method}-{seed}")
+            own = folder / f"{method}-{seed}"
+            result = play(
+                method,
+                setting,
+                problem,
+                seed,
+                options.get(method),
+                report_round,
+                checkpoint=own / CHECKPOINT,
+                resume=resume,
+            )
+            result.save(own)
             results.append(result)
             # Written after every run, so that an interrupted comparison is not lost.
             write_json(setting, results, folder / "compare.json")
@@ -83,26 +97,58 @@ def write_json(setting: Setting, results: Sequence[Result], path: pathlib.Path) 
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def draw(results: Sequence[Result], folder: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Write ``accuracy.png`` and ``factors.png``, and return their paths.
+def draw(runs: Sequence[Run], folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Draw what is known of the runs, and return the files.
 
-    With several seeds each method's curve is the first one's.
+    ``accuracy.png`` and ``seconds.png`` (accuracy against bytes and against seconds of training,
+    where there is a log), ``factors.png`` (claimed against measured), ``memory.png`` (by part,
+    where it was measured) and ``clients.png`` (the clients' own accuracies, where they have data).
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for result in results:
-        curves.setdefault(result.config["label"], result.ledger.curve())
-    accuracy, factors = (pathlib.Path(folder) / name for name in ("accuracy.png", "factors.png"))
-    plot_curves(curves, accuracy)
-    plot_factors([result.row() for result in results], factors)
-    return [accuracy, factors]
+    folder = pathlib.Path(folder)
+    named = name_runs(runs)
+    spent = ("setup_bytes", "downlink_bytes", "uplink_bytes")
+    by_bytes = {name: [run.curve(*spent) for run in own] for name, own in named.items()}
+    by_seconds = {name: [run.curve("train_s") for run in own] for name, own in named.items()}
+    memory = _memory_cells(named)
+    clients = {name: _client_accuracies(own) for name, own in named.items()}
+    clients = {name: values for name, values in clients.items() if values}
+    drawn = []
+
+    def add(plot: Callable[..., None], name: str, *data: Any) -> None:
+        drawn.append(folder / name)
+        plot(data[0], drawn[-1], *data[1:])
+
+    if any(curve for curves in by_bytes.values() for curve in curves):
+        add(plot_seeds, "accuracy.png", by_bytes, "Accuracy against bytes")
+        add(plot_seeds, "seconds.png", by_seconds, "Accuracy against training seconds", "seconds")
+    rows = [
+        {**merge_seeds([run.row for run in own])[0], "method": name} for name, own in named.items()
+    ]
+    add(plot_factors, "factors.png", rows)
+    if memory:
+        add(plot_memory, "memory.png", memory)
+    if clients:
+        add(plot_clients, "clients.png", clients)
+    return drawn
 
 
-def table(results: Sequence[Result]) -> str:
-    """Format all runs, claimed beside measured."""
-    return format_table([result.row() for result in results])
+def _client_accuracies(runs: Sequence[Run]) -> list[float]:
+    each = [run.row["accuracy_per_client"].get("each", ()) for run in runs]
+    return [value for values in each for value in values if value is not None]
+
+
+def _memory_cells(named: Mapping[str, Sequence[Run]]) -> dict[str, Mapping[str, int]]:
+    """Return each method's memory, and below them that of their models trained dense."""
+    first = {name: runs[0] for name, runs in named.items() if runs[0].memory}
+    cells = {name: run.memory["client"] for name, run in first.items()}
+    dense = {run.row["model"]: run.memory["dense"] for run in first.values()}
+    dense.pop(LINEAR, None)
+    for model, parts in dense.items():
+        cells[DENSE if len(dense) == 1 else f"{DENSE} {model}"] = parts
+    return cells
 
 
 def machine() -> dict[str, Any]:

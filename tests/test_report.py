@@ -6,6 +6,7 @@ from sparsefl import report
 from sparsefl.fl import Schedule
 from sparsefl.fl.experiment import Setting, load_problem
 from sparsefl.fl.memory import Memory
+from sparsefl.fl.saved import Run
 
 # The schema that users of compare.json rely on.
 ROW = {
@@ -114,11 +115,20 @@ def test_linear_is_softmax_regression_and_the_others_the_model(compared):
     assert rows["hidenseek"]["setup_bytes"] > 0
 
 
-def test_table_and_plots(compared, tmp_path):
+def test_all_that_is_known_is_drawn(compared, tmp_path):
     _, results, _ = compared
-    assert all(method in report.table(results) for method in report.METHODS)
-    for path in report.draw(results, tmp_path):
-        assert path.read_bytes().startswith(b"\x89PNG")
+    drawn = report.draw([Run.of(result) for result in results], tmp_path)
+    names = ["accuracy.png", "seconds.png", "factors.png", "memory.png", "clients.png"]
+    assert [path.name for path in drawn] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_memory_has_one_dense_bar_a_model(compared, tmp_path, monkeypatch):
+    _, results, _ = compared
+    seen = {}
+    monkeypatch.setattr(report, "plot_memory", lambda cells, path: seen.update(cells))
+    report.draw([Run.of(result) for result in results], tmp_path)
+    assert list(seen) == [*report.METHODS, "dense"]
 
 
 def test_clients_development_and_test_data_are_disjoint():

@@ -3,11 +3,12 @@
 import argparse
 import importlib
 import pathlib
-import sys
 from typing import Any
 
 from sparsefl.cli import config
+from sparsefl.cli.logs import Logs, begin
 from sparsefl.cli.progress import Progress, describe
+from sparsefl.cli.report import show
 from sparsefl.cli.resolve import resolve
 from sparsefl.cli.settings import ROWS, add_flags
 
@@ -35,25 +36,21 @@ def _compare(args: argparse.Namespace) -> int:
     plan = resolve(args, "compare")
     report = importlib.import_module("sparsefl.report")
     out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "config.toml"
-    config.write(file, f"sparsefl compare --config {file}", plan.values)
+    names = [f"{method}-{seed}" for seed in plan.seeds for method in plan.methods]
+    begin([out / name for name in names], args.resume)
+    config.write(out / config.FILE, "sparsefl compare --config", plan.values)
     progress = Progress(plan.setting.rounds)
-    results = report.compare(
-        plan.setting,
-        plan.methods,
-        plan.seeds,
-        plan.options,
-        out,
-        lambda method, seed, entry: progress(f"{method} seed {seed}", entry),
-    )
+    with Logs(plan.values["csv"], plan.values["tensorboard"], append=args.resume) as logs:
+
+        def on_round(method: str, seed: int, entry: Any) -> None:
+            progress(f"{method} seed {seed}", entry)
+            logs.write(out / f"{method}-{seed}", entry)
+
+        results = report.compare(
+            plan.setting, plan.methods, plan.seeds, plan.options, out, on_round, args.resume
+        )
     print(describe(results[0]))
-    print(report.table(results))
-    written = [out / "compare.json", file]
-    if plan.plots:
-        try:
-            written += report.draw(results, out)
-        except ModuleNotFoundError as error:
-            print(f"sparsefl: no plots: {error}", file=sys.stderr)
-    print(f"\nWrote {', '.join(map(str, written))}")
+    runs = [importlib.import_module("sparsefl.fl.saved").Run.of(result) for result in results]
+    written = show(runs, out if plan.plots else None)
+    print(f"\nWrote {', '.join(map(str, [out / 'compare.json', *written, out / config.FILE]))}")
     return 0

@@ -12,6 +12,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+FILE = "config.toml"
 # TOML has no null: what is not set is written so, and read so again.
 NONE = "none"
 
@@ -51,9 +52,10 @@ def parse_pairs(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def write(path: pathlib.Path, head: str, settings: Mapping[str, Any]) -> None:
-    """Write settings as TOML, tables last, under a line of comment."""
+    """Write settings as TOML, tables last; the comment above them says what reads them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
-    lines = [f"# {head}", *_lines(plain)]
+    lines = [f"# {head} {path.name}", *_lines(plain)]
     for name, table in settings.items():
         if isinstance(table, Mapping) and table:
             lines += ["", f"[{name}]", *_lines(table)]

@@ -69,9 +69,7 @@ def _registry_lines() -> list[tuple[str, str]]:
 
 
 def _data_line(data: Any, name: str) -> str:
-    if name == "digits":
-        return "shipped"
     try:
-        return str(importlib.import_module("sparsefl.data.fashion_mnist").find_folder())
-    except (ImportError, FileNotFoundError) as error:
+        return str(data.locate(name))
+    except FileNotFoundError as error:
         return f"not available: {one_line(error)}"

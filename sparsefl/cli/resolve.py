@@ -8,6 +8,7 @@ command line as ``METHOD.OPTION``; ``run``, which has one method, also takes the
 import argparse
 import dataclasses
 import importlib
+import pathlib
 import sys
 import typing
 from collections.abc import Mapping
@@ -19,7 +20,14 @@ from sparsefl.cli.settings import DEFAULTS, FLAGS, LINEAR, ROWS, SWITCHES
 from sparsefl.cli.values import convert, convertible, to_text
 
 # Settings that are no field of Setting or Schedule, with their types.
-_OWN = {"method": str, "methods": list[str], "seeds": list[int], "plots": bool}
+_OWN = {
+    "method": str,
+    "methods": list[str],
+    "seeds": list[int],
+    "plots": bool,
+    "csv": bool,
+    "tensorboard": bool,
+}
 _ALIASES = {"data": "dataset", "seed": "seeds"}
 # What an own data set or an own model brings itself.
 _BROUGHT = {"dataset": ("data_dir", "clients", "partition", "dev_examples"), "model": ("norm",)}
@@ -58,7 +66,9 @@ def resolve(args: argparse.Namespace, command: str) -> Plan:
     """
     experiment = importlib.import_module("sparsefl.fl.experiment")
     kinds = _OWN | _fields(experiment.Setting)
-    file = {} if args.config is None else config.read(args.config)
+    own = pathlib.Path(args.out) / config.FILE
+    path = own if args.resume and args.config is None and own.is_file() else args.config
+    file = {} if path is None else config.read(path)
     line = _given(args)
     method = line.get("method", file.get("method")) if command == "run" else None
     values: _Table = dict(DEFAULTS[command])
@@ -70,6 +80,8 @@ def resolve(args: argparse.Namespace, command: str) -> Plan:
         for name, table in options.items():
             tables[name] = tables.get(name, {}) | table
     values = {name: convert(name, value, kinds[name]) for name, value in values.items()}
+    if not values["seeds"] or len({*values["seeds"]}) < len(values["seeds"]):
+        raise ValueError(f"seeds must be different, at least one, got {to_text(values['seeds'])}")
     methods = _methods(command, values)
     unused = [name for name in _sort(line, kinds, method)[1] if name not in methods]
     if unused:
@@ -220,9 +232,8 @@ def _resolved(
 
 def _default_dataset(data_dir: str | None) -> str:
     """Return Fashion-MNIST; without its files the digits take its place, aloud."""
-    fashion_mnist = importlib.import_module("sparsefl.data.fashion_mnist")
     try:
-        fashion_mnist.find_folder(data_dir)
+        importlib.import_module("sparsefl.data").locate("fashion-mnist", data_dir)
     except FileNotFoundError as error:
         if data_dir is not None:
             raise

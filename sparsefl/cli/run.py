@@ -2,13 +2,14 @@
 
 import argparse
 import importlib
-import json
 import pathlib
 from typing import Any
 
 from sparsefl.cli import config
+from sparsefl.cli.logs import CHECKPOINT, Logs, begin
 from sparsefl.cli.progress import Progress, describe
-from sparsefl.cli.resolve import resolve
+from sparsefl.cli.report import show
+from sparsefl.cli.resolve import Plan, resolve
 from sparsefl.cli.settings import METHODS, add_flags
 
 
@@ -18,42 +19,66 @@ def add_to(commands: Any) -> None:
         "run",
         help="one method, one run",
         description="Train by one method; write DIR/config.toml, DIR/log.jsonl, a line a round, "
-        "and DIR/result.json.",
+        "and DIR/result.json, or DIR/seed-N/ of these for several seeds.",
     )
     run.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
-    add_flags(run, "run")
-    run.add_argument("--seed", metavar="N", default=argparse.SUPPRESS, help="the same as --seeds N")
     run.add_argument(
         "--lr",
         metavar="RATE",
         default=argparse.SUPPRESS,
         help="clients' learning rate (default: the method's)",
     )
+    add_flags(run, "run")
     run.set_defaults(command=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     plan = resolve(args, "run")
+    out = pathlib.Path(args.out)
+    folders = {s: out / f"seed-{s}" if len(plan.seeds) > 1 else out for s in plan.seeds}
+    begin([*folders.values()], args.resume)
+    results = _play(plan, folders, args.resume, out)
+    print(describe(results[0]))
+    runs = [importlib.import_module("sparsefl.fl.saved").Run.of(result) for result in results]
+    written = show(runs, out if plan.plots else None)
+    if len(results) > 1:
+        seeds = importlib.import_module("sparsefl.fl.seeds")
+        seeds.SeedResults(tuple(results)).save(out)
+        written.insert(0, out / "summary.json")
+    files = [folder / "result.json" for folder in folders.values()]
+    print(f"\nWrote {', '.join(map(str, [*files, *written, out / config.FILE]))}")
+    return 0
+
+
+def _play(
+    plan: Plan, folders: dict[int, pathlib.Path], resume: bool, out: pathlib.Path
+) -> list[Any]:
+    """Play the run of every seed, and save each when it is over."""
     experiment = importlib.import_module("sparsefl.fl.experiment")
     (method,) = plan.methods
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    config.write(out / "config.toml", f"sparsefl run --config {out / 'config.toml'}", plan.values)
     progress = Progress(plan.setting.rounds)
-    (seed,) = plan.seeds
-    problem = experiment.load_problem(plan.setting, seed)
-    with (out / "log.jsonl").open("w") as log:
+    results = []
+    with Logs(plan.values["csv"], plan.values["tensorboard"], append=resume) as logs:
+        for seed, folder in folders.items():
+            problem = experiment.load_problem(plan.setting, seed)
+            # Only now is it sure that the data are there and that something will be run.
+            config.write(out / config.FILE, "sparsefl run --config", plan.values)
+            name = method if len(folders) == 1 else f"{method} seed {seed}"
 
-        def on_round(entry: Any) -> None:
-            progress(method, entry)
-            log.write(json.dumps(vars(entry)) + "\n")
-            log.flush()
+            def on_round(entry: Any, name: str = name, folder: pathlib.Path = folder) -> None:
+                progress(name, entry)
+                logs.write(folder, entry)
 
-        result = experiment.play(
-            method, plan.setting, problem, seed, plan.options.get(method), on_round
-        )
-    result.save(out)
-    print(describe(result))
-    print(result.table())
-    print(f"\nWrote {out / 'log.jsonl'}, {out / 'result.json'}")
-    return 0
+            result = experiment.play(
+                method,
+                plan.setting,
+                problem,
+                seed,
+                plan.options.get(method),
+                on_round,
+                checkpoint=folder / CHECKPOINT,
+                resume=resume,
+            )
+            result.save(folder)
+            results.append(result)
+    return results

@@ -29,9 +29,14 @@ FLAGS = {
     "density": ("SHARE", "share of weights kept"),
     "threads": ("N", "threads of torch (all cores)"),
     "timed_steps": ("N", "steps timed against dense, 0 for none"),
-    "seeds": ("N,N", "one run for each, comma-separated; one seed, one result"),
+    "seeds": ("N,N", "one run for each; one seed, one result"),
 }
-SWITCHES = {"memory": "measure memory, in fresh processes", "plots": "draw plots"}
+SWITCHES = {
+    "memory": "measure memory, in fresh processes",
+    "plots": "draw plots",
+    "csv": "log to log.csv beside log.jsonl",
+    "tensorboard": "log to tensorboard/ too",
+}
 _SHARED = {
     "model": "cnn",
     "clients": 10,
@@ -39,6 +44,8 @@ _SHARED = {
     "local_epochs": 1,
     "density": 0.1,
     "seeds": [0],
+    "csv": False,
+    "tensorboard": False,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "run": {
@@ -81,6 +88,9 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         default=argparse.SUPPRESS,
         help="own data: gives ([(train, dev), ...], test)",
     )
+    parser.add_argument(
+        "--seed", metavar="N", default=argparse.SUPPRESS, help="the same as --seeds N"
+    )
     for name, text in SWITCHES.items():
         parser.add_argument(
             f"--{name}",
@@ -97,5 +107,10 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="any other setting, or METHOD.OPTION; repeatable",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run in --out, by its own settings; more --rounds are fine",
     )
     parser.add_argument("--out", default=_OUT[command], metavar="DIR", help="where the files go")

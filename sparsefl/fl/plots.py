@@ -22,8 +22,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#888888"
 # Rows that methods are judged against, not methods: drawn the same way in every plot.
 _REFERENCES = {"linear": "#555555", "narrow": "#999999"}
-_SIZE_INCHES = (6.4, 4.4)
-_DPI = 150
+# Small, so that the text stays readable where two plots share a README's width.
+_SIZE_INCHES = (5.6, 4.2)
+_DPI = 170
 # Parts of a client's memory, in the order in which they are stacked.
 _PARTS = {
     "parameters_bytes": "parameters",
@@ -196,7 +197,7 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
         _name_ticks(axis, ticker, lambda value: f"{value:g}x")
     axes.set_xlabel("claimed factor (dense / ours, by formula)")
     axes.set_ylabel("measured factor (dense / ours)")
-    axes.set_title("Claimed against measured; on the dashed line a claim is realised", fontsize=11)
+    axes.set_title("Claimed against measured:\non the dashed line a claim is realised", fontsize=11)
     for name in dict.fromkeys(drawn):
         axes.plot([], [], color=styles[name]["color"], linewidth=6, label=name)
     for name, marker, _, _ in quantities:
@@ -236,7 +237,7 @@ def plot_memory(cells: Mapping[str, Mapping[str, int]], path: str | pathlib.Path
     axes.set_xlim(0, 1.16 * max([1.0, *left.values()]))
     axes.grid(False, axis="y")
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: size(value)))
-    axes.set_xlabel("peak of a fresh process minus what it was after the imports")
+    axes.set_xlabel("peak of a fresh process, less what it was after the imports")
     axes.set_title("Memory of a client's local step", fontsize=11)
     _legend_below(figure, axes, columns=3)
     figure.savefig(path, dpi=_DPI)

@@ -79,6 +79,7 @@ def refused(capsys, tmp_path) -> Callable[..., str]:
     """Returns a caller of a command that must end with status 2 and one line, which it gives."""
 
     def call(*arguments: str) -> str:
+        capsys.readouterr()
         assert cli.main([*arguments]) == 2
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1, error

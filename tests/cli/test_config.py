@@ -118,7 +118,7 @@ def test_what_is_written_is_read_again(value, tmp_path):
     file = tmp_path / "c.toml"
     config.write(file, "head", {"key": value, "table": {"inner": value}, "empty": {}})
     assert config.read(file) == {"key": value, "table": {"inner": value}}
-    assert file.read_text().startswith("# head\n")
+    assert file.read_text().startswith("# head c.toml\n")
 
 
 def test_names_agree_with_the_package():

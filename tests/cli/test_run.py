@@ -34,8 +34,7 @@ def test_own_model_and_own_data_are_found_in_the_current_folder(own, run):
 
 
 def test_without_fashion_mnist_the_digits_take_its_place(run, tiny, monkeypatch, capsys):
-    monkeypatch.setattr("sparsefl.data.fashion_mnist.DEFAULT_FOLDERS", ())
-    monkeypatch.delenv("SPARSEFL_DATA_DIR", raising=False)
+    monkeypatch.setattr("sparsefl.data.fashion_mnist.candidates", lambda *_: ())
     run("fedavg", *tiny[2:])
     captured = capsys.readouterr()
     assert "digits" in captured.out
@@ -46,7 +45,7 @@ def test_without_fashion_mnist_the_digits_take_its_place(run, tiny, monkeypatch,
     ("arguments", "says"),
     [
         ([], "METHOD"),
-        (["adp"], "there are: fedavg, fedpt, hidenseek"),
+        (["xyz"], "there are: fedavg, fedpt, hidenseek"),
         (["hideandseek"], "did you mean hidenseek?"),
         (["linear"], "no method 'linear'"),
         (["fedavg", "--data-dir", "/nowhere", "--dataset", "fashion-mnist"], "/nowhere"),

@@ -1,0 +1,68 @@
+"""``sparsefl report``: the tables and plots of runs that are over, claimed beside measured."""
+
+import argparse
+import importlib
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sparsefl.cli.progress import one_line
+
+# What a pipe or a file gets, where no terminal says how wide it is.
+_WIDTH = 100
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    report = commands.add_parser(
+        "report",
+        help="tables and plots of runs that are over",
+        description="Print claimed beside measured of one or several runs and comparisons, and "
+        "draw their plots again.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or a comparison")
+    report.add_argument("--out", metavar="DIR", help="where the plots go (the folder of one RUN)")
+    report.add_argument("--no-plots", action="store_true", help="draw nothing")
+    report.set_defaults(command=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    if args.out is None and len(args.runs) > 1 and not args.no_plots:
+        raise ValueError("several runs need --out DIR, where their plots go (or --no-plots)")
+    first = pathlib.Path(args.runs[0])
+    out = pathlib.Path(args.out or (first if first.is_dir() else first.parent))
+    runs = importlib.import_module("sparsefl.fl.saved").load_runs(*args.runs)
+    written = show(runs, None if args.no_plots else out)
+    if written:
+        print(f"\nWrote {', '.join(map(str, written))}")
+    return 0
+
+
+def show(runs: Sequence[Any], folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """Print the tables of runs, and draw their plots into a folder, if any.
+
+    Args:
+        runs: Of :class:`sparsefl.fl.saved.Run`.
+        folder: Where the plots go; created where it is missing.
+
+    Returns:
+        The files; none without matplotlib, which is said.
+    """
+    table = importlib.import_module("sparsefl.fl.table")
+    print(table.format_table([run.row for run in runs], terminal_width()))
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files: list[pathlib.Path] = importlib.import_module("sparsefl.report").draw(runs, folder)
+    except ModuleNotFoundError as error:
+        print(f"sparsefl: no plots: {one_line(error)}", file=sys.stderr)
+        return []
+    return files
+
+
+def terminal_width() -> int:
+    """Return the characters of a line."""
+    return shutil.get_terminal_size((_WIDTH, 24)).columns

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from sparsefl.fl.saved import Run, load_runs, name_runs
+
+
+def row(method="fedpt", seed=0, **change):
+    base = {"method": method, "seed": seed, "density": 1.0, "model": "mlp", "norm": None}
+    return base | {"rounds": 2} | change
+
+
+def save(folder, parts=None, **change):
+    folder.mkdir(parents=True)
+    report = {"row": row(**change), "costs": {"client_memory": parts, "dense_memory": None}}
+    (folder / "result.json").write_text(json.dumps(report))
+    lines = [
+        {"uplink_bytes": 5, "downlink_bytes": 7, "accuracy": None},
+        {"uplink_bytes": 5, "downlink_bytes": 7, "accuracy": 0.5},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_result_and_its_files_are_the_same_run(small, tmp_path):
+    result = small("fedpt", timed_steps=2)
+    result.save(tmp_path)
+    assert load_runs(tmp_path) == [Run.of(result)]
+    spent = ("setup_bytes", "downlink_bytes", "uplink_bytes")
+    assert Run.of(result).curve(*spent) == result.ledger.curve()
+
+
+def test_a_run_is_read_with_its_log_and_memory(tmp_path):
+    save(tmp_path / "a", parts={"peak_bytes": 9})
+    (run,) = load_runs(tmp_path / "a")
+    assert run.memory == {"client": {"peak_bytes": 9}}
+    assert run.curve("uplink_bytes", "downlink_bytes") == [(24, 0.5)]
+
+
+def test_a_comparison_is_read_in_the_order_of_its_rows(tmp_path):
+    save(tmp_path / "fedpt-0")
+    rows = [row("linear"), row("fedpt")]
+    (tmp_path / "compare.json").write_text(json.dumps({"rows": rows}))
+    linear, fedpt = load_runs(tmp_path)
+    assert (linear.row["method"], linear.rounds) == ("linear", ())
+    assert fedpt.row["method"] == "fedpt"
+    assert len(fedpt.rounds) == 2
+    assert [run.row for run in load_runs(tmp_path / "compare.json")] == rows
+
+
+def test_seeds_of_a_run_are_read_from_its_folders(tmp_path):
+    save(tmp_path / "seed-0")
+    save(tmp_path / "seed-1", seed=1)
+    assert [run.row["seed"] for run in load_runs(tmp_path)] == [0, 1]
+
+
+def test_what_two_folders_hold_is_named_apart(tmp_path):
+    save(tmp_path / "a")
+    save(tmp_path / "b")
+    assert [run.row["method"] for run in load_runs(tmp_path / "a", tmp_path / "b")] == [
+        "fedpt",
+        "fedpt (b)",
+    ]
+
+
+def test_names_tell_what_differs():
+    rows = [row("a"), row("b", density=0.1), row("b", density=0.2), row("b", density=0.2, seed=1)]
+    named = name_runs([Run(each) for each in rows])
+    assert {name: len(runs) for name, runs in named.items()} == {"a": 1, "b 0.1": 1, "b 0.2": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("nothing.txt", "", "holds neither result.json nor compare.json"),
+        ("compare.json", "{", "is no JSON of a run"),
+        ("compare.json", "[]", "has no 'rows'"),
+        ("compare.json", "3", "is no JSON of a run"),
+        ("result.json", "{}", "has no 'row'"),
+    ],
+)
+def test_what_is_no_run_is_refused(name, text, says, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        load_runs(tmp_path)
