@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from sparsefl.bench.claims import accuracy, study
+from sparsefl.bench.claims import accuracy, study, summary
 
 SMALL = """
 dataset = "digits"
@@ -34,7 +34,7 @@ grid = { lr = [0.01, 0.05] }
 [[rows]]
 name = "second"
 method = "fedavg"
-model = "linear"
+model = "mlp"
 tuned_as = "fedavg"
 """
 
@@ -118,3 +118,50 @@ def test_no_run_starts_after_the_deadline(small, tmp_path):
         small, list(small.trials("all")), results, processes=1, deadline=0.0
     )
     assert results.by_key == {}
+
+
+def final(accuracy: float, total: int) -> dict[str, object]:
+    return {
+        "accuracy": accuracy,
+        "accuracy_per_client": {"mean": accuracy - 0.1, "worst_decile": accuracy - 0.2},
+        "ledger": {"setup_bytes": 0, "downlink_bytes": total, "uplink_bytes": total},
+    }
+
+
+@pytest.fixture
+def results(small: study.Study, tmp_path: pathlib.Path) -> accuracy.Results:
+    """Trials that choose 0.05, and final runs: of one row with both seeds, of another with one."""
+    results = accuracy.Results(tmp_path / "results.jsonl")
+    for job, score in zip(small.trials("all"), (0.5, 0.6), strict=True):
+        results.add(small.key(job), {"dev_accuracy": score})
+    for job in small.finals("all", study.choose(small, results.by_key)):
+        if (job.row, job.seed) != ("second", 1):
+            accuracy_of_seed = {0: 0.8, 1: 0.9}[job.seed]
+            results.add(small.key(job), final(accuracy_of_seed, total=1000))
+    return results
+
+
+def test_summary_is_over_the_seeds_that_were_run(small, results):
+    first, second = summary.summarise(small, results)
+    assert (first.row.name, first.seeds, second.row.name, second.seeds) == (
+        "fedavg",
+        2,
+        "second",
+        1,
+    )
+    assert first.accuracy.mean == pytest.approx(0.85)
+    assert first.worst_decile.mean == pytest.approx(0.65)
+    assert first.total_bytes == 2000
+    assert first.options == {"lr": 0.05}
+
+
+def test_table_says_what_was_not_run_and_not_measured(small, results):
+    text = summary.tables(small, list(summary.summarise(small, results)))
+    assert "| fedavg | 85.0 ± 7.1 | 75.0 ± 7.1 | 65.0 ± 7.1 | 2 kB | - | 2 |" in text
+    assert "| second | 80.0 | 70.0 | 60.0 | 2 kB | - | 1 |" in text
+    assert "some\n\nnot run yet" in text
+
+
+def test_picture_is_drawn(small, results, tmp_path):
+    summary.draw(list(summary.summarise(small, results)), tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").stat().st_size > 1000

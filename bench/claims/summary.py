@@ -1,0 +1,169 @@
+"""``python -m sparsefl.bench.claims.summary``: what the study found, as tables and a plot.
+
+A row that has not been run with every seed says with how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sparsefl.bench.tables import markdown
+from sparsefl.fl.seeds import Spread
+from sparsefl.fl.table import size
+
+from .accuracy import RESULTS, STUDY, Results, step_key, width_key
+from .study import Row, Study, choose
+
+PICTURE = RESULTS.with_suffix(".png")
+HEAD = ("", "accuracy", "clients: mean", "worst tenth", "bytes, all", "step", "seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was found for a row in a setting.
+
+    Attributes:
+        setting: Name of the setting.
+        row: The row.
+        width: Of the model.
+        accuracy: Of the last global model on the test set, over the seeds.
+        clients: Mean over the clients, each on data of its own.
+        worst_decile: Mean over the worst tenth of the clients.
+        total_bytes: Set-up, down and up, all clients and rounds, mean over the seeds.
+        step_factor: Seconds of a dense local step / seconds of this; ``None`` if not measured.
+        options: What the trials chose.
+    """
+
+    setting: str
+    row: Row
+    width: float
+    accuracy: Spread
+    clients: Spread
+    worst_decile: Spread
+    total_bytes: float
+    step_factor: float | None
+    options: dict[str, Any]
+    seeds: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table for each setting, and draw accuracy against bytes."""
+    parser = argparse.ArgumentParser(prog="python -m sparsefl.bench.claims.summary")
+    parser.add_argument("--study", type=pathlib.Path, default=STUDY, help="what was run")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="its JSON lines")
+    parser.add_argument("--plot", type=pathlib.Path, default=PICTURE, help="the picture")
+    args = parser.parse_args(argv)
+    study = Study.read(args.study)
+    found = list(summarise(study, Results(args.results)))
+    print(tables(study, found))
+    if found:
+        draw(found, args.plot)
+    return 0
+
+
+def summarise(study: Study, results: Results) -> Iterator[Found]:
+    """Yield every row of every setting of which there is a final run."""
+    chosen = choose(study, results.by_key)
+    for setting in study.settings:
+        for row in study.rows.values():
+            jobs = [job for job in study.finals(setting, chosen) if job.row == row.name]
+            runs = [results.by_key[study.key(j)] for j in jobs if study.key(j) in results.by_key]
+            if not runs:
+                continue
+            spent = [
+                sum(run["ledger"][f"{kind}_bytes"] for kind in ("setup", "downlink", "uplink"))
+                for run in runs
+            ]
+            judged = [run["accuracy_per_client"] for run in runs]
+            yield Found(
+                setting=setting,
+                row=row,
+                width=results.by_key.get(width_key(row), {}).get("width", row.width),
+                accuracy=Spread.of([run["accuracy"] for run in runs]),
+                clients=Spread.of([run["mean"] for run in judged]),
+                worst_decile=Spread.of([run["worst_decile"] for run in judged]),
+                total_bytes=sum(spent) / len(spent),
+                step_factor=results.by_key.get(step_key(row), {}).get("step_factor"),
+                options=dict(jobs[0].options),
+                seeds=len(runs),
+            )
+
+
+def tables(study: Study, found: Sequence[Found]) -> str:
+    """Format one table a setting, as markdown."""
+    texts = []
+    for setting in study.settings:
+        lines = [line(item) for item in found if item.setting == setting]
+        body = markdown(HEAD, iter(lines)) if lines else "not run yet\n"
+        texts.append(f"{setting}\n\n{body}")
+    return "\n".join(texts)
+
+
+def line(item: Found) -> list[str]:
+    """Format one row."""
+    return [
+        name_of(item),
+        in_percent(item.accuracy),
+        in_percent(item.clients),
+        in_percent(item.worst_decile),
+        size(item.total_bytes),
+        "-" if item.step_factor is None else f"{item.step_factor:.2f}x",
+        str(item.seeds),
+    ]
+
+
+def name_of(item: Found) -> str:
+    """Name a row, with the width that was found for it."""
+    return f"{item.row.name}, width {item.width:g}" if item.row.like else item.row.name
+
+
+def in_percent(spread: Spread) -> str:
+    """Format mean and standard deviation, in percent."""
+    deviation = "" if spread.std is None else f" ± {100 * spread.std:.1f}"
+    return f"{100 * spread.mean:.1f}{deviation}"
+
+
+def draw(found: Sequence[Found], path: pathlib.Path) -> None:
+    """Draw accuracy against bytes, a panel a setting; the linear row is the line to beat."""
+    from matplotlib.figure import Figure
+
+    settings = list(dict.fromkeys(item.setting for item in found))
+    figure = Figure(figsize=(4.4 * len(settings), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
+    for axes, setting in zip(panels, settings, strict=True):
+        rows = [item for item in found if item.setting == setting]
+        for item in rows:
+            if item.row.model == "linear":
+                axes.axhline(100 * item.accuracy.mean, color="#555555", linestyle="--", zorder=0)
+        frontier = sorted(
+            (i for i in rows if i.row.method == "hidenseek"), key=lambda i: i.total_bytes
+        )
+        axes.plot(
+            [i.total_bytes for i in frontier], [100 * i.accuracy.mean for i in frontier], "#0072B2"
+        )
+        for item in rows:
+            color = "#0072B2" if item.row.method == "hidenseek" else "#D55E00"
+            error = None if item.accuracy.std is None else 100 * item.accuracy.std
+            place = (item.total_bytes, 100 * item.accuracy.mean)
+            axes.errorbar(*place, yerr=error, fmt="o", color=color, capsize=3)
+            axes.annotate(
+                item.row.name,
+                place,
+                xytext=(4, 4 if item.row.like else -10),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.set(xscale="log", xlabel="bytes of all messages", title=setting)
+        axes.margins(x=0.2)
+        axes.title.set_fontsize(9)
+    panels[0].set_ylabel("test accuracy, %")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
