@@ -7,7 +7,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sparsefl import random
@@ -63,7 +62,6 @@ class _RegeneratedLinear(torch.autograd.Function):
         _, _, ctx.seeded = inputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_bias, _ = ctx.needs_input_grad
         grad_x = grad @ _weight_for(grad, None, ctx.seeded) if needs_x else None
@@ -91,7 +89,6 @@ class _FrozenConvolution(torch.autograd.Function):
         ctx.input_shape = x.shape
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_bias, *_ = ctx.needs_input_grad
         grad_x = None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsefl.nn._sizes import Conv2dSizes, LinearSizes, Padding, Size
+from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._support_layer import SupportLayer, SupportLike, as_support
 from sparsefl.ops import Conv2dPlan, LinearPlan
 from sparsefl.support import Support
@@ -74,6 +75,7 @@ class Conv2dLayer(Conv2dSizes, SupportLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of ``[N, C, H, W]`` or ``[C, H, W]``, with as many dimensions."""
+        refuse_transforms(self)
         if isinstance(x, Tensor) and x.dim() == 3:
             return self._convolve(x.unsqueeze(0)).squeeze(0)
         return self._convolve(x)

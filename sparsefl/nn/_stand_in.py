@@ -2,7 +2,10 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from sparsefl.nn._read_only import read_only
 
@@ -20,6 +23,23 @@ def effective_weight(layer: nn.Module, name: str = "weight") -> Tensor:
     weight = getattr(layer, name)
     assert isinstance(weight, Tensor)
     return weight.detach()
+
+
+def refuse_transforms(layer: nn.Module) -> None:
+    """Refuse torch.func and forward-mode differentiation, which the kernels know nothing of.
+
+    Raises:
+        NotImplementedError: within ``torch.func.vmap``, ``grad`` or ``jvp``, or a forward-mode
+            level.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{type(layer).__name__} does not support torch.func (vmap, grad, jvp) or forward-mode "
+            "differentiation: use backward(), or sparsefl.densify(model) for the same outputs in "
+            "plain torch.nn"
+        )
 
 
 class StandIn(nn.Module):

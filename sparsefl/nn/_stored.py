@@ -57,6 +57,19 @@ class StoredLatent(nn.Module):
         dense = kept.new_zeros(self._support.numel)
         return dense.scatter(0, self._positions(), kept).view(self._support.shape)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; what torch.nn.utils.prune would add is refused.
+
+        Raises:
+            ValueError: if ``name`` says that the weight or the latent is to be pruned.
+        """
+        if name in ("weight_orig", f"{self.latent_name}_orig"):
+            raise ValueError(
+                f"{type(self).__name__} is pruned by its support: call layer.set_support(mask, "
+                "optimizer) instead of torch.nn.utils.prune, or sparsefl.densify first"
+            )
+        super().register_parameter(name, param)
+
     def row_major(self, stored: Tensor) -> Tensor:
         """Return ``stored`` (``[nnz]``, the order of the latent) in row-major order.
 

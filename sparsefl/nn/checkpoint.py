@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsefl.nn._carry import optimizer_slots
 from sparsefl.nn._state import has_support, read_support
 from sparsefl.nn._support_layer import SupportLayer
 
@@ -42,6 +43,14 @@ def load_supports(
         for prefix in layers
         if has_support(state_dict, prefix)
     }
+    # A frozen layer may be one that the optimizer was not given. Asked before the first change,
+    # which retires the parameter of tied layers.
+    unheld = {
+        prefix
+        for prefix in found
+        if optimizer is not None
+        and not layers[prefix]._latent.requires_grad
+        and not optimizer_slots(optimizer, layers[prefix]._latent)
+    }
     for prefix, support in found.items():
-        trained = any(p.requires_grad for p in layers[prefix].parameters())
-        layers[prefix].set_support(support, optimizer if trained else None)
+        layers[prefix].set_support(support, None if prefix in unheld else optimizer)

@@ -16,6 +16,7 @@ from sparsefl.nn._frozen_layer import (
     regenerated_linear,
 )
 from sparsefl.nn._sizes import Conv2dSizes, LinearSizes, Padding, Pair, Size
+from sparsefl.nn._stand_in import refuse_transforms
 
 __all__ = ["FrozenConv2d", "FrozenLinear"]
 
@@ -73,6 +74,7 @@ class FrozenLinear(LinearSizes, FrozenLayer):
             raise ValueError(f"x must have shape [..., {self.in_features}], got {list(x.shape)}")
         if self._kept is not None:
             return functional.linear(x, self._kept, self.bias)
+        refuse_transforms(self)
         x, bias = self._cast(x)
         return regenerated_linear(x, bias, self._seeded)
 
@@ -146,6 +148,7 @@ class FrozenConv2d(Conv2dSizes, FrozenLayer):
             )
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
+        refuse_transforms(self)
         x, bias = self._cast(x)
         x, padding = self._pad(x)
         geometry = (self.stride, padding, self.dilation, self.groups)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsefl.nn._carry import Carry
 from sparsefl.nn._geometry import Conv2dLayer, Device, LinearLayer
 from sparsefl.nn._sizes import Padding, Size
+from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._support_layer import SupportLayer, SupportLike
 from sparsefl.ops import sign_conv2d, sign_linear
 from sparsefl.random import normal
@@ -245,6 +246,7 @@ class SignLinear(_SignLayer, LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
+        refuse_transforms(self)
         return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
 
 

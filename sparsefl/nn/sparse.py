@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from sparsefl.nn._geometry import Conv2dLayer, LinearLayer
+from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.ops import sparse_conv2d, sparse_linear
 
 
@@ -43,6 +44,7 @@ class SparseLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
+        refuse_transforms(self)
         return sparse_linear(x, self.values, self.bias, self._plan)
 
 

@@ -255,12 +255,26 @@ def test_autocast_computes_in_bfloat16(make: Make, regenerate: bool) -> None:
     assert x.grad.dtype == layer.bias.grad.dtype == torch.float32
 
 
-def test_double_backward_is_refused() -> None:
-    layer = FrozenConv2d(4, 6, 3)
-    x = torch.randn(2, 4, 5, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+@BOTH
+@pytest.mark.parametrize("regenerate", [False, True], ids=["kept", "regenerated"])
+def test_double_backward_is_that_of_dense_torch(make: Make, regenerate: bool) -> None:
+    layer = make(regenerate=regenerate).double()
+    x = example(layer).double()
+    penalties = []
+    for module in (layer, layer.to_dense()):
+        inputs = x.clone().requires_grad_()
+        out = module(inputs).square().sum()
+        (grad,) = torch.autograd.grad(out, inputs, create_graph=True)
+        penalties.append(torch.autograd.grad(grad.square().sum(), inputs)[0])
+    torch.testing.assert_close(*penalties)
+
+
+@BOTH
+def test_a_shorter_format_and_back_gives_the_seeds_bits(make: Make) -> None:
+    layer = make(seed=4)
+    expected = layer.weight.detach().clone()
+    assert torch.equal(layer.half().weight, expected.half())
+    assert torch.equal(layer.float().weight, expected)
 
 
 @pytest.mark.parametrize(
