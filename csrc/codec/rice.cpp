@@ -18,8 +18,9 @@ uint64_t load_word(const uint8_t* data, size_t bytes, size_t w) {
   return word;
 }
 
+// Gaps lie between positions below 2^22, so 32 bits hold their sum, in twice as many SIMD lanes.
 uint64_t sum_of_quotients(const uint32_t* gaps, size_t count, int parameter) {
-  uint64_t sum = 0;
+  uint32_t sum = 0;
   for (size_t i = 0; i < count; ++i) sum += gaps[i] >> parameter;
   return sum;
 }

@@ -18,7 +18,7 @@ struct RiceChoice {
 };
 
 // The parameter whose code takes the fewest bits, the smallest of equals, and the code's bytes.
-// count >= 1, gaps below 2^22.
+// count >= 1; the gaps are those of positions below 2^22.
 RiceChoice choose_rice(const uint32_t* gaps, size_t count);
 
 // Writes the code, choose_rice's `bytes` bytes.
