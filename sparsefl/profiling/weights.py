@@ -92,7 +92,7 @@ def useless(support: Support | None, layer: str) -> str:
     if support is None:
         return "no mask given"
     if support.nnz == 0:
-        return "its mask keeps no weight: sparse, it would cut the network"
+        return "its mask keeps no weight: sparse, only its bias would be left"
     if support.nnz == support.numel and layer == "sparse":
         return "its mask keeps every weight"
     return ""

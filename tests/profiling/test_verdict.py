@@ -73,3 +73,12 @@ def test_an_alone_time_below_the_other_is_no_gain_from_conversions():
 def test_the_whole_step_overrules_the_layers_only_beyond_noise(dense, sparse, recommended, decided):
     samples = {"dense": dense, "sparse": sparse, "recommended": recommended}
     assert settle({name: np.array(taken, float) for name, taken in samples.items()}) == decided
+
+
+@pytest.mark.parametrize(
+    ("slower", "decided"), [(25, "recommended"), (30, "recommended"), (33, "dense"), (50, "dense")]
+)
+def test_of_many_rounds_a_clear_majority_overrules(slower, decided):
+    ratios = np.where(np.arange(50) < slower, 1.08, 0.97)
+    samples = {"dense": np.ones(50), "sparse": np.full(50, 2.0), "recommended": ratios}
+    assert settle(samples) == decided
