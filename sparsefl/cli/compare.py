@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from sparsefl.cli import config
+from sparsefl.cli.dry_run import dry_run
 from sparsefl.cli.logs import Logs, begin
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
@@ -34,6 +35,8 @@ def add_to(commands: Any) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     plan = resolve(args, "compare")
+    if args.dry_run:
+        return dry_run(plan)
     report = importlib.import_module("sparsefl.report")
     out = pathlib.Path(args.out)
     names = [f"{method}-{seed}" for seed in plan.seeds for method in plan.methods]

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from sparsefl.cli import config
+from sparsefl.cli.dry_run import dry_run
 from sparsefl.cli.logs import CHECKPOINT, Logs, begin
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
@@ -34,6 +35,8 @@ def add_to(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     plan = resolve(args, "run")
+    if args.dry_run:
+        return dry_run(plan)
     out = pathlib.Path(args.out)
     folders = {s: out / f"seed-{s}" if len(plan.seeds) > 1 else out for s in plan.seeds}
     begin([*folders.values()], args.resume)

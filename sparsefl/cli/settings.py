@@ -109,6 +109,11 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         help="any other setting, or METHOD.OPTION; repeatable",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print bytes a round, minutes expected and the layers' layout; train nothing",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with an interrupted run in --out, by its own settings; more --rounds are fine",

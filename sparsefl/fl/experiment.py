@@ -10,9 +10,10 @@ from torch import nn
 
 from sparsefl import data, models
 from sparsefl.fl.batches import Dataset
+from sparsefl.fl.checks import try_model
 from sparsefl.fl.engine import Schedule
 from sparsefl.fl.ledger import Round
-from sparsefl.fl.memory import load_callable
+from sparsefl.fl.loading import call, load_data
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
 from sparsefl.timing import TIMED_STEPS
@@ -98,8 +99,8 @@ def load_problem(setting: Setting, seed: int) -> Problem:
         ValueError: if there is no such data set, or it cannot be divided so.
     """
     if ":" in setting.dataset:
-        clients, test = load_callable(setting.dataset)()
-        return Problem(list(clients), None, test)
+        clients, test = load_data(setting.dataset)
+        return Problem(clients, None, test)
     train, test, info = data.load(setting.dataset, setting.data_dir)
     rest, dev = data.hold_out(train, min(HELD_OUT, len(train) // 5), seed=0)
     parts = data.partition.split(
@@ -148,6 +149,62 @@ def _model_cell(setting: Setting, model: str, problem: Problem) -> dict[str, Any
     return {"factory": "sparsefl.models:build", "arguments": arguments}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One method of a comparison, as :func:`sparsefl.fl.run` takes it.
+
+    Attributes:
+        method: Its name there: "linear" is FedAvg.
+        model: Name of its model.
+        factory: Builds the model.
+        options: Its options that differ from the defaults.
+        cell: "factory" and "arguments" of the model for another process; ``None`` if it has none.
+    """
+
+    method: str
+    model: str
+    factory: Callable[[], nn.Module]
+    options: Mapping[str, Any]
+    cell: Mapping[str, Any] | None
+
+
+def prepare(
+    method: str, setting: Setting, problem: Problem, options: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Find the model and the options of one method.
+
+    Args:
+        method: As of :func:`play`.
+        setting: As of it.
+        problem: As of it.
+        options: As of it.
+
+    Raises:
+        ValueError: if own data come with a named model.
+    """
+    own = LINEAR_OPTIONS if method == LINEAR else {}
+    given = {**own, **(options or {})}
+    name = "fedavg" if method == LINEAR else method
+    model = LINEAR if method == LINEAR else setting.model
+    if method == LINEAR and problem.in_shape is None:
+        return Prepared(name, model, _linear_for(setting, problem), given, None)
+    cell = _model_cell(setting, model, problem)
+    factory = (
+        functools.partial(call, model)
+        if ":" in model
+        else functools.partial(models.build, **cell["arguments"])
+    )
+    return Prepared(name, model, factory, given, cell)
+
+
+def _linear_for(setting: Setting, problem: Problem) -> Callable[[], nn.Module]:
+    """Return softmax regression for own data, with as many classes as the own model has."""
+    first = next(client[0] for client in problem.clients if len(client[0]) > 0)
+    example, classes = try_model(functools.partial(call, setting.model), 0, first)
+    inputs = example[0].numel()
+    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
 def play(
     method: str,
     setting: Setting,
@@ -173,29 +230,26 @@ def play(
     Raises:
         ValueError: if a name or an option is unknown.
     """
-    model = LINEAR if method == LINEAR else setting.model
-    cell = _model_cell(setting, model, problem)
-    factory: Callable[..., nn.Module] = load_callable(cell["factory"])
+    prepared = prepare(method, setting, problem, options)
     memory_cell = None
-    if setting.memory and problem.in_shape is not None:
-        memory_cell = {**cell, "input_shape": problem.in_shape, "classes": problem.classes}
-    if method == LINEAR:
-        options = LINEAR_OPTIONS | dict(options or {})
+    if setting.memory and problem.in_shape is not None and prepared.cell is not None:
+        shape, classes = problem.in_shape, problem.classes
+        memory_cell = {**prepared.cell, "input_shape": shape, "classes": classes}
     return run(
-        "fedavg" if method == LINEAR else method,
-        functools.partial(factory, **cell["arguments"]),
+        prepared.method,
+        prepared.factory,
         problem.clients,
         problem.test,
         density=setting.density,
         rounds=setting.rounds,
         seed=seed,
         schedule=setting.schedule,
-        options=options,
+        options=prepared.options,
         dev=problem.dev,
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
         timed_steps=setting.timed_steps,
-        description=Description(method, model, _describe_data(setting), memory_cell),
+        description=Description(method, prepared.model, _describe_data(setting), memory_cell),
         on_round=on_round,
         checkpoint=checkpoint,
         resume=resume,

@@ -8,14 +8,13 @@ messages beside it.
 """
 
 import functools
-import importlib
 import json
 import pathlib
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl import codec
+from sparsefl.fl.loading import load_callable
 from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.training import local_step
 
@@ -116,20 +116,6 @@ def _measure_elsewhere(cell: str, setup: bytes | None, broadcast: bytes) -> Memo
     if done.returncode != 0:
         raise RuntimeError(f"measuring memory failed: {done.stderr[-2000:]}")
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def load_callable(spec: str) -> Callable[..., Any]:
-    """Import ``package.module:function``.
-
-    Raises:
-        ValueError: if there is no such function.
-    """
-    module_name, _, name = spec.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot load {spec!r}: {error}") from error
-    return found
 
 
 def _resident_bytes(field: str) -> int:

@@ -1,0 +1,232 @@
+"""What a run will cost, before it is made: bytes of real messages, minutes from a few local steps.
+
+Nothing is learnt: the messages are those of the initialised method, and the few steps that are
+timed are thrown away.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sparsefl import codec
+from sparsefl.fl.batches import Reader
+from sparsefl.fl.checks import check_clients, check_counts, try_model
+from sparsefl.fl.engine import Federation
+from sparsefl.fl.experiment import Problem, Setting, prepare
+from sparsefl.fl.learning_rate import with_horizon
+from sparsefl.fl.method import Client, Task, load_method
+from sparsefl.fl.training import accuracy, local_step
+from sparsefl.ops import isa
+from sparsefl.ops._dispatch import layout
+from sparsefl.support import Support
+
+_WARMUP_STEPS, _TIMED_STEPS = 2, 5
+# Examples of the development data that evaluation is timed on.
+_EVALUATED = 200
+_WEIGHTED = (nn.Linear, nn.Conv2d)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer computes on a client.
+
+    Attributes:
+        name: Name of the layer.
+        kind: Class of the layer.
+        shape: Shape of its weight.
+        nnz: Weights kept.
+        computes: Which kernels it runs on.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    nnz: int
+    computes: str
+
+    @property
+    def density(self) -> float:
+        """Share of weights kept."""
+        return self.nnz / max(1, math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will cost.
+
+    Attributes:
+        method: Name of the row.
+        setup_bytes: What a client gets once.
+        downlink_bytes: What a client gets in a round.
+        uplink_bytes: What a client sends, encoded right after the broadcast.
+        trained_uplink_bytes: The same after the timed steps: differs where a message's size depends
+            on what was learnt.
+        dense_bytes: Parameters and buffers of the dense model.
+        cohort: Clients of a round.
+        clients: Clients that will get the set-up, at most.
+        rounds: Rounds of the run.
+        local_steps: Mean steps of a client in a round.
+        step_s: Median seconds of a local step.
+        exchange_s: Seconds of encoding and decoding a client's messages in a round.
+        evaluate_s: Seconds of one evaluation.
+        evaluations: How many there will be.
+        setup_s: Seconds of the server's set-up.
+        layers: The layers with weights, in order.
+    """
+
+    method: str
+    setup_bytes: int
+    downlink_bytes: int
+    uplink_bytes: int
+    trained_uplink_bytes: int
+    dense_bytes: int
+    cohort: int
+    clients: int
+    rounds: int
+    local_steps: float
+    step_s: float
+    exchange_s: float
+    evaluate_s: float
+    evaluations: int
+    setup_s: float
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of the whole run, one client after the other; final measurements left out."""
+        client_s = self.local_steps * self.step_s + self.exchange_s
+        rounds_s = self.rounds * self.cohort * client_s
+        return self.setup_s + rounds_s + self.evaluations * self.evaluate_s
+
+
+def forecast(
+    method: str, setting: Setting, problem: Problem, seed: int, options: Mapping[str, Any]
+) -> Forecast:
+    """Initialise a method, encode its messages, and time a few local steps.
+
+    Args:
+        method: As of :func:`sparsefl.fl.experiment.play`.
+        setting: As of it.
+        problem: As of it.
+        seed: As of it.
+        options: As of it.
+
+    Raises:
+        TypeError, ValueError: as ``play``.
+    """
+    prepared = prepare(method, setting, problem, options)
+    schedule = setting.schedule
+    check_counts(setting.rounds, setting.evaluate_every, seed, schedule)
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    trains = [client.train for client in check_clients(problem.clients)]
+    chosen = load_method(prepared.method)
+    given = with_horizon(chosen.with_defaults(prepared.options), setting.rounds)
+    example, _ = try_model(prepared.factory, seed, next(t for t in trains if len(t) > 0))
+    task = Task(prepared.factory, example, seed, setting.density, given)
+    federation = Federation(chosen, task, trains, schedule)
+    eligible = sum(len(train) > 0 for train in trains)
+    client = federation.new_client()
+    started = time.perf_counter()
+    message = federation.broadcast(1)
+    received = federation.receive(client, message)
+    uplink_bytes = len(_reply(federation, client, received))
+    exchange_s = 2 * (time.perf_counter() - started)
+    step_s = _time_steps(federation, client)
+    evaluated = problem.test if problem.dev is None else problem.dev
+    due = setting.rounds // setting.evaluate_every if setting.evaluate_every else 0
+    return Forecast(
+        method=method,
+        setup_bytes=len(federation.setup_message or b""),
+        downlink_bytes=len(message),
+        uplink_bytes=uplink_bytes,
+        trained_uplink_bytes=len(_reply(federation, client, received)),
+        dense_bytes=sum(
+            v.numel() * v.element_size() for v in task.new_model().state_dict().values()
+        ),
+        cohort=min(schedule.clients_per_round or eligible, eligible),
+        clients=eligible,
+        rounds=setting.rounds,
+        local_steps=_mean_steps([len(train) for train in trains], setting),
+        step_s=step_s,
+        exchange_s=exchange_s,
+        evaluate_s=_time_evaluation(federation, evaluated),
+        evaluations=due + bool(setting.evaluate_every and setting.rounds % setting.evaluate_every),
+        setup_s=federation.ledger.setup_s,
+        layers=tuple(_plans(client.model)),
+    )
+
+
+def _reply(federation: Federation, client: Client, received: codec.Update) -> bytes:
+    """Encode what the client would send now, as the engine does."""
+    return codec.encode(
+        federation.method.report(client, received, received.round),
+        client.wire.schema,
+        value_format=client.wire.uplink_format,
+        base={**client.wire.supports, **received},
+    )
+
+
+def _time_steps(federation: Federation, client: Client) -> float:
+    """Return the median seconds of a few local steps on one batch."""
+    owner = max(federation.datasets, key=len)
+    batch = min(federation.schedule.batch_size, len(owner))
+    optimizer = federation.method.optimizer(client, 1)
+    client.model.train()
+    seconds = []
+    for step in range(_WARMUP_STEPS + _TIMED_STEPS):
+        started = time.perf_counter()
+        inputs, labels = Reader(owner, federation.task.example_input.dtype).take(np.arange(batch))
+        local_step(client.model, optimizer, inputs, labels)
+        if step >= _WARMUP_STEPS:
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _time_evaluation(federation: Federation, data: Any) -> float:
+    """Return the seconds of an evaluation, from some of the data."""
+    count = min(_EVALUATED, len(data))
+    if count == 0:
+        return 0.0
+    model = federation.method.global_model(federation.task, federation.state)
+    started = time.perf_counter()
+    accuracy(model, torch.utils.data.Subset(data, range(count)))
+    return (time.perf_counter() - started) * len(data) / count
+
+
+def _mean_steps(examples: list[int], setting: Setting) -> float:
+    schedule = setting.schedule
+    steps = [
+        min(
+            math.ceil(count / schedule.batch_size) * schedule.local_epochs,
+            schedule.local_steps or math.inf,
+        )
+        for count in examples
+        if count > 0
+    ]
+    return statistics.fmean(steps)
+
+
+def _plans(model: nn.Module) -> list[LayerPlan]:
+    """List the layers that have a weight, sparse or dense."""
+    plans = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        support = getattr(module, "support", None)
+        if isinstance(support, Support):
+            sparse = layout(support) == "sparse"
+            computes = f"sparse kernels ({isa()})" if sparse else "dense torch, on a scratch weight"
+            plans.append(LayerPlan(name, kind, support.shape, support.nnz, computes))
+        elif isinstance(module, _WEIGHTED) or hasattr(module, "seed"):
+            shape = tuple(module.weight.shape)  # type: ignore[union-attr]
+            frozen = hasattr(module, "seed")
+            computes = "dense torch, no weight gradient" if frozen else "dense torch"
+            plans.append(LayerPlan(name, kind, shape, math.prod(shape), computes))
+    return plans
