@@ -192,7 +192,7 @@ def test_documented_defaults_are_options_of_the_method():
 
 
 def test_scores_step_by_adam_and_weights_by_momentum(federation):
-    run = federation("hidenseek", lr=0.5, dense_lr=0.25, dense_momentum=0.5, lr_decay=1.0)
+    run = federation("hidenseek", lr=0.5, dense_lr=0.25, dense_momentum=0.5)
     client = run.new_client()
     run.receive(client, run.broadcast(1))
     optimizer = run.method.optimizer(client, 1)
