@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sparsefl.cli import bench, compare, info, profile, report, run
+from sparsefl.cli import bench, compare, info, inspect, profile, report, run
 from sparsefl.cli.progress import one_line
 
 USER_ERROR = 2
@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Sparse federated learning whose FLOP and byte savings you can time.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (profile, compare, run, report, bench, info):
+    for command in (profile, compare, run, report, inspect, bench, info):
         command.add_to(commands)
     return parser
