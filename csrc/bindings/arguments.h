@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <vector>
 
 #include "cpu/view.h"
 
@@ -49,6 +50,25 @@ inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size) 
 
 inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
   return torch::stable::new_empty(like, size, type);
+}
+
+// An uninitialised tensor [N, ...] whose batch is innermost in memory. It is no view of another, so
+// that autograd lets in-place operations follow an operator that returns it.
+inline Tensor empty_batch_last(const Tensor& like, const std::vector<int64_t>& size) {
+  std::vector<int64_t> strides(size.size(), 1);
+  int64_t stride = size[0];
+  for (size_t d = size.size() - 1; d > 0; --d) {
+    strides[d] = stride;
+    stride *= size[d];
+  }
+  int32_t type, device, index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(), type, device, index, &made));
+  return Tensor(made);
 }
 
 // What a sign operator adds to the values: the magnitudes, one each or one for all.

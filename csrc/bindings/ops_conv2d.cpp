@@ -1,5 +1,5 @@
 // sparse_conv2d and sign_conv2d for torch's CPU backend. Operands are [channels, height, width,
-// batch], contiguous.
+// batch], contiguous; so lies a forward's result, but it is seen as [batch, ...].
 
 #include <torch/csrc/stable/library.h>
 
@@ -54,7 +54,7 @@ Tensor forward(const Tensor& x, const Tensor& values, const Magnitudes* magnitud
                const std::vector<int64_t>& geometry) {
   const Geometry g(geometry);
   const int64_t batch = x.size(3);
-  Tensor y = empty_of(x, {g.rows, g.y.output, g.x.output, batch});
+  Tensor y = empty_batch_last(x, {batch, g.rows, g.y.output, g.x.output});
   std::vector<int32_t> taps_y, taps_x;
   const Pass pass{forward_axis(g.y, taps_y), forward_axis(g.x, taps_x), g.groups, 0, batch};
   const View view =

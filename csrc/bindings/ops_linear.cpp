@@ -84,13 +84,13 @@ class Product {
           const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
       : rows_(tensors.work.numel() - 1),
         flops_(2 * (tensors.index.numel() + rows_) * operand.batch()),
-        feature_major_(empty_of(stored, {rows_, operand.batch()})),
+        batch_last_(empty_batch_last(stored, {operand.batch(), rows_})),
         args_{tensors.view(operand.features()),
               make_weights<T>(stored, magnitudes),
               sparsefl::data<T>(bias),
               operand.data<T>(),
               operand.ld(),
-              mutable_data<T>(feature_major_),
+              mutable_data<T>(batch_last_),
               operand.batch(),
               operand.batch()} {
     if (row_major) row_major_ = empty_of(stored, {operand.batch(), rows_});
@@ -98,9 +98,7 @@ class Product {
 
   int64_t flops() const { return flops_; }
 
-  Tensor result() const {
-    return row_major_.has_value() ? *row_major_ : torch::stable::transpose(feature_major_, 0, 1);
-  }
+  Tensor result() const { return row_major_.has_value() ? *row_major_ : batch_last_; }
 
   // A part turns its own rows: they are still in its caches.
   void run(int64_t p, int64_t parts) const {
@@ -116,7 +114,7 @@ class Product {
 
  private:
   int64_t rows_, flops_;
-  Tensor feature_major_;
+  Tensor batch_last_;
   std::optional<Tensor> row_major_;
   SpmmArgs<T> args_;
 };

@@ -1,17 +1,17 @@
 """Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``.
 
-The latter has a magnitude. Functions work feature-major: ``x`` ``[C, H, W, N]``,
-result ``[O, P, Q, N]``. A pointwise convolution is a linear map with pixels and batch in the lanes.
+The latter has a magnitude. Operands are feature-major, ``[C, H, W, N]``. A pointwise convolution is
+a linear map with pixels and batch in the lanes.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
+from sparsefl.ops._autograd import first_order
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
 from sparsefl.ops.batch_last import feature_major, sample_major
@@ -24,7 +24,7 @@ def convolve(
     magnitude: Magnitude | None,
     plan: Conv2dPlan,
 ) -> Tensor:
-    """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight."""
+    """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight, batch-last."""
     geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
     begin, index = plan.forward[:2]
     if magnitude is None:
@@ -79,10 +79,10 @@ class SparseConv2dFunction(torch.autograd.Function):
         ctx.batch_last = x.movedim(0, -1).is_contiguous()
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         ctx.save_for_backward(operand if needs_stored else None, stored if needs_x else None)
-        return convolve(operand, stored, bias, magnitude, plan).movedim(-1, 0)
+        return convolve(operand, stored, bias, magnitude, plan)  # [N, O, P, Q]
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         operand, stored = ctx.saved_tensors
         gradient = feature_major(grad)  # [O, P, Q, N]
@@ -133,7 +133,7 @@ class DenseConv2dFunction(torch.autograd.Function):
 
     @staticmethod
     @_dense.without_autocast
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         flat, shape = ctx.plan.flat, _shape(ctx.plan)

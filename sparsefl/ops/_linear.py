@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparsefl.ops import _dense
+from sparsefl.ops._autograd import first_order
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import View
+from sparsefl.ops.batch_last import empty_batch_last
 
 # How the backward operators are asked for an input's gradient (csrc/bindings/ops_linear.cpp).
 NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
@@ -43,7 +44,7 @@ class SparseLinearFunction(torch.autograd.Function):
         return torch.ops.sparsefl.sign_linear.default(x, stored, *magnitude, bias, *views[0])
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         forward, transposed = ctx.views
@@ -73,7 +74,7 @@ def fake_backward(
     batch, out_features = grad.shape
     grad_x = grad.new_empty(0)
     if wanted[0] == BATCH_LAST:
-        grad_x = grad.new_empty(features, batch).t()
+        grad_x = empty_batch_last(grad, batch, features)
     elif wanted[0] == ROW_MAJOR:
         grad_x = grad.new_empty(batch, features)
     return (
@@ -105,7 +106,7 @@ class DenseLinearFunction(torch.autograd.Function):
 
     @staticmethod
     @_dense.without_autocast
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         grad_x = grad_stored = grad_bias = None

@@ -136,6 +136,7 @@ class LinearPlan:
         object.__setattr__(self, "order", order)
         object.__setattr__(self, "forward", forward)
         object.__setattr__(self, "transposed", View(begin, index, position, work, block))
+        _prepare_dense(self)
 
     @functools.cached_property
     def flat(self) -> Tensor | None:
@@ -153,6 +154,12 @@ def _flat(plan: "LinearPlan | Conv2dPlan") -> Tensor | None:
     return None if torch.equal(flat, everything) else flat
 
 
+def _prepare_dense(plan: "LinearPlan | Conv2dPlan") -> None:
+    """Compute what the dense layout needs now: torch.compile cannot trace it."""
+    if _dispatch.layout(plan.support) == "dense":
+        _ = plan.flat
+
+
 def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
     if plan.order.device == torch.device(device):
         return plan
@@ -160,6 +167,7 @@ def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
     moved.__dict__.update({k: v for k, v in plan.__dict__.items() if k != "flat"})
     for name in ("order", "forward", "transposed"):
         moved.__dict__[name] = getattr(plan, name).to(device)
+    _prepare_dense(moved)
     return moved
 
 
@@ -266,6 +274,7 @@ class Conv2dPlan:
         object.__setattr__(self, "order", order)
         object.__setattr__(self, "forward", forward)
         object.__setattr__(self, "transposed", View(begin, index, position, work, block))
+        _prepare_dense(self)
 
     def _block(self, channels: int, *, transposed: bool) -> int:
         density = self.support.density

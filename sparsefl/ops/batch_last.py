@@ -61,13 +61,24 @@ def sample_major(x: Tensor) -> Tensor:
     return _TRANSPOSE(flat).view(moved.shape)
 
 
+def empty_batch_last(like: Tensor, *size: int) -> Tensor:
+    """Return an uninitialised tensor ``[N, ...]`` with the batch innermost, and no view."""
+    strides = [1] * len(size)
+    stride = size[0]
+    for d in range(len(size) - 1, 0, -1):
+        strides[d] = stride
+        stride *= size[d]
+    return like.new_empty_strided(size, strides)
+
+
 class _FeatureMajor(torch.autograd.Function):
     """``feature_major`` whose gradient is the same tensor seen sample-major again."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         result = feature_major(x)
-        return result.view_as(result) if result._is_view() else result
+        # A view of an input has to be another tensor than the one that the input's view is.
+        return result.view_as(result) if x.movedim(0, -1).is_contiguous() else result
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsefl.ops import _checks
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Conv2dPlan
+from sparsefl.ops.batch_last import empty_batch_last
 from sparsefl.ops.sparse_conv2d import conv2d
 
 
@@ -67,7 +68,7 @@ def _(
     index: Tensor,
     geometry: list[int],
 ) -> Tensor:
-    return x.new_empty(geometry[0], geometry[5], geometry[6], x.shape[3])  # [O, P, Q, N]
+    return empty_batch_last(x, x.shape[3], geometry[0], geometry[5], geometry[6])  # [N, O, P, Q]
 
 
 @torch.library.register_fake("sparsefl::sign_conv2d_input_grad", lib=LIBRARY)

@@ -13,6 +13,7 @@ from sparsefl.ops import _checks
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import fake_backward
 from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops.batch_last import empty_batch_last
 from sparsefl.ops.sparse_linear import linear
 
 
@@ -70,7 +71,7 @@ def _(
     work: Tensor,
     block: int,
 ) -> Tensor:
-    return x.new_empty(work.shape[0] - 1, x.shape[0]).t()  # [N, out], batch-last
+    return empty_batch_last(x, x.shape[0], work.shape[0] - 1)  # [N, out]
 
 
 @torch.library.register_fake("sparsefl::sign_linear_backward", lib=LIBRARY)

@@ -13,7 +13,7 @@ from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops.batch_last import batch_last
+from sparsefl.ops.batch_last import batch_last, empty_batch_last
 
 
 def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPlan) -> Tensor:
@@ -104,7 +104,7 @@ def _(
     index: Tensor,
     geometry: list[int],
 ) -> Tensor:
-    return x.new_empty(geometry[0], geometry[5], geometry[6], x.shape[3])  # [O, P, Q, N]
+    return empty_batch_last(x, x.shape[3], geometry[0], geometry[5], geometry[6])  # [N, O, P, Q]
 
 
 @torch.library.register_fake("sparsefl::sparse_conv2d_input_grad", lib=LIBRARY)

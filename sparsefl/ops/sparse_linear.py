@@ -14,6 +14,7 @@ from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, fake_backward
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops.batch_last import empty_batch_last
 
 
 def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPlan) -> Tensor:
@@ -86,7 +87,7 @@ def _(
     work: Tensor,
     block: int,
 ) -> Tensor:
-    return x.new_empty(work.shape[0] - 1, x.shape[0]).t()  # [N, out], batch-last
+    return empty_batch_last(x, x.shape[0], work.shape[0] - 1)  # [N, out]
 
 
 @torch.library.register_fake("sparsefl::sparse_linear_backward", lib=LIBRARY)
