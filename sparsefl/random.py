@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from sparsefl import _codec
 
-__all__ = ["normal", "uniform_bits"]
+__all__ = ["generator", "normal", "uniform_bits"]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Uint32Array: TypeAlias = npt.NDArray[np.uint32]
@@ -38,6 +38,24 @@ Uint32Array: TypeAlias = npt.NDArray[np.uint32]
 _MIN_STD, _MAX_STD = 2.0**-100, 2.0**100
 # The bytes of more elements do not fit numpy's signed sizes.
 _MAX_LENGTH = 2**60
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Open numpy's Philox generator of a named stream, for shuffles and draws.
+
+    Names keep streams apart: numpy pads a key of several numbers with zeros, so that the keys
+    ``(seed, 1)`` and ``(seed, 1, 0)`` would be one stream.
+
+    Args:
+        seed: Seed, ``0 <= seed < 2**64``.
+        name: Name of the stream, such as ``"cohort of round 3"``.
+
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if ``seed`` is out of range.
+    """
+    key = np.random.SeedSequence([_seed(seed), _stream(name)])
+    return np.random.Generator(np.random.Philox(key))
 
 
 def uniform_bits(seed: int, name: str, n: int) -> Uint32Array:

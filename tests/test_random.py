@@ -275,3 +275,22 @@ def test_instruction_set_beyond_the_selected_is_refused() -> None:
 def test_streams_need_no_torch() -> None:
     code = "import sys; from sparsefl import random; print('torch' in sys.modules)"
     assert in_fresh_process(code, "scalar") == "False"
+
+
+def test_generators_of_other_names_and_seeds_are_other_streams():
+    drawn = {
+        (seed, name): tuple(random.generator(seed, name).integers(2**63, size=4))
+        for seed in (0, 1, 2**64 - 1)
+        for name in ("", "a", "client 0 in round 1", "cohort of round 1")
+    }
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_generator_draws_the_same_everywhere():
+    assert random.generator(7, "a").integers(1000, size=4).tolist() == [710, 433, 162, 535]
+
+
+@pytest.mark.parametrize(("seed", "name"), [(-1, "a"), (2**64, "a")])
+def test_generator_refuses_a_seed_out_of_range(seed, name):
+    with pytest.raises(ValueError, match="seed"):
+        random.generator(seed, name)

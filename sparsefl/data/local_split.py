@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl import random
+
 IndexArray = npt.NDArray[np.int64]
 
 
@@ -49,7 +51,7 @@ def local_split(
         raise ValueError("labels must be those of at least one example, got none")
     if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
         raise ValueError(f"dev and test must be in [0, 1) and below 1 together, got {dev}, {test}")
-    generator = np.random.Generator(np.random.Philox(seed))
+    generator = random.generator(seed, "local split")
     classes = [generator.permutation(np.flatnonzero(array == c)) for c in np.unique(array)]
     parts = {}
     for name, share in (("test", test), ("dev", dev)):

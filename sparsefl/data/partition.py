@@ -9,6 +9,8 @@ import re
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl import random
+
 IndexArray = npt.NDArray[np.int64]
 Part = list[IndexArray]
 
@@ -143,7 +145,7 @@ def _labels(labels: npt.ArrayLike, num_clients: int) -> IndexArray:
 
 
 def _generator(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(seed))
+    return random.generator(seed, "partition")
 
 
 def _sorted(parts: list[IndexArray]) -> Part:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
+from sparsefl import random
 from sparsefl.data import Images
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -169,7 +170,7 @@ def _as_classes(labels: Tensor) -> Tensor:
 
 def stream(seed: int, round: int, client: int) -> np.random.Generator:
     """Open the random stream of one client in one round: Philox, the same on every machine."""
-    return np.random.Generator(np.random.Philox([seed, round, client]))
+    return random.generator(seed, f"client {client} in round {round}")
 
 
 def batch_indices(

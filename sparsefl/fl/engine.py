@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from sparsefl import codec
 from sparsefl.fl.aggregation import is_finite
 from sparsefl.fl.batches import Dataset, stream
@@ -22,6 +20,7 @@ from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.sampling import RULES, Rule, draw_cohort
 from sparsefl.fl.training import LocalWork, train
+from sparsefl.random import generator
 
 _logger = logging.getLogger(__name__)
 
@@ -114,10 +113,10 @@ class Federation:
         return self.method.server_wire(self.state)
 
     def cohort(self, round: int) -> dict[int, float]:
-        """Draw the clients of a round from Philox of ``(seed, round)``, with their chances."""
+        """Draw the clients of a round, from a stream of its own, with their chances."""
         size = self.schedule.clients_per_round or len(self.datasets)
-        generator = np.random.Generator(np.random.Philox([self.task.seed, round]))
-        return draw_cohort(self._examples, size, self.schedule.sampling, generator)
+        draws = generator(self.task.seed, f"cohort of round {round}")
+        return draw_cohort(self._examples, size, self.schedule.sampling, draws)
 
     def broadcast(self, round: int) -> bytes:
         """Encode what the server sends in a round."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsefl import random as streams
 from sparsefl.pruning._prunable import check_density, prunable_weights
 
 
@@ -81,8 +82,8 @@ def erdos_renyi(
 def _draw(weights: dict[str, nn.Parameter], counts: dict[str, int], seed: int) -> dict[str, Tensor]:
     """Draw ``counts[name]`` positions of each weight, one Philox stream a layer."""
     masks = {}
-    for index, (name, weight) in enumerate(weights.items()):
-        generator = np.random.Generator(np.random.Philox([seed, index]))
+    for name, weight in weights.items():
+        generator = streams.generator(seed, f"random mask of {name}")
         flat = np.zeros(weight.numel(), dtype=np.bool_)
         flat[generator.choice(weight.numel(), counts[name], replace=False)] = True
         masks[name] = torch.from_numpy(flat).reshape(weight.shape).to(weight.device)
