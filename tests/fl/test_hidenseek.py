@@ -41,8 +41,8 @@ def test_uplink_is_one_bit_a_kept_weight_a_scale_a_layer_and_the_dense_parameter
     assert 0.9 <= run.ledger.rounds[0].uplink_bound_bytes / (3 * -(-bits // 8)) <= 1.0
 
 
-def test_masks_travel_once_and_scores_as_bfloat16(federation):
-    run = federation("hidenseek")
+def test_masks_travel_once_and_scores_in_their_format(federation):
+    run = federation("hidenseek", score_format="bf16")
     masks = codec.decode(run.setup_message, run.wire.schema)
     assert all(isinstance(entry, codec.SupportOnly) for entry in masks.values())
     message = run.broadcast(1)
