@@ -17,6 +17,15 @@ ROW = {
     "seed": int,
     "threads": int,
     "rounds": int,
+    # Ours beyond that schema: with them a row says what was run.
+    "data": str,
+    "clients": int,
+    "clients_per_round": (int, type(None)),
+    "sampling": str,
+    "batch_size": int,
+    "local_epochs": int,
+    "local_steps": int,
+    "options": dict,
     "accuracy": float,
     "accuracy_per_client": dict,
     "uplink_bytes": int,
@@ -35,7 +44,7 @@ ROW = {
     "encode_s": float,
     "decode_s": float,
     "aggregate_s": float,
-    # Ours beyond that schema.
+    # Ours, too.
     "step_factor": float,
 }
 SETTING = Setting(

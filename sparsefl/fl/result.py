@@ -8,12 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsefl.fl.costs import Costs
 from sparsefl.fl.ledger import Ledger
 from sparsefl.fl.plots import plot_curves
 from sparsefl.fl.table import format_table
+
+# What of the configuration tells experiments apart, beside what a row's table prints.
+_EXPERIMENT = (
+    "data",
+    "clients",
+    "clients_per_round",
+    "sampling",
+    "batch_size",
+    "local_epochs",
+    "local_steps",
+    "options",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Result:
             "seed": self.config["seed"],
             "threads": self.config["threads"],
             "rounds": self.config["rounds"],
+            **{name: self.config[name] for name in _EXPERIMENT},
             "accuracy": self.accuracy,
             "accuracy_per_client": dict(self.accuracy_per_client),
             "uplink_bytes": sums["uplink_bytes"],
@@ -107,8 +121,14 @@ def model_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """Return a tensor's elements, row-major, of any dtype: numpy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def summarise_clients(accuracies: Sequence[float]) -> dict[str, Any]:

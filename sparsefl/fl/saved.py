@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsefl.fl.result import Result
-from sparsefl.fl.table import Row
+from sparsefl.fl.table import Row, identity, name_rows
 
 RESULT, LOG, COMPARISON = "result.json", "log.jsonl", "compare.json"
-# What tells runs of one method apart, in the order in which it is named.
-_TELLING = ("density", "model", "norm", "rounds")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def load_runs(*paths: str | os.PathLike[str]) -> list[Run]:
     seen: set[tuple[Any, ...]] = set()
     for path in map(pathlib.Path, paths):
         for run in _load(path):
-            key = tuple(run.row[name] for name in ("method", "seed", *_TELLING))
+            key = (run.row["seed"], *identity(run.row))
             if key in seen:
                 named = f"{run.row['method']} ({path.resolve().name})"
                 run = replace(run, row={**run.row, "method": named})
@@ -117,11 +115,7 @@ def name_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     Returns:
         ``{method, and what else tells it from others of its method: [run of each seed]}``.
     """
-    rows = [run.row for run in runs]
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        alike = [row for row in rows if row["method"] == run.row["method"]]
-        telling = [name for name in _TELLING if len({row[name] for row in alike}) > 1]
-        name = " ".join([run.row["method"], *(str(run.row[part]) for part in telling)])
+    for run, name in zip(runs, name_rows([run.row for run in runs]), strict=True):
         groups.setdefault(name, []).append(run)
     return groups

@@ -14,7 +14,7 @@ from sparsefl.fl.batches import Dataset
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import run
-from sparsefl.fl.table import format_table
+from sparsefl.fl.table import IDENTITY, format_table
 
 Clients = Sequence[Sequence[Dataset]]
 
@@ -97,16 +97,15 @@ class SeedResults:
         (folder / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-# Columns of a row that say what was run.
-_GIVEN = ("density", "seed", "threads", "rounds")
-
-
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return what was measured; what says what was run is left out."""
     flat: dict[str, float] = {}
     for name, value in row.items():
+        if not prefix and name in ("seed", *IDENTITY):
+            continue
         if isinstance(value, Mapping):
             flat |= _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and name not in _GIVEN:
+        elif isinstance(value, int | float):
             flat[prefix + name] = value
     return flat
 

@@ -1,5 +1,6 @@
 """Claimed beside measured, as text: one line a run, or a line for the seeds of one."""
 
+import json
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,22 @@ _Column: TypeAlias = tuple[str, Callable[[Row], str]]
 
 WIDTH = 100
 _ABSENT = "-"
-# Rows that differ in nothing but these are runs of one thing under several seeds.
-_IDENTITY = ("method", "model", "norm", "density", "rounds")
+# Rows that agree in all of these differ in the seed alone. Those whose values speak for themselves
+# are named by them, the others as NAME=VALUE.
+_SPEAKING = ("density", "model", "norm", "data")
+IDENTITY = (
+    "method",
+    *_SPEAKING,
+    "rounds",
+    "clients",
+    "clients_per_round",
+    "sampling",
+    "batch_size",
+    "local_epochs",
+    "local_steps",
+    "threads",
+    "options",
+)
 _GAP = "  "
 
 
@@ -46,17 +61,52 @@ def realised(measured: float | None, claimed: float | None) -> float | None:
     return None if measured is None or claimed is None else measured / claimed
 
 
+def identity(row: Row) -> tuple[str, ...]:
+    """Return what tells a run from all but its other seeds; rows of older versions lack some."""
+    return tuple(_text(row.get(name)) for name in IDENTITY)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def name_rows(rows: Sequence[Row]) -> list[str]:
+    """Return the method of each row, and what else tells it from others of its method."""
+    names = []
+    for row in rows:
+        alike = [other for other in rows if other["method"] == row["method"]]
+        names.append(" ".join([row["method"], *_told(row, alike)]))
+    return names
+
+
+def _told(row: Row, alike: Sequence[Row]) -> list[str]:
+    """Name what rows of one method differ in; of options, those alone that differ."""
+    told = []
+    for name in IDENTITY[1:-1]:
+        if len({_text(other.get(name)) for other in alike}) > 1:
+            value = row.get(name)
+            text = "none" if value is None else str(value)
+            told.append(text if name in _SPEAKING else f"{name}={text}")
+    options, own = [other.get("options") or {} for other in alike], row.get("options") or {}
+    differing = [
+        key
+        for key in dict.fromkeys(key for given in options for key in given)
+        if len({_text(given.get(key)) for given in options}) > 1
+    ]
+    return [*told, *(f"{key}={own.get(key)}" for key in differing)]
+
+
 def merge_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Merge the rows of one method under several seeds into their mean.
+    """Merge the rows of one experiment under several seeds into their mean.
 
     Returns:
-        One row for each method, model and density, in the order of the first; a merged one has the
-        mean of every number, "seeds", how many, and "spread": the standard deviation of "accuracy",
+        One row for each :func:`identity`, in the order of the first; a merged one has the mean of
+        every number, "seeds", how many, and "spread": the standard deviation of "accuracy",
         "mean" and "worst_decile" over the seeds (``n - 1`` in the denominator).
     """
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in _IDENTITY), []).append(row)
+        groups.setdefault(identity(row), []).append(row)
     return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
 
 
@@ -73,7 +123,7 @@ def _merged(group: Sequence[Row]) -> Row:
         "accuracy_per_client": per_client,
         "seeds": len(group),
         "spread": spread,
-        **{name: group[0][name] for name in _IDENTITY},
+        **{name: group[0][name] for name in IDENTITY if name in group[0]},
     }
 
 
@@ -202,13 +252,16 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
 
     A realised factor of 1 means that what is claimed was measured; ``-`` means not measured, and
     columns without any measurement are named below. Runs under several seeds are one line: their
-    mean, and the standard deviation of the accuracies.
+    mean, and the standard deviation of the accuracies; other runs of one method are named by what
+    they differ in.
 
     Args:
         rows: At least one.
         width: Characters of a line; what does not fit goes on below, under the method's name.
     """
     merged = merge_seeds(rows)
+    named = zip(merged, name_rows(merged), strict=True)
+    merged = [{**row, "method": name} for row, name in named]
     sections = list(_SECTIONS)
     if any(_has_personal(row) for row in merged):
         title, columns = sections[0]

@@ -62,6 +62,14 @@ def test_what_two_folders_hold_is_named_apart(tmp_path):
     ]
 
 
+def test_other_experiments_keep_their_names(tmp_path):
+    save(tmp_path / "a", data="UCI digits (iid)")
+    save(tmp_path / "b", data="Fashion-MNIST (iid)")
+    runs = load_runs(tmp_path / "a", tmp_path / "b")
+    assert [run.row["method"] for run in runs] == ["fedpt", "fedpt"]
+    assert list(name_runs(runs)) == ["fedpt UCI digits (iid)", "fedpt Fashion-MNIST (iid)"]
+
+
 def test_names_tell_what_differs():
     rows = [row("a"), row("b", density=0.1), row("b", density=0.2), row("b", density=0.2, seed=1)]
     named = name_runs([Run(each) for each in rows])

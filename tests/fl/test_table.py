@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sparsefl.fl.table import factor, format_table, merge_seeds, realised, size
+from sparsefl.fl.table import factor, format_table, merge_seeds, name_rows, realised, size
 
 
 def row(**change):
@@ -14,6 +14,14 @@ def row(**change):
         "seed": 0,
         "threads": 2,
         "rounds": 3,
+        "data": "UCI digits (iid)",
+        "clients": 10,
+        "clients_per_round": None,
+        "sampling": "uniform",
+        "batch_size": 16,
+        "local_epochs": 1,
+        "local_steps": None,
+        "options": {"lr": 0.1, "momentum": 0.9},
         "accuracy": 0.8125,
         "accuracy_per_client": {"mean": 0.75, "worst_decile": 0.5},
         "uplink_bytes": 110,
@@ -98,6 +106,39 @@ def test_seeds_are_one_line_with_mean_and_spread():
 def test_densities_of_one_method_stay_apart():
     merged = merge_seeds([row(density=0.1), row(density=0.1, seed=1), row(density=0.2)])
     assert [(r["density"], r.get("seeds")) for r in merged] == [(0.1, 2), (0.2, None)]
+
+
+OTHERS = [
+    ("data", "Fashion-MNIST (iid)", "fedpt Fashion-MNIST (iid)"),
+    ("model", "mlp", "fedpt mlp"),
+    ("norm", "group", "fedpt group"),
+    ("rounds", 4, "fedpt rounds=4"),
+    ("clients", 20, "fedpt clients=20"),
+    ("clients_per_round", 5, "fedpt clients_per_round=5"),
+    ("sampling", "examples", "fedpt sampling=examples"),
+    ("batch_size", 32, "fedpt batch_size=32"),
+    ("local_epochs", 2, "fedpt local_epochs=2"),
+    ("local_steps", 7, "fedpt local_steps=7"),
+    ("threads", 1, "fedpt threads=1"),
+    ("options", {"lr": 0.2, "momentum": 0.9}, "fedpt lr=0.2"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "name"), OTHERS, ids=lambda v: str(v)[:20])
+def test_other_experiments_are_no_seeds_and_are_named_apart(field, value, name):
+    rows = [row(), row(seed=1, **{field: value})]
+    assert [merged.get("seeds") for merged in merge_seeds(rows)] == [None, None]
+    assert name_rows(rows)[1] == name
+    text = format_table(rows)
+    assert "seeds" not in text
+    assert cells(text, "Bytes", name)["up"] == "110 B"
+
+
+def test_rows_of_older_versions_still_merge():
+    new = ("data", "clients", "sampling", "options", "local_steps")
+    old = [{k: v for k, v in row(seed=seed).items() if k not in new} for seed in (0, 1)]
+    assert [merged["seeds"] for merged in merge_seeds(old)] == [2]
+    assert len(merge_seeds([*old, row(seed=2)])) == 2
 
 
 def test_columns_line_up_for_several_rows():
