@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -122,6 +123,31 @@ def test_worst_decile_is_at_least_one_client():
     assert summarise_clients([0.5, 1.0, float("nan")]) == summary
     many = [i / 100 for i in range(30)]
     assert summarise_clients(many)["worst_decile"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool],
+    ids=str,
+)
+def test_fingerprint_is_of_name_dtype_shape_and_bytes(dtype):
+    holder = torch.nn.Module()
+    tensors = {"b": torch.arange(6).reshape(2, 3).T, "a": torch.tensor(3), "c": torch.empty(0, 4)}
+    expected = hashlib.sha256()
+    for name, tensor in tensors.items():
+        holder.register_buffer(name, tensor.to(dtype))
+    for name in sorted(tensors):
+        held = tensors[name].to(dtype)
+        expected.update(f"{name} {dtype} {tuple(held.shape)}\n".encode())
+        expected.update(held.contiguous().numpy().tobytes())
+    assert model_sha256(holder) == expected.hexdigest()
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedpt"])
+def test_a_bfloat16_model_ends_in_a_result(method, toy, small):
+    runs = [small(method, model=lambda: toy.cnn().to(torch.bfloat16), rounds=1) for _ in range(2)]
+    assert next(runs[0].model.parameters()).dtype == torch.bfloat16
+    assert runs[0].model_sha256 == runs[1].model_sha256 != small(method, rounds=1).model_sha256
 
 
 def test_forward_flops_by_shapes(toy):
