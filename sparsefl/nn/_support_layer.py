@@ -216,12 +216,7 @@ class SupportLayer(StoredLatent, StandIn):
         if isinstance(old, RetiredParameter):
             self._follow(old, new_support)
             return
-        slots = [] if optimizer is None else optimizer_slots(optimizer, old)
-        if optimizer is not None and not slots:
-            raise ValueError(
-                f"optimizer does not hold this layer's {self.latent_name}: was it built for the "
-                "model before sparsify, or before an earlier set_support?"
-            )
+        slots = self._slots(optimizer)
         if new_support == self._support:
             return
         new_plan = self._make_plan(new_support).to(old.device)
@@ -236,8 +231,38 @@ class SupportLayer(StoredLatent, StandIn):
             carry_state(optimizer, old, new, carry)
         retire(old, new, new_support, new_plan)
 
+    def _slots(
+        self, optimizer: torch.optim.Optimizer | None, whose: str = "this layer's "
+    ) -> list[tuple[list[nn.Parameter], int]]:
+        """Return where the optimizer holds the latent.
+
+        Raises:
+            ValueError: if there is one and it does not; the message calls the latent ``whose``.
+        """
+        if optimizer is None:
+            return []
+        slots = optimizer_slots(optimizer, self._latent)
+        if not slots:
+            raise ValueError(
+                f"optimizer does not hold {whose}{self.latent_name}: was it built for the "
+                "model before sparsify, or before an earlier set_support?"
+            )
+        return slots
+
     def _follow(self, old: RetiredParameter, support: Support) -> None:
         """Take the parameter that a tied layer's set_support has put in the place of this one's.
+
+        Raises:
+            ValueError: if that has another support, or another order.
+        """
+        new, new_plan = self._check_successor(old, support)
+        carry = carry_between(self._support, self._plan, support, new_plan)
+        self._take(new, support, new_plan, carry)
+
+    def _check_successor(
+        self, old: RetiredParameter, support: Support
+    ) -> tuple[nn.Parameter, Plan]:
+        """Return what has taken the place of ``old``, and this layer's plan to go with it.
 
         Raises:
             ValueError: if that has another support, or another order.
@@ -254,8 +279,7 @@ class SupportLayer(StoredLatent, StandIn):
                 f"support makes this layer store its {self.latent_name} in another order than the "
                 "layer that it is tied to: densify the model and untie them"
             )
-        carry = carry_between(self._support, self._plan, support, new_plan)
-        self._take(new, support, new_plan, carry)
+        return new, new_plan
 
     def _take(self, latent: nn.Parameter, support: Support, plan: Plan, carry: Carry) -> None:
         self._support, self._plan = support, plan
