@@ -108,12 +108,17 @@ class Result:
         plot_curves({self.config["label"]: self.ledger.curve()}, path)
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Write ``log.jsonl`` (a line a round) and ``result.json`` into a folder."""
+        """Write ``log.jsonl`` (a line a round), ``result.json`` and ``model.pt`` into a folder.
+
+        ``model.pt`` is the final global model's state_dict, for the network that was given to
+        :func:`sparsefl.fl.run`: ``net.load_state_dict(torch.load(path, weights_only=True))``.
+        """
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(line) for line in self.ledger.lines())
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
         (folder / "result.json").write_text(json.dumps(self.report(), indent=2) + "\n")
+        torch.save(self.model.state_dict(), folder / "model.pt")
 
 
 def model_sha256(model: nn.Module) -> str:

@@ -56,6 +56,15 @@ def test_row_table_and_files(method, tmp_path, small):
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("network", ["cnn", "norm_net"])
+def test_the_saved_model_loads_into_the_users_network(method, network, toy, small, tmp_path):
+    result = small(method, model=getattr(toy, network), rounds=1)
+    result.save(tmp_path)
+    loaded = getattr(toy, network)()
+    loaded.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert model_sha256(loaded) == result.model_sha256
+
+
 def test_dense_bytes_are_those_of_every_message_sent(toy, small):
     result = small("fedavg")
     parameters = sum(p.numel() for p in toy.cnn().parameters())
