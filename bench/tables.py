@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sparsefl.fl import table
+
+from .claims import summary
+from .claims.accuracy import RESULTS, STUDY, Results
+from .claims.study import Study
+from .markdown import fill, markdown
 
 Row = Mapping[str, Any]
 PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
@@ -30,28 +35,11 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
     """Make every table, by name, from a folder of results."""
     rows = json.loads((results / "cpu.json").read_text())["rows"]
     compared = json.loads((results / "compare.json").read_text())
-    return {"ops": ops_table(rows), "methods": methods_table(compared)}
-
-
-def fill(text: str, tables: Mapping[str, str]) -> str:
-    """Replace what stands between the markers ``<!-- NAME -->`` and ``<!-- /NAME -->``.
-
-    Raises:
-        ValueError: if a table has no markers.
-    """
-    for name, table_text in tables.items():
-        head, opening, rest = text.partition(f"<!-- {name} -->\n")
-        _, closing, tail = rest.partition(f"<!-- /{name} -->")
-        if not opening or not closing:
-            raise ValueError(f"the text has no markers for the table {name}")
-        text = head + opening + table_text + closing + tail
-    return text
-
-
-def markdown(head: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
-    """Format a table; the first column is text, the others are figures."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
+    return {
+        "ops": ops_table(rows),
+        "methods": methods_table(compared),
+        "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
+    }
 
 
 def ops_table(rows: Sequence[Row]) -> str:
@@ -123,6 +111,18 @@ def methods_table(compared: Mapping[str, Any]) -> str:
     return markdown(head, map(line, rows)) + (
         f"\n{first['rounds']} rounds, {first['threads']} threads, seed {first['seed']}, "
         f"commit {compared['commit']}.\n"
+    )
+
+
+def accuracy_table(study: Study, results: Results) -> str:
+    """Make the table of the accuracy study as far as it has been run."""
+    found = list(summary.summarise(study, results))
+    commits = sorted({run["commit"] for run in results.by_key.values() if "commit" in run})
+    return summary.overview(study, found) + (
+        f"\nTest accuracy in percent, mean and standard deviation over {len(study.seeds)} seeds; "
+        f"bytes of all messages and step against `{study.dense}`'s in the first setting. "
+        f"{study.rounds} rounds of {study.local_steps} steps, batch {study.batch_size}; commits "
+        f"{', '.join(commits) or 'none'}.\n"
     )
 
 

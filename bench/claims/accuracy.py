@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.steps:
         measure_steps(study, results)
         return 0
-    unknown = [r.name for r in study.rows.values() if r.like and width_key(r) not in results.by_key]
-    if unknown:
-        print(f"left out until --steps has found their width: {', '.join(unknown)}")
-        rows = {name: row for name, row in study.rows.items() if name not in unknown}
-        study = dataclasses.replace(study, rows=rows)
+    every_row = set(study.rows)
+    study = study.with_widths(found_widths(study, results))
+    waiting = every_row - set(study.rows)
+    if waiting:
+        print(f"left out until --steps has found their width: {', '.join(sorted(waiting))}")
     deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    complete = not unknown
+    complete = not waiting
     for setting in study.settings:
         complete &= run_jobs(study, study.trials(setting), results, args.processes, deadline)
         finals = study.finals(setting, choose(study, results.by_key))
@@ -95,32 +95,29 @@ def run_jobs(
                 job = next(waiting, None)
                 if job is None:
                     break
-                width = results.by_key.get(width_key(study.rows[job.row]), {}).get("width")
-                running.add(pool.submit(play, study, job, width))
+                running.add(pool.submit(play, study, job))
             if not running:
                 break
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                results.add(*future.result())
                 bar.update()
+                try:
+                    results.add(*future.result())
+                except (RuntimeError, ValueError) as error:
+                    # A run that fails leaves the others to be made; it is missing in the end.
+                    bar.write(f"a run failed: {error}", file=sys.stderr)
     return all(study.key(job) in results.by_key for job in missing)
 
 
-def play(study: Study, job: Job, width: float | None) -> tuple[str, dict[str, Any]]:
-    """Make one run; a trial never sees the test set.
-
-    Args:
-        study: The study.
-        job: The run.
-        width: Of a narrow model whose width was measured.
-    """
+def play(study: Study, job: Job) -> tuple[str, dict[str, Any]]:
+    """Make one run; a trial never sees the test set."""
     row, setting = study.rows[job.row], study.settings[job.setting]
     trial, rounds = job.stage == "tune", study.rounds_of(job)
     problem = load_problem(federation(study, setting), job.seed)
     assert problem.dev is not None
     result = fl.run(
         row.method,
-        widths.factory(row, problem, row.width if width is None else width),
+        widths.factory(row, problem),
         problem.clients,
         problem.dev if trial else problem.test,
         density=row.density,
@@ -167,14 +164,10 @@ def schedule(study: Study, setting: Setting) -> fl.Schedule:
     )
 
 
-def step_key(row: Row) -> str:
-    """Return the key of a row's measured step."""
-    return f"step {row.name}"
-
-
-def width_key(row: Row) -> str:
-    """Return the key of a narrow row's measured width."""
-    return f"width {row.name}"
+def found_widths(study: Study, results: Results) -> dict[str, float]:
+    """Return the widths that were found for narrow rows, by row."""
+    keys = {row.name: study.width_key(row) for row in study.rows.values() if row.like}
+    return {name: results.by_key[k]["width"] for name, k in keys.items() if k in results.by_key}
 
 
 def measure_steps(study: Study, results: Results) -> None:
@@ -185,20 +178,22 @@ def measure_steps(study: Study, results: Results) -> None:
     setting = next(iter(study.settings.values()))
     problem = load_problem(federation(study, setting), study.tuning_seed)
     for row in sorted(study.rows.values(), key=lambda row: row.like is not None):
-        if row.like is not None and width_key(row) not in results.by_key:
-            other = results.by_key[step_key(study.rows[row.like])]
-            results.add(width_key(row), {"width": measure_width(study, row, other, problem)})
-        if step_key(row) not in results.by_key:
-            width = results.by_key.get(width_key(row), {}).get("width", row.width)
-            results.add(step_key(row), measure_step(study, row, width, problem))
+        if row.like is not None:
+            if study.width_key(row) not in results.by_key:
+                other = results.by_key[study.step_key(study.rows[row.like])]
+                width = measure_width(study, row, other, problem)
+                results.add(study.width_key(row), {"row": row.name, "width": width})
+            row = study.with_widths(found_widths(study, results)).rows[row.name]
+        if study.step_key(row) not in results.by_key:
+            results.add(study.step_key(row), measure_step(study, row, problem))
 
 
-def measure_step(study: Study, row: Row, width: float, problem: Problem) -> dict[str, Any]:
+def measure_step(study: Study, row: Row, problem: Problem) -> dict[str, Any]:
     """Return a row's step factor, against the dense model of full width, and a client's bytes."""
     assert problem.dev is not None
     result = fl.run(
         row.method,
-        widths.factory(row, problem, width),
+        widths.factory(row, problem),
         problem.clients,
         problem.dev,
         density=row.density,
@@ -211,8 +206,9 @@ def measure_step(study: Study, row: Row, width: float, problem: Problem) -> dict
     if row.method == "fedavg":
         # Against itself the run would compare it.
         dense = study.rows[study.dense]
-        factor = widths.step_factor(row, width, dense, problem, study.batch_size)
+        factor = widths.step_factor(row, dense, problem, study.batch_size)
     return {
+        "row": row.name,
         "step_factor": factor,
         "exchange_bytes": (sums["uplink_bytes"] + sums["downlink_bytes"]) / len(problem.clients),
         "machine": machine(),

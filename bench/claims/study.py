@@ -15,6 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from sparsefl.fl.method import load_method
+
 # Every row gets as many trials on the development set, at most.
 MAX_TRIALS = 12
 
@@ -50,7 +52,7 @@ class Row:
         model: A model of ``sparsefl.models``.
         density: Share of weights kept.
         norm: Normalisation of the model.
-        width: Of a narrow model: a number, or "bytes" or "time": that of ``like``.
+        width: Of the model; "bytes" or "time" until it is known: that of ``like``.
         like: The row whose bytes or step time a narrow model may take.
         grid: Values of each option; the trials are their product.
         tuned_as: The row whose trials choose the options; itself if absent.
@@ -65,6 +67,10 @@ class Row:
     like: str | None = None
     grid: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
     tuned_as: str | None = None
+
+    def identity(self) -> list[Any]:
+        """Return what tells it from other rows, its name and its grid apart."""
+        return [self.method, self.model, self.norm, self.density, self.width]
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """Yield the options of each trial."""
@@ -121,7 +127,19 @@ class Study:
             for other in (row.tuned_as, row.like):
                 if other is not None and other not in rows:
                     raise ValueError(f"{row.name}: no row is named {other!r}")
-        return cls(seeds=tuple(given.pop("seeds")), settings=settings, rows=rows, **given)
+        study = cls(seeds=tuple(given.pop("seeds")), settings=settings, rows=rows, **given)
+        if study.tuning_seed in study.seeds:
+            raise ValueError(f"tuning_seed {study.tuning_seed} must be none of seeds {study.seeds}")
+        return study
+
+    def with_widths(self, widths: Mapping[str, float]) -> Study:
+        """Fill in the widths that were found, by row, and leave out the rows that wait for one."""
+        rows = {
+            name: dataclasses.replace(row, width=widths.get(name, row.width))
+            for name, row in self.rows.items()
+        }
+        known = {name: row for name, row in rows.items() if not isinstance(row.width, str)}
+        return dataclasses.replace(self, rows=known)
 
     def tuning(self, setting: Setting, row: Row) -> tuple[str, str]:
         """Return the names of the setting and the row whose trials choose the options."""
@@ -139,11 +157,23 @@ class Study:
             "dataset": self.dataset,
             "clients": [setting.clients, setting.clients_per_round, setting.partition],
             "work": [self.rounds_of(job), self.local_steps, self.batch_size],
-            "row": [row.method, row.model, row.norm, row.density, row.width, row.like],
+            "judged": [self.evaluate_every, self.judged_on],
+            "row": row.identity(),
             "seed": job.seed,
-            "options": job.options,
+            "options": load_method(row.method).with_defaults(job.options),
         }
         return json.dumps(determined_by, sort_keys=True)
+
+    def step_key(self, row: Row) -> str:
+        """Return all that determines a row's measured step, as JSON."""
+        options = load_method(row.method).with_defaults({})
+        step = {"stage": "step", "row": row.identity(), "options": options}
+        return json.dumps({**step, "work": [self.batch_size, self.dataset]}, sort_keys=True)
+
+    def width_key(self, row: Row) -> str:
+        """Return all that determines the width that is looked for, as JSON."""
+        like = None if row.like is None else self.step_key(self.rows[row.like])
+        return json.dumps({"stage": "width", "row": row.identity(), "like": like}, sort_keys=True)
 
     def trials(self, setting: str) -> Iterator[Job]:
         """Yield the trials that a setting's final runs need, each once."""

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparsefl.bench.tables import markdown
+from sparsefl.bench.markdown import markdown
 from sparsefl.fl.seeds import Spread
 from sparsefl.fl.table import size
 
-from .accuracy import RESULTS, STUDY, Results, step_key, width_key
+from .accuracy import RESULTS, STUDY, Results, found_widths
 from .study import Row, Study, choose
 
 PICTURE = RESULTS.with_suffix(".png")
@@ -30,7 +30,6 @@ class Found:
     Attributes:
         setting: Name of the setting.
         row: The row.
-        width: Of the model.
         accuracy: Of the last global model on the test set, over the seeds.
         clients: Mean over the clients, each on data of its own.
         worst_decile: Mean over the worst tenth of the clients.
@@ -41,7 +40,6 @@ class Found:
 
     setting: str
     row: Row
-    width: float
     accuracy: Spread
     clients: Spread
     worst_decile: Spread
@@ -68,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def summarise(study: Study, results: Results) -> Iterator[Found]:
     """Yield every row of every setting of which there is a final run."""
+    study = study.with_widths(found_widths(study, results))
     chosen = choose(study, results.by_key)
     for setting in study.settings:
         for row in study.rows.values():
@@ -83,12 +82,11 @@ def summarise(study: Study, results: Results) -> Iterator[Found]:
             yield Found(
                 setting=setting,
                 row=row,
-                width=results.by_key.get(width_key(row), {}).get("width", row.width),
                 accuracy=Spread.of([run["accuracy"] for run in runs]),
                 clients=Spread.of([run["mean"] for run in judged]),
                 worst_decile=Spread.of([run["worst_decile"] for run in judged]),
                 total_bytes=sum(spent) / len(spent),
-                step_factor=results.by_key.get(step_key(row), {}).get("step_factor"),
+                step_factor=results.by_key.get(study.step_key(row), {}).get("step_factor"),
                 options=dict(jobs[0].options),
                 seeds=len(runs),
             )
@@ -104,6 +102,34 @@ def tables(study: Study, found: Sequence[Found]) -> str:
     return "\n".join(texts)
 
 
+def overview(study: Study, found: Sequence[Found]) -> str:
+    """Format one table of all settings, as markdown: a line a row, accuracies in percent.
+
+    What was not run with every seed says how many there were; what was not run at all is so named.
+    """
+    by_cell = {(item.row.name, item.setting): item for item in found}
+
+    def cell(row: str, setting: str) -> str:
+        item = by_cell.get((row, setting))
+        if item is None:
+            return "not run yet"
+        full = item.seeds == len(study.seeds)
+        return in_percent(item.accuracy) + (
+            "" if full else f" ({item.seeds} of {len(study.seeds)} seeds)"
+        )
+
+    def lines() -> Iterator[list[str]]:
+        for name in study.rows:
+            items = [by_cell[name, s] for s in study.settings if (name, s) in by_cell]
+            if not items:
+                yield [name, *["not run yet"] * len(study.settings), "-", "-"]
+                continue
+            accuracies = [cell(name, setting) for setting in study.settings]
+            yield [name_of(items[0]), *accuracies, size(items[0].total_bytes), step_of(items[0])]
+
+    return markdown(["", *study.settings, "bytes, all", "step"], lines())
+
+
 def line(item: Found) -> list[str]:
     """Format one row."""
     return [
@@ -112,14 +138,19 @@ def line(item: Found) -> list[str]:
         in_percent(item.clients),
         in_percent(item.worst_decile),
         size(item.total_bytes),
-        "-" if item.step_factor is None else f"{item.step_factor:.2f}x",
+        step_of(item),
         str(item.seeds),
     ]
 
 
+def step_of(item: Found) -> str:
+    """Format how many times as fast as the dense row's a local step is."""
+    return "-" if item.step_factor is None else f"{item.step_factor:.2f}x"
+
+
 def name_of(item: Found) -> str:
     """Name a row, with the width that was found for it."""
-    return f"{item.row.name}, width {item.width:g}" if item.row.like else item.row.name
+    return f"{item.row.name}, width {item.row.width:g}" if item.row.like else item.row.name
 
 
 def in_percent(spread: Spread) -> str:

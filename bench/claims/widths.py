@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -18,11 +19,11 @@ from .study import Row
 WIDTHS = tuple(round(0.01 * step, 2) for step in range(1, 101))
 
 
-def factory(row: Row, problem: Problem, width: float = 1.0) -> Callable[[], nn.Module]:
+def factory(row: Row, problem: Problem) -> Callable[[], nn.Module]:
     """Return what builds a row's model for a problem."""
     assert problem.in_shape is not None
     assert problem.classes is not None
-    options = {} if row.model == "linear" else {"norm": row.norm, "width": width}
+    options = {} if row.model == "linear" else {"norm": row.norm, "width": row.width}
     return functools.partial(models.build, row.model, problem.in_shape, problem.classes, **options)
 
 
@@ -32,7 +33,8 @@ def at_bytes(row: Row, problem: Problem, budget_bytes: float) -> float:
     Raises:
         ValueError: if there is none.
     """
-    fitting = [w for w in WIDTHS if 2 * _state_bytes(factory(row, problem, w)()) <= budget_bytes]
+    models_of = {width: factory(replace(row, width=width), problem) for width in WIDTHS}
+    fitting = [w for w, model in models_of.items() if 2 * _state_bytes(model()) <= budget_bytes]
     if not fitting:
         raise ValueError(f"{row.name}: no width has an exchange of {budget_bytes} bytes")
     return fitting[-1]
@@ -48,18 +50,19 @@ def at_time(row: Row, dense: Row, problem: Problem, factor: float, batch_size: i
         return WIDTHS[high]
     while low < high:
         middle = (low + high + 1) // 2
-        if step_factor(row, WIDTHS[middle], dense, problem, batch_size) >= factor:
+        narrow = replace(row, width=WIDTHS[middle])
+        if step_factor(narrow, dense, problem, batch_size) >= factor:
             low = middle
         else:
             high = middle - 1
     return WIDTHS[low]
 
 
-def step_factor(row: Row, width: float, dense: Row, problem: Problem, batch_size: int) -> float:
+def step_factor(row: Row, dense: Row, problem: Problem, batch_size: int) -> float:
     """Return how many times as fast as the dense row's a row's step of plain torch is, in turns."""
     runs = {
         "dense": stopwatch(_step(factory(dense, problem)(), problem, batch_size)),
-        "ours": stopwatch(_step(factory(row, problem, width)(), problem, batch_size)),
+        "ours": stopwatch(_step(factory(row, problem)(), problem, batch_size)),
     }
     times = interleave(runs, Effort())
     return paired_ratio(times["dense"][-1], times["ours"][-1])

@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 from sparsefl.bench.claims import accuracy, study, summary
+from sparsefl.fl.method import load_method
 
 SMALL = """
 dataset = "digits"
@@ -85,7 +86,7 @@ def test_shared_trials_serve_every_row_and_setting_that_takes_them(small):
     ]
 
 
-@pytest.mark.parametrize("changed", ["rounds", "local_steps", "batch_size"])
+@pytest.mark.parametrize("changed", ["rounds", "local_steps", "batch_size", "judged_on"])
 def test_result_of_another_schedule_is_no_result(small, changed):
     job = next(small.finals("all", {("all", "fedavg"): {"lr": 0.05}}))
     other = dataclasses.replace(small, **{changed: 77})
@@ -94,7 +95,7 @@ def test_result_of_another_schedule_is_no_result(small, changed):
 
 def test_trial_is_judged_on_development_data_alone(small):
     trial = next(small.trials("all"))
-    key, report = accuracy.play(small, trial, None)
+    key, report = accuracy.play(small, trial)
     assert key == small.key(trial)
     assert 0 <= report["dev_accuracy"] <= 1
     assert "accuracy" not in report
@@ -103,7 +104,7 @@ def test_trial_is_judged_on_development_data_alone(small):
 def test_interrupted_study_goes_on_where_it_was(small, tmp_path):
     path = tmp_path / "results.jsonl"
     job = next(small.finals("all", {("all", "fedavg"): {"lr": 0.05}}))
-    key, report = accuracy.play(small, job, None)
+    key, report = accuracy.play(small, job)
     accuracy.Results(path).add(key, report)
 
     read = accuracy.Results(path)
@@ -165,3 +166,40 @@ def test_table_says_what_was_not_run_and_not_measured(small, results):
 def test_picture_is_drawn(small, results, tmp_path):
     summary.draw(list(summary.summarise(small, results)), tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").stat().st_size > 1000
+
+
+def test_overview_says_what_is_missing(small, results):
+    text = summary.overview(small, list(summary.summarise(small, results)))
+    assert "| fedavg | 85.0 ± 7.1 | not run yet | 2 kB | - |" in text
+    assert "| second | 80.0 (1 of 2 seeds) | not run yet | 2 kB | - |" in text
+
+
+def test_result_under_other_defaults_of_the_method_is_no_result(small, monkeypatch):
+    job = next(small.finals("all", {("all", "fedavg"): {"lr": 0.05}}))
+    before = small.key(job)
+    method = load_method("fedavg")
+    changed = dataclasses.replace(method, defaults={**method.defaults, "momentum": 0.123})
+    monkeypatch.setattr(study, "load_method", lambda name: changed)
+    assert small.key(job) != before
+
+
+def test_narrow_row_waits_for_its_width(small):
+    narrow = study.Row("narrow", "fedavg", width="bytes", like="fedavg", tuned_as="fedavg")
+    rows = dataclasses.replace(small, rows={**small.rows, "narrow": narrow})
+    assert "narrow" not in rows.with_widths({}).rows
+    assert rows.with_widths({"narrow": 0.2}).rows["narrow"].width == 0.2
+
+
+def test_tuning_on_a_final_seed_is_refused(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL.replace("tuning_seed = 1000", "tuning_seed = 1"))
+    with pytest.raises(ValueError, match="tuning_seed 1 must be none"):
+        study.Study.read(path)
+
+
+def test_run_that_fails_leaves_the_others(small, tmp_path):
+    results = accuracy.Results(tmp_path / "results.jsonl")
+    bad = study.Job("final", "all", "fedavg", 0, {"lr": -1.0})
+    good = study.Job("final", "all", "fedavg", 0, {"lr": 0.05})
+    assert not accuracy.run_jobs(small, [bad, good], results, processes=1, deadline=None)
+    assert list(results.by_key) == [small.key(good)]

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sparsefl.bench import tables
+from sparsefl.bench import markdown, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -35,19 +35,19 @@ def test_ops_table_takes_the_fastest_variant_on_all_threads():
 
 def test_fill_replaces_what_stands_between_the_markers():
     text = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\n"
-    filled = tables.fill(text, {"one": "new\n", "two": "second\n"})
+    filled = markdown.fill(text, {"one": "new\n", "two": "second\n"})
     assert filled == (
         "a\n<!-- one -->\nnew\n<!-- /one -->\nb\n<!-- two -->\nsecond\n<!-- /two -->\n"
     )
-    assert tables.fill(filled, {"one": "new\n"}) == filled
+    assert markdown.fill(filled, {"one": "new\n"}) == filled
 
 
 @pytest.mark.parametrize("text", ["", "<!-- one -->\n", "<!-- /one -->"])
 def test_fill_refuses_a_text_without_markers(text):
     with pytest.raises(ValueError, match="markers for the table one"):
-        tables.fill(text, {"one": "new"})
+        markdown.fill(text, {"one": "new"})
 
 
 def test_readme_is_generated_from_the_committed_results():
     text = (ROOT / "README.md").read_text()
-    assert tables.fill(text, tables.tables_of(RESULTS)) == text
+    assert markdown.fill(text, tables.tables_of(RESULTS)) == text
