@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from sparsefl.fl.batches import Dataset, Reader
 from sparsefl.fl.engine import Schedule
-from sparsefl.fl.training import floating_dtype, seeded_model
+from sparsefl.fl.training import floating_dtype, seeded, seeded_model
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> 
         TypeError: if the factory gives no module, or the module no tensor.
         ValueError: if the model cannot take the example, or does not give class scores.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         model = seeded_model(factory, seed).eval()
         example, _ = Reader(dataset, floating_dtype(model)).take(np.zeros(1, np.int64))
         kind = f"{str(example.dtype).removeprefix('torch.')} {list(example.shape)}"
@@ -151,7 +151,7 @@ def check_labels(data: Dataset, name: str, classes: int) -> None:
     try:
         labels = reader.labels()
         if labels is None and len(data) > 0:
-            with torch.random.fork_rng(devices=[]):
+            with seeded(0):
                 _, labels = reader.take(np.zeros(1, np.int64))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from error

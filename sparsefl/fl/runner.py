@@ -85,7 +85,8 @@ def run(
         test: Evaluated once, on the last global model.
         density: Share of weights kept, for methods that prune.
         rounds: Rounds of federated training.
-        seed: Of initialisation, sampling, batch order and dropout.
+        seed: Of initialisation, sampling, batch order and dropout, and of the global generators of
+            torch, numpy and python while datasets are read, for those that augment.
         schedule: Cohort size, batch size and local work; by default one epoch of everyone.
         options: Options of the method, its learning rate among them; see its ``DEFAULTS``.
         dev: The server's development data, for the accuracy of each round; ``test`` if absent.

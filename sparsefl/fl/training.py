@@ -1,8 +1,10 @@
 """Local training and evaluation: the loops that every method shares."""
 
+import contextlib
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +46,29 @@ def local_step(
     return loss.detach()
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and python for a while, then put them back.
+
+    Models draw weights and dropout from them, and datasets that augment draw from any.
+
+    Args:
+        seed: ``0 <= seed < 2**64``; numpy's takes its lower 32 bits.
+    """
+    kept = random.getstate()
+    # The generators that users' datasets draw from are the global ones.
+    numpy_kept = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept)
+            np.random.set_state(numpy_kept)  # noqa: NPY002
+
+
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -63,7 +88,7 @@ def train(
         batch_size: Examples a step.
         epochs: Passes over the data.
         max_steps: Most steps, or ``None``.
-        generator: Source of the order, and of the seed of dropout.
+        generator: Source of the order, and of the seed of dropout and augmentation.
 
     Raises:
         ValueError: if the client owns no example, or the loss is not finite.
@@ -74,8 +99,7 @@ def train(
     started = time.perf_counter()
     reader = Reader(dataset, floating_dtype(model))
     losses: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator.integers(2**62)))
+    with seeded(int(generator.integers(2**62))):
         for indices in batch_indices(len(dataset), batch_size, epochs, max_steps, generator):
             inputs, labels = reader.take(indices)
             losses.append(local_step(model, optimizer, inputs, labels))
@@ -105,13 +129,16 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
 
 
 def accuracy(model: nn.Module, dataset: Dataset) -> float:
-    """Return the share of examples whose largest output is at the label; NaN without examples."""
+    """Return the share of examples whose largest output is at the label; NaN without examples.
+
+    Whatever a dataset draws at random is the same in every evaluation.
+    """
     if len(dataset) == 0:
         return math.nan
     was_training = model.training
     model.eval()
     correct = 0
-    with torch.no_grad():
+    with seeded(0), torch.no_grad():
         for inputs, labels in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
             correct += int((model(inputs).argmax(dim=1) == labels).sum())
     model.train(was_training)
@@ -119,13 +146,12 @@ def accuracy(model: nn.Module, dataset: Dataset) -> float:
 
 
 def seeded_model(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a model from torch's generator seeded with ``seed``, which is left as it was.
+    """Build a model from the global generators seeded with ``seed``, which are left as they were.
 
     Raises:
         TypeError: if the factory gives no ``nn.Module``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = factory()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a factory of nn.Module, it gave {type(model).__name__}")

@@ -1,4 +1,5 @@
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -175,10 +176,13 @@ def test_cohorts_depend_on_seed_and_round_alone(federation, toy):
 def test_the_users_random_state_is_left_alone(method, federation):
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002 - it is the global state that must not move
+    random.seed(5)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    python_before = random.getstate()
     federation(method).play(1)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+    assert random.getstate() == python_before
 
 
 def test_weights_of_the_mean_are_the_clients_examples(federation, toy):

@@ -1,12 +1,15 @@
-"""Local training: small clients, dropout, batch norm."""
+"""Local training: small clients, dropout, batch norm, data that augment."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sparsefl.fl import Schedule
 from sparsefl.fl.batches import stream
-from sparsefl.fl.training import train
+from sparsefl.fl.training import seeded_model, train
 
 
 def flat_norm_net():
@@ -93,6 +96,59 @@ def test_dropout_depends_on_seed_round_and_client_alone(toy):
     assert not torch.equal(first[0], first[1])
     others = [masks(*key) for key in [(1, 1, 2), (0, 2, 2), (0, 1, 3)]]
     assert not any(torch.equal(first, other) for other in others)
+
+
+class Augmented:
+    """A dataset of a user's own that draws from a global generator at each read."""
+
+    def __init__(self, dataset, draw):
+        self.dataset, self.draw = dataset, draw
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        x, y = self.dataset[index]
+        return x + self.draw(), y
+
+
+DRAWS = {
+    "python": random.random,
+    "numpy": lambda: np.random.rand(),  # noqa: NPY002 - what users' datasets do
+    "torch": lambda: torch.rand(()),
+}
+
+
+@pytest.mark.parametrize("source", DRAWS)
+def test_one_seed_one_result_with_data_that_augment(source, small, clients, test_data):
+    def play(before, noise=DRAWS[source]):
+        random.seed(before)
+        np.random.seed(before)  # noqa: NPY002
+        torch.manual_seed(before)
+        augmented = [(Augmented(train, noise), Augmented(dev, noise)) for train, dev in clients]
+        result = small("fedavg", clients=augmented, test=Augmented(test_data, noise), rounds=2)
+        states = (random.random(), np.random.rand(), torch.rand(()))  # noqa: NPY002
+        return result, tuple(map(float, states))
+
+    (first, drawn), (second, others) = play(1), play(2)
+    assert first.model_sha256 == second.model_sha256
+    assert first.accuracy == second.accuracy
+    assert first.accuracy_per_client == second.accuracy_per_client
+    assert drawn == play(1)[1] != others
+    assert first.model_sha256 != small("fedavg", rounds=2).model_sha256
+
+
+@pytest.mark.parametrize("source", DRAWS)
+def test_a_factory_that_draws_from_any_generator_is_seeded(source):
+    drawn = []
+
+    def factory():
+        drawn.append(float(DRAWS[source]()))
+        return nn.Linear(1, 2)
+
+    for seed in (0, 0, 2**64 - 1):
+        seeded_model(factory, seed)
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_an_update_that_is_not_finite_is_dropped_and_counted(small, toy, clients):
