@@ -310,6 +310,7 @@ class SupportLayer(StoredLatent, StandIn):
     ) -> None:
         try:
             translated, missing = self._translate(state_dict, prefix)
+            self._check_bias(state_dict, prefix)
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{prefix}{self.latent_name}: {error}")
             return
@@ -349,6 +350,14 @@ class SupportLayer(StoredLatent, StandIn):
         if dense_key in translated:
             translated[latent_key] = self._mask(translated.pop(dense_key), dense_key)
         return translated, []
+
+    def _check_bias(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Refuse a bias of another shape, for which torch would load the rest of the layer."""
+        bias = state_dict.get(f"{prefix}bias")
+        if self.bias is not None and isinstance(bias, Tensor) and bias.shape != self.bias.shape:
+            raise ValueError(
+                f"{prefix}bias has shape {tuple(bias.shape)}, the layer's {tuple(self.bias.shape)}"
+            )
 
     def _check_support(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
         """Refuse another support than the layer's; return the keys that are missing."""

@@ -22,6 +22,7 @@ Magnitude: TypeAlias = str | float | Tensor
 _SignLayerT = TypeVar("_SignLayerT", bound="_SignLayer")
 
 _STATE_KEY = "magnitude"
+_RULES = ("signed_const", "kaiming")
 
 
 class _SignLayer(SupportLayer):
@@ -78,7 +79,7 @@ class _SignLayer(SupportLayer):
         self._constant = 0.0
         self.register_buffer("_magnitudes", None, persistent=False)
         if isinstance(magnitude, str):
-            self._set_magnitude(self._magnitude_by_rule())
+            self._set_magnitude(self._magnitude_by_rule(magnitude, seed, name))
         elif isinstance(magnitude, Tensor):
             if magnitude.shape != tuple(self.support.shape):
                 raise ValueError(
@@ -89,23 +90,28 @@ class _SignLayer(SupportLayer):
         else:
             self._set_magnitude(magnitude)
 
-    def _magnitude_by_rule(self) -> float | Tensor:
+    def _magnitude_by_rule(self, rule: str, seed: int, name: str) -> float | Tensor:
         """Return the magnitudes of ``"signed_const"`` or ``"kaiming"`` for the support."""
-        if self._rule not in ("signed_const", "kaiming"):
+        if rule not in _RULES:
             raise ValueError(
                 "magnitude must be 'signed_const', 'kaiming', a number or a tensor of the weight's "
-                f"shape, got {self._rule!r}"
+                f"shape, got {rule!r}"
             )
         if self.support.nnz == 0:
             return 0.0
         scale = math.sqrt(2.0 / self._fan_in) / math.sqrt(self.support.density)
-        if self._rule == "signed_const":
+        if rule == "signed_const":
             return scale
-        drawn = normal(self._seed, self._name, self.support.shape, scale)
+        drawn = normal(seed, name, self.support.shape, scale)
         return self._gather(torch.from_numpy(drawn)).abs()
 
-    def _set_magnitude(self, magnitude: object) -> None:
-        """Hold a constant, or ``[nnz]`` magnitudes in stored order."""
+    def _check_magnitude(self, magnitude: object) -> None:
+        """Refuse what is neither a constant nor ``[nnz]`` magnitudes, finite and not negative.
+
+        Raises:
+            TypeError: if it is another type.
+            ValueError: if it has another shape, or is out of range.
+        """
         if isinstance(magnitude, Tensor):
             self._check_flat(magnitude, "magnitude")
             valid = bool((torch.isfinite(magnitude) & (magnitude >= 0)).all())
@@ -120,6 +126,10 @@ class _SignLayer(SupportLayer):
                 "magnitude must be finite and not negative: the sign of a weight is the sign of "
                 "its score"
             )
+
+    def _set_magnitude(self, magnitude: float | Tensor) -> None:
+        """Hold a constant, or ``[nnz]`` magnitudes in stored order."""
+        self._check_magnitude(magnitude)
         if isinstance(magnitude, Tensor):
             # A latent on the meta device takes its place from what is loaded into it.
             device = magnitude.device if self._latent.is_meta else self._latent.device
@@ -146,7 +156,7 @@ class _SignLayer(SupportLayer):
 
     def _support_changed(self, carry: Carry) -> None:
         if self._rule != "given":
-            self._set_magnitude(self._magnitude_by_rule())
+            self._set_magnitude(self._magnitude_by_rule(self._rule, self._seed, self._name))
         elif self._magnitudes is not None:
             self._magnitudes = carry(self._magnitudes)
 
@@ -160,6 +170,35 @@ class _SignLayer(SupportLayer):
             if isinstance(magnitude, Tensor)
             else torch.tensor(magnitude, dtype=torch.float64)
         )
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata[_STATE_KEY] = [self._rule, self._seed, self._name]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        faults = len(error_msgs) + len(missing_keys)
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        whole = len(error_msgs) + len(missing_keys) == faults
+        if whole and prefix + _STATE_KEY in state_dict:
+            magnitude = self._saved_magnitude(state_dict, prefix)
+            self._set_magnitude(magnitude)
+            self._take_origin(magnitude, local_metadata)
 
     def _translate(
         self, state_dict: Mapping[str, Any], prefix: str
@@ -167,18 +206,41 @@ class _SignLayer(SupportLayer):
         translated, missing = super()._translate(state_dict, prefix)
         key = prefix + _STATE_KEY
         if key in translated:
-            saved = translated.pop(key)
-            if not isinstance(saved, Tensor):
-                raise TypeError(f"{key} must be a tensor, got {type(saved).__name__}")
-            self._set_magnitude(self.from_row_major(saved) if saved.dim() else saved.item())
+            del translated[key]
+            self._check_magnitude(self._saved_magnitude(state_dict, prefix))
         elif prefix + self.latent_name in state_dict:
             missing.append(key)
         return translated, missing
+
+    def _saved_magnitude(self, state_dict: Mapping[str, Any], prefix: str) -> float | Tensor:
+        """Return the magnitude of a state_dict: a constant, or ``[nnz]`` in stored order."""
+        saved = state_dict[prefix + _STATE_KEY]
+        if not isinstance(saved, Tensor):
+            raise TypeError(f"{prefix}{_STATE_KEY} must be a tensor, got {type(saved).__name__}")
+        return self.from_row_major(saved) if saved.dim() else float(saved.item())
+
+    def _take_origin(self, magnitude: float | Tensor, local_metadata: Mapping[str, Any]) -> None:
+        """Keep the rule that made a loaded magnitude, the checkpoint's or this layer's; else none.
+
+        A rule that gives other numbers than were loaded would replace them at the next
+        ``set_support``.
+        """
+        origin = local_metadata.get(_STATE_KEY, (self._rule, self._seed, self._name))
+        self._rule = "given"
+        if origin[0] in _RULES and _same(self._magnitude_by_rule(*origin), magnitude):
+            self._rule, self._seed, self._name = origin
 
     def _details(self) -> str:
         held = "[nnz]" if self._magnitudes is not None else f"{self._constant:.4g}"
         rule = "" if self._rule == "given" else f"{self._rule} "
         return f"{super()._details()}, magnitude={rule}{held}"
+
+
+def _same(drawn: float | Tensor, loaded: float | Tensor) -> bool:
+    """Tell whether two magnitudes are equal in the precision of the loaded one."""
+    if isinstance(drawn, Tensor) and isinstance(loaded, Tensor):
+        return torch.equal(drawn.to(loaded.device, loaded.dtype), loaded)
+    return not isinstance(drawn, Tensor) and not isinstance(loaded, Tensor) and drawn == loaded
 
 
 class SignLinear(_SignLayer, LinearLayer):
@@ -196,7 +258,8 @@ class SignLinear(_SignLayer, LinearLayer):
     - a number, or a tensor of the weight's shape: these magnitudes.
 
     After ``set_support`` the first two follow their rule for the new support; given magnitudes
-    are carried over, with 0 at new positions.
+    are carried over, with 0 at new positions. A loaded magnitude follows a rule where the rule (the
+    checkpoint's, else the layer's own) gives the same numbers; else it counts as given.
 
     Args:
         in_features: Size of an input row.

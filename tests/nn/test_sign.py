@@ -123,6 +123,54 @@ def test_set_support_carries_given_magnitudes(random_mask):
     assert torch.equal(layer.row_major(layer.magnitude), (given * old)[new])
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["metadata", "no_metadata"])
+def test_loaded_magnitudes_are_carried_not_computed_by_the_layers_own_rule(plain, random_mask):
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.2, 2)
+    given = torch.rand(30, 300) + 0.1
+    state = SignLinear(300, 30, old, magnitude=given).state_dict()
+    for rule in ("signed_const", "kaiming", 0.5):
+        layer = SignLinear(300, 30, old, magnitude=rule)
+        layer.load_state_dict(dict(state) if plain else state)
+        layer.set_support(new)
+        assert torch.equal(layer.row_major(layer.magnitude), (given * old)[new])
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["metadata", "no_metadata"])
+@pytest.mark.parametrize("rule", ["signed_const", "kaiming"])
+def test_a_loaded_layer_keeps_the_rule_that_made_its_magnitudes(rule, plain, random_mask):
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.2, 2)
+    options = {"magnitude": rule, "seed": 3, "name": "fc"}
+    saved, fresh = (SignLinear(300, 30, mask, **options) for mask in (old, new))
+    # Without metadata the layer's own rule is all that there is to go by.
+    layer = SignLinear(300, 30, old, **(options if plain else {"magnitude": 0.5}))
+    layer.load_state_dict(dict(saved.state_dict()) if plain else saved.state_dict())
+    layer.set_support(new)
+    assert torch.equal(torch.as_tensor(layer.magnitude), torch.as_tensor(fresh.magnitude))
+
+
+def test_a_magnitude_edited_in_the_checkpoint_stays_as_it_was_edited(random_mask):
+    old, new = random_mask((30, 300), 0.5, 1), random_mask((30, 300), 0.2, 2)
+    state = SignLinear(300, 30, old).state_dict()
+    state["magnitude"] = torch.tensor(0.125)
+    layer = SignLinear(300, 30, old)
+    layer.load_state_dict(state)
+    layer.set_support(new)
+    assert layer.magnitude == 0.125
+
+
+@pytest.mark.parametrize("damaged", ["scores", "bias", "support"])
+def test_a_refused_load_changes_nothing_of_the_layer(damaged, random_mask):
+    mask = random_mask((4, 6))
+    layer = SignLinear(6, 4, mask)
+    before = layer.state_dict()
+    state = SignLinear(6, 4, mask, magnitude=0.125).state_dict()
+    state[damaged] = state[damaged][:-1]
+    with pytest.raises(RuntimeError, match=damaged):
+        layer.load_state_dict(state)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 REFUSED = {
     "unknown_rule": ("constant", ValueError, "'signed_const', 'kaiming'.*got 'constant'"),
     "negative": (-1.0, ValueError, "not negative"),
