@@ -241,9 +241,10 @@ class FrozenLayer(StandIn):
 
     def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
-        shapes = {self.dense_name: (self._seeded.shape, "float32")}
+        dtype = str(self._like.dtype).removeprefix("torch.")
+        shapes = {self.dense_name: (self._seeded.shape, dtype)}
         if self.bias is not None:
-            shapes["bias"] = (tuple(self.bias.shape), "float32")
+            shapes["bias"] = (tuple(self.bias.shape), dtype)
         return shapes
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

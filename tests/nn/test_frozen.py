@@ -207,9 +207,10 @@ def test_dense_state_dict_loads_if_its_weight_is_the_seeds(make: Make) -> None:
 
 
 @BOTH
-def test_dense_state_shapes_are_those_of_the_dense_layer(make: Make) -> None:
-    layer = make()
-    expected = {k: (tuple(v.shape), "float32") for k, v in layer.to_dense().state_dict().items()}
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dense_state_shapes_are_those_of_the_dense_layer(make: Make, dtype: str) -> None:
+    layer = make().to(getattr(torch, dtype))
+    expected = {k: (tuple(v.shape), dtype) for k, v in layer.to_dense().state_dict().items()}
     assert layer.dense_state_shapes() == expected
 
 
