@@ -12,17 +12,16 @@ from typing import Any
 
 import torch
 
-from sparsefl.fl.experiment import LINEAR, Setting, load_problem, play
+from sparsefl.fl.experiment import Setting, load_problem, play
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seeds
 from sparsefl.fl.result import Result
 from sparsefl.fl.saved import Run, name_runs
 from sparsefl.fl.table import merge_seeds
+from sparsefl.names import CHECKPOINT, COMPARISON, LINEAR, run_folder
 from sparsefl.ops import isa
 
-METHODS = ("linear", "fedavg", "fedpt", "hidenseek")
 DENSE = "dense"
-CHECKPOINT = "checkpoint"
 _GIT_TIMEOUT_S = 10
 
 
@@ -41,7 +40,7 @@ def compare(
 
     Args:
         setting: What is trained on what; the same for all.
-        methods: Some of ``METHODS``.
+        methods: Some of ``sparsefl.names.ROWS``.
         seeds: One run of every method for each.
         options: Options by method.
         folder: Where the files go; created where it is missing.
@@ -65,7 +64,7 @@ def compare(
                 if on_round is not None:
                     on_round(method, seed, entry)
 
-            own = folder / f"{method}-{seed}"
+            own = folder / run_folder(method, seed)
             result = play(
                 method,
                 setting,
@@ -79,7 +78,7 @@ def compare(
             result.save(own)
             results.append(result)
             # Written after every run, so that an interrupted comparison is not lost.
-            write_json(setting, results, folder / "compare.json")
+            write_json(setting, results, folder / COMPARISON)
     return results
 
 

@@ -7,6 +7,7 @@ from sparsefl.fl import Schedule
 from sparsefl.fl.experiment import Setting, load_problem
 from sparsefl.fl.memory import Memory
 from sparsefl.fl.saved import Run
+from sparsefl.names import ROWS
 
 # The schema that users of compare.json rely on.
 ROW = {
@@ -68,7 +69,7 @@ def compared(tmp_path_factory):
         patch.setattr("sparsefl.fl.costs.measure_memory", lambda *_: Memory(9, 2, 2, 2, 2, 1))
         results = report.compare(
             SETTING,
-            report.METHODS,
+            ROWS,
             [5],
             {"fedavg": {"lr": 0.01}},
             folder,
@@ -82,7 +83,7 @@ def test_compare_json_has_exactly_the_schema(compared):
     written = json.loads((folder / "compare.json").read_text())
     assert list(written) == ["commit", "machine", "config", "rows"]
     assert isinstance(written["commit"], str)
-    assert [row["method"] for row in written["rows"]] == list(report.METHODS)
+    assert [row["method"] for row in written["rows"]] == list(ROWS)
     for row in written["rows"]:
         assert list(row) == list(ROW)
         for name, kind in ROW.items():
@@ -137,7 +138,7 @@ def test_memory_has_one_dense_bar_a_model(compared, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(report, "plot_memory", lambda cells, path: seen.update(cells))
     report.draw([Run.of(result) for result in results], tmp_path)
-    assert list(seen) == [*report.METHODS, "dense"]
+    assert list(seen) == [*ROWS, "dense"]
 
 
 def test_clients_development_and_test_data_are_disjoint():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sparsefl.cli import bench, compare, info, inspect, profile, report, run
-from sparsefl.cli.progress import one_line
+from sparsefl.messages import one_line
 
 USER_ERROR = 2
 _INTERRUPTED = 130

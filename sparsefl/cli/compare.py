@@ -11,7 +11,8 @@ from sparsefl.cli.logs import Logs, begin
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import resolve
-from sparsefl.cli.settings import ROWS, add_flags
+from sparsefl.cli.settings import add_flags
+from sparsefl.names import COMPARISON, ROWS, run_folder
 
 
 def add_to(commands: Any) -> None:
@@ -39,7 +40,7 @@ def _compare(args: argparse.Namespace) -> int:
         return dry_run(plan)
     report = importlib.import_module("sparsefl.report")
     out = pathlib.Path(args.out)
-    names = [f"{method}-{seed}" for seed in plan.seeds for method in plan.methods]
+    names = [run_folder(method, seed) for seed in plan.seeds for method in plan.methods]
     begin([out / name for name in names], args.resume)
     config.write(out / config.FILE, "sparsefl compare --config", plan.values)
     progress = Progress(plan.setting.rounds)
@@ -47,7 +48,7 @@ def _compare(args: argparse.Namespace) -> int:
 
         def on_round(method: str, seed: int, entry: Any) -> None:
             progress(f"{method} seed {seed}", entry)
-            logs.write(out / f"{method}-{seed}", entry)
+            logs.write(out / run_folder(method, seed), entry)
 
         results = report.compare(
             plan.setting, plan.methods, plan.seeds, plan.options, out, on_round, args.resume
@@ -55,5 +56,5 @@ def _compare(args: argparse.Namespace) -> int:
     print(describe(results[0]))
     runs = [importlib.import_module("sparsefl.fl.saved").Run.of(result) for result in results]
     written = show(runs, out if plan.plots else None)
-    print(f"\nWrote {', '.join(map(str, [out / 'compare.json', *written, out / config.FILE]))}")
+    print(f"\nWrote {', '.join(map(str, [out / COMPARISON, *written, out / config.FILE]))}")
     return 0

@@ -8,7 +8,8 @@ import os
 import platform
 from typing import Any
 
-from sparsefl.cli.progress import one_line
+from sparsefl.messages import one_line
+from sparsefl.names import METHODS
 
 _MODULES = {"operators": "sparsefl.ops", "codec": "sparsefl.codec"}
 _DISTRIBUTIONS = ("torch", "numpy", "matplotlib", "tqdm", "tensorboard")
@@ -62,7 +63,7 @@ def _registry_lines() -> list[tuple[str, str]]:
     """Name the methods, the models and the data sets, and say where the latter's files are."""
     data = importlib.import_module("sparsefl.data")
     lines = [
-        ("methods", ", ".join(importlib.import_module("sparsefl.fl.method").METHODS)),
+        ("methods", ", ".join(METHODS)),
         ("models", ", ".join(importlib.import_module("sparsefl.models").NAMES)),
     ]
     return lines + [(name, _data_line(data, name)) for name in data.NAMES]

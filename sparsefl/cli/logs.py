@@ -5,8 +5,7 @@ import pathlib
 from types import TracebackType
 from typing import Any
 
-CHECKPOINT = "checkpoint"
-_RESULT = "result.json"
+from sparsefl.names import CHECKPOINT, LOG, RESULT
 
 
 class Logs:
@@ -31,7 +30,7 @@ class Logs:
         """
         if folder not in self._open:
             logs = importlib.import_module("sparsefl.fl.logs")
-            self._open[folder] = [logs.JsonLinesLog(folder / "log.jsonl", self._append)]
+            self._open[folder] = [logs.JsonLinesLog(folder / LOG, self._append)]
             if self._csv:
                 self._open[folder].append(logs.CsvLog(folder / "log.csv", self._append))
             if self._tensorboard:
@@ -68,12 +67,12 @@ def begin(folders: list[pathlib.Path], resume: bool) -> None:
     if resume:
         return
     for folder in folders:
-        finished, saved = folder / _RESULT, [*(folder / CHECKPOINT).glob("*")]
+        finished, saved = folder / RESULT, [*(folder / CHECKPOINT).glob("*")]
         if saved and not finished.is_file():
             raise ValueError(
                 f"{folder} holds an interrupted run: go on with it by --resume, give another --out "
                 f"or delete {folder / CHECKPOINT}"
             )
     for folder in folders:
-        for file in [*(folder / CHECKPOINT).glob("*"), folder / _RESULT]:
+        for file in [*(folder / CHECKPOINT).glob("*"), folder / RESULT]:
             file.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ import importlib.util
 import sys
 from typing import Any
 
-_RULES = ("synflow", "erdos_renyi", "random", "magnitude", "own")
-_SECONDS = 23.0
+from sparsefl.defaults import DENSITY, PROFILE_S
+from sparsefl.names import MASK_RULES
+
 _CLASSES = 10
 
 
@@ -32,21 +33,34 @@ def add_to(commands: Any) -> None:
         help="other inputs: called without arguments, gives a batch, a tensor or the tuple of "
         "forward's arguments",
     )
-    profile.add_argument("--density", type=float, default=0.1, help="share of weights kept (0.1)")
+    profile.add_argument(
+        "--classes",
+        type=int,
+        default=_CLASSES,
+        metavar="N",
+        help=f"outputs of a model named by the package ({_CLASSES})",
+    )
+    profile.add_argument(
+        "--density", type=float, default=DENSITY, help=f"share of weights kept ({DENSITY:g})"
+    )
     profile.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples (32)")
     profile.add_argument(
         "--layer", choices=("sparse", "sign"), default="sparse", help="real weights, or signs"
     )
     profile.add_argument(
         "--masks",
-        choices=_RULES,
+        choices=MASK_RULES,
         help="which weights are kept; own: the network's zeros and pruning masks (synflow, else "
         "erdos_renyi)",
     )
     profile.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd", help="(sgd)")
     profile.add_argument("--threads", type=int, metavar="N", help="threads of torch (all cores)")
     profile.add_argument(
-        "--seconds", type=float, default=_SECONDS, metavar="S", help=f"time to take ({_SECONDS:g})"
+        "--seconds",
+        type=float,
+        default=PROFILE_S,
+        metavar="S",
+        help=f"time to take ({PROFILE_S:g})",
     )
     profile.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and inputs (0)")
     profile.add_argument("--json", metavar="FILE", help="write everything as JSON, too")
@@ -68,8 +82,8 @@ def _profile(args: argparse.Namespace) -> int:
             "give either --input-shape, one sample's (1,28,28 for example), or --example "
             "PKG.MOD:FUNCTION"
         )
-    model = _network(args.network, args.input_shape)
-    example = None if args.example is None else _call(args.example, "the inputs")
+    model = _network(args.network, args.input_shape, args.classes)
+    example = None if args.example is None else _call(args.example)
     bar = _Bar()
     try:
         profile = importlib.import_module("sparsefl.profiling").profile(
@@ -96,10 +110,10 @@ def _profile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _network(spec: str, input_shape: tuple[int, ...] | None) -> Any:
+def _network(spec: str, input_shape: tuple[int, ...] | None, classes: int) -> Any:
     """Build the user's network, or one of the package's models for images of this shape."""
     if ":" in spec:
-        return _call(spec, "a network")
+        return _call(spec)
     models = importlib.import_module("sparsefl.models")
     if spec not in models.NAMES:
         raise ValueError(
@@ -108,20 +122,11 @@ def _network(spec: str, input_shape: tuple[int, ...] | None) -> Any:
         )
     if input_shape is None:
         raise ValueError(f"{spec} needs --input-shape")
-    return models.build(spec, input_shape, _CLASSES)
+    return models.build(spec, input_shape, classes)
 
 
-def _call(spec: str, wanted: str) -> Any:
-    """Call what ``package.module:name`` names, without arguments."""
-    function = importlib.import_module("sparsefl.fl.loading").load_callable(spec)
-    try:
-        return function()
-    # Whatever a stranger's function raises, the way out is the same.
-    except Exception as error:
-        raise ValueError(
-            f"{spec} failed when called without arguments ({type(error).__name__}: {error}): name "
-            f"a function without arguments that returns {wanted}"
-        ) from error
+def _call(spec: str) -> Any:
+    return importlib.import_module("sparsefl.fl.loading").call(spec)
 
 
 class _Bar:

@@ -1,15 +1,10 @@
-"""What the user sees while rounds are played and of an error."""
+"""What the user sees while rounds are played."""
 
 import importlib
 import importlib.util
 import sys
 import time
 from typing import Any
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message on one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Progress:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sparsefl.cli.progress import one_line
+from sparsefl.messages import one_line
 
 # What a pipe or a file gets, where no terminal says how wide it is.
 _WIDTH = 100

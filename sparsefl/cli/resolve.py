@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsefl.cli import config
-from sparsefl.cli.progress import one_line
-from sparsefl.cli.settings import DEFAULTS, FLAGS, LINEAR, ROWS, SWITCHES
+from sparsefl.cli.settings import DEFAULTS, FLAGS, SWITCHES
 from sparsefl.cli.values import convert, convertible, to_text
+from sparsefl.messages import one_line
+from sparsefl.names import LINEAR, METHODS, ROWS
 
 # Settings that are no field of Setting or Schedule, with their types.
 _OWN = {
@@ -175,7 +176,7 @@ def _methods(command: str, values: Mapping[str, Any]) -> list[str]:
     if command == "run" and "method" not in values:
         raise ValueError("run needs a METHOD, on the command line or in the file")
     named = [values["method"]] if command == "run" else values["methods"]
-    known = ROWS[1:] if command == "run" else ROWS
+    known = METHODS if command == "run" else ROWS
     for name in named:
         if name not in known:
             raise ValueError(f"no method {name!r}{config.nearest(name, known)}")

@@ -7,11 +7,12 @@ from typing import Any
 
 from sparsefl.cli import config
 from sparsefl.cli.dry_run import dry_run
-from sparsefl.cli.logs import CHECKPOINT, Logs, begin
+from sparsefl.cli.logs import Logs, begin
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import Plan, resolve
-from sparsefl.cli.settings import METHODS, add_flags
+from sparsefl.cli.settings import add_flags
+from sparsefl.names import CHECKPOINT, METHODS, RESULT
 
 
 def add_to(commands: Any) -> None:
@@ -48,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
         seeds = importlib.import_module("sparsefl.fl.seeds")
         seeds.SeedResults(tuple(results)).save(out)
         written.insert(0, out / "summary.json")
-    files = [folder / "result.json" for folder in folders.values()]
+    files = [folder / RESULT for folder in folders.values()]
     print(f"\nWrote {', '.join(map(str, [*files, *written, out / config.FILE]))}")
     return 0
 

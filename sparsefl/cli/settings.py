@@ -7,11 +7,9 @@ the methods (:mod:`sparsefl.cli.resolve`).
 import argparse
 from typing import Any
 
+from sparsefl import defaults
 from sparsefl.cli.values import to_text
-
-METHODS = ("fedavg", "fedpt", "hidenseek")
-LINEAR = "linear"
-ROWS = (LINEAR, *METHODS)
+from sparsefl.names import ROWS
 
 # name: (placeholder, help). What both commands take, in the order of --help.
 FLAGS = {
@@ -38,11 +36,11 @@ SWITCHES = {
     "tensorboard": "log to tensorboard/ too",
 }
 _SHARED = {
-    "model": "cnn",
-    "clients": 10,
-    "partition": "dirichlet:0.5",
-    "local_epochs": 1,
-    "density": 0.1,
+    "model": defaults.MODEL,
+    "clients": defaults.CLIENTS,
+    "partition": defaults.PARTITION,
+    "local_epochs": defaults.LOCAL_EPOCHS,
+    "density": defaults.DENSITY,
     "seeds": [0],
     "csv": False,
     "tensorboard": False,
@@ -50,8 +48,8 @@ _SHARED = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "run": {
         **_SHARED,
-        "rounds": 10,
-        "batch_size": 32,
+        "rounds": defaults.ROUNDS,
+        "batch_size": defaults.BATCH_SIZE,
         "timed_steps": 0,
         "memory": False,
         "plots": False,
@@ -75,10 +73,10 @@ _OUT = {"run": "run", "compare": "compare"}
 
 def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the flags that ``run`` and ``compare`` share; what is not given stays away."""
-    defaults = DEFAULTS[command]
+    own = DEFAULTS[command]
     for name, (placeholder, text) in FLAGS.items():
         flag = f"--{name.replace('_', '-')}"
-        default = f" (default: {to_text(defaults[name])})" if name in defaults else ""
+        default = f" (default: {to_text(own[name])})" if name in own else ""
         parser.add_argument(
             flag, metavar=placeholder, default=argparse.SUPPRESS, help=text + default
         )
@@ -96,7 +94,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             f"--{name}",
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{text} (default: {'yes' if defaults[name] else 'no'})",
+            help=f"{text} (default: {'yes' if own[name] else 'no'})",
         )
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file of settings, and a table of options a method"

@@ -9,10 +9,11 @@ from sparsefl.fl import logs
 from sparsefl.fl.costs import Costs
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.ledger import Ledger, Round
-from sparsefl.fl.method import METHODS, Client, Method, Task, Wire, load_method
+from sparsefl.fl.method import Client, Method, Task, Wire, load_method
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
 from sparsefl.fl.seeds import SeedResults, Spread, run_seeds
+from sparsefl.names import METHODS
 
 __all__ = [
     "METHODS",

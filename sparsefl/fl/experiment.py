@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsefl import data, models
+from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.checks import try_model
 from sparsefl.fl.engine import Schedule
@@ -16,6 +16,7 @@ from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
+from sparsefl.names import LINEAR
 from sparsefl.timing import TIMED_STEPS
 
 # Images of the training set that the server holds out, to choose learning rates on: never the test
@@ -23,9 +24,8 @@ from sparsefl.timing import TIMED_STEPS
 HELD_OUT = 5000
 # Each client keeps a tenth of its data to judge the global model by.
 CLIENT_DEV_SHARE = 0.1
-# Softmax regression under FedAvg: the row below which a method has shown nothing.
-LINEAR = "linear"
-# Chosen on the development data like every method's own: with FedAvg's defaults it oscillates.
+# Chosen on the development data like every method's own: with FedAvg's defaults softmax regression
+# oscillates.
 LINEAR_OPTIONS = {"lr": 0.02, "lr_decay": 0.95}
 
 
@@ -54,14 +54,14 @@ class Setting:
     """
 
     dataset: str = "fashion-mnist"
-    model: str = "cnn"
+    model: str = defaults.MODEL
     data_dir: str | None = None
     norm: models.Norm = None
-    clients: int = 10
-    partition: str = "dirichlet:0.5"
+    clients: int = defaults.CLIENTS
+    partition: str = defaults.PARTITION
     client_test: float = 0.0
-    rounds: int = 10
-    density: float = 0.1
+    rounds: int = defaults.ROUNDS
+    density: float = defaults.DENSITY
     schedule: Schedule = field(default_factory=Schedule)
     dev_examples: int | None = None
     evaluate_every: int = 1

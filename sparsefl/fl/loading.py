@@ -39,17 +39,19 @@ def load_callable(spec: str) -> Callable[..., Any]:
     return found
 
 
-def call(spec: str, **arguments: Any) -> Any:
-    """Call what ``package.module:function`` names.
+def call(spec: str) -> Any:
+    """Call what ``package.module:function`` names, without arguments.
 
     Raises:
         ValueError: if it cannot be loaded, or fails; its own exception is the cause.
     """
     function = load_callable(spec)
     try:
-        return function(**arguments)
+        return function()
     except Exception as error:  # whatever a stranger's function raises
-        raise ValueError(f"{spec} failed: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{spec} failed, called without arguments: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load_data(spec: str) -> tuple[list[tuple[Dataset, ...]], Dataset]:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from sparsefl.codec import Schema, Update
 from sparsefl.codec.plan import ValueFormat
 from sparsefl.fl.training import seeded_model
+from sparsefl.names import METHODS
 from sparsefl.support import Support
-
-METHODS = ("fedavg", "fedpt", "hidenseek")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 from sparsefl.fl.result import Result
 from sparsefl.fl.table import Row, identity, name_rows
-
-RESULT, LOG, COMPARISON = "result.json", "log.jsonl", "compare.json"
+from sparsefl.names import COMPARISON, LOG, RESULT, run_folder
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _load(path: pathlib.Path) -> list[Run]:
     folder = file.parent
     if file.name != RESULT and file.is_file():
         rows = _read(file, "rows")["rows"]
-        folders = [folder / f"{row['method']}-{row['seed']}" for row in rows]
+        folders = [folder / run_folder(row["method"], row["seed"]) for row in rows]
         # The row stands in both; the folder knows its rounds too.
         return [
             _load_run(own) if (own / RESULT).is_file() else Run(row)

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from torch import Tensor, nn
 
 from sparsefl import pruning
+from sparsefl.messages import one_line
+from sparsefl.names import MASK_RULES, MaskRule
 from sparsefl.nn._support_layer import SupportLike
 from sparsefl.nn._weights import WeightGroup, match_masks
 from sparsefl.support import Support
 
-MaskRule: TypeAlias = Literal["synflow", "erdos_renyi", "random", "magnitude", "own"]
-RULES = ("synflow", "erdos_renyi", "random", "magnitude", "own")
-
 # Characters of an error's message that are quoted.
-_MOST_WORDS = 300
+MOST_WORDS = 300
 # One iteration collapses layers; the original takes 100.
 _LEAST_ITERATIONS, _MOST_ITERATIONS = 5, 100
 
@@ -51,8 +50,8 @@ def supports_by_rule(
     """
     if isinstance(masks, Mapping):
         return match_masks(model, list(groups), masks), "given masks"
-    if masks not in (None, *RULES):
-        raise ValueError(f"masks must be one of {', '.join(RULES)}, or masks, got {masks!r}")
+    if masks not in (None, *MASK_RULES):
+        raise ValueError(f"masks must be one of {', '.join(MASK_RULES)}, or masks, got {masks!r}")
     if masks == "own":
         return _own(groups), "the model's own masks or zeros"
     if masks is None:
@@ -62,7 +61,8 @@ def supports_by_rule(
             found, said = _synflow(model, density, inputs, seconds)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"SynFlow cannot prune this network, {one_line(error)}: choose masks erdos_renyi"
+                f"SynFlow cannot prune this network, {one_line(error, MOST_WORDS)}: choose masks "
+                "erdos_renyi"
             ) from error
         return _matched(groups, found), said
     if masks == "magnitude":
@@ -84,7 +84,7 @@ def _synflow_or_not(
     try:
         found, said = _synflow(model, density, inputs, seconds)
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = f"SynFlow cannot prune this network, {one_line(error)}"
+        reason = f"SynFlow cannot prune this network, {one_line(error, MOST_WORDS)}"
     else:
         supports = _matched(groups, found)
         emptied = [
@@ -96,12 +96,6 @@ def _synflow_or_not(
             return supports, said
         reason = f"SynFlow leaves no weight of {', '.join(emptied)}"
     return _matched(groups, pruning.erdos_renyi(model, density, seed)), f"erdos_renyi, as {reason}"
-
-
-def one_line(error: Exception) -> str:
-    """Return the beginning of an error's message on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}..."
 
 
 def _synflow(

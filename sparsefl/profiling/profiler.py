@@ -7,16 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sparsefl.defaults import PROFILE_S
+from sparsefl.names import MaskRule
 from sparsefl.nn._support_layer import SupportLike
 from sparsefl.profiling.assemble import assemble
-from sparsefl.profiling.masks import MaskRule
 from sparsefl.profiling.measure import Budget
 from sparsefl.profiling.network import OptimizerName
 from sparsefl.profiling.result import Profile
 from sparsefl.profiling.study import Study
-
-# With the imports of a fresh process, within half a minute.
-SECONDS = 23.0
 
 
 def profile(
@@ -30,7 +28,7 @@ def profile(
     masks: MaskRule | Mapping[str, SupportLike] | None = None,
     optimizer: OptimizerName = "sgd",
     threads: int | None = None,
-    seconds: float = SECONDS,
+    seconds: float = PROFILE_S,
     seed: int = 0,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> Profile:

@@ -7,11 +7,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sparsefl import pruning
+from sparsefl.messages import one_line
+from sparsefl.names import MaskRule
 from sparsefl.nn import densify, report, sparsify
 from sparsefl.nn._support_layer import SupportLike
 from sparsefl.nn._weights import find_weights
 from sparsefl.profiling import verdict
-from sparsefl.profiling.masks import MaskRule, one_line, supports_by_rule
+from sparsefl.profiling.masks import MOST_WORDS, supports_by_rule
 from sparsefl.profiling.measure import Budget, layer_run, measure, round_seconds
 from sparsefl.profiling.network import LocalStep, OptimizerName, open_optimizer, record
 from sparsefl.profiling.verdict import DENSE, RECOMMENDED, SPARSE
@@ -128,7 +130,7 @@ class Study:
             )
             raise ValueError(
                 f"the {form} {self.kind} cannot make a training step on inputs of shape "
-                f"{', '.join(shapes)}: {one_line(error)}; {advice}"
+                f"{', '.join(shapes)}: {one_line(error, MOST_WORDS)}; {advice}"
             ) from error
 
     def _listen(self, form: str) -> None:

@@ -1,14 +1,16 @@
 """Files of settings: their layers, what they refuse, and that a run repeats from its own."""
 
+import inspect
 import json
 
 import pytest
 
 from sparsefl import cli
 from sparsefl.cli import config, settings
+from sparsefl.names import METHODS
 
 
-@pytest.mark.parametrize("method", settings.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_repeats_from_its_resolved_configuration(method, run, tiny, tmp_path):
     quick = ["--set", "iterations=5"] if method == "hidenseek" else []
     first = run(method, *tiny, *quick, "--seed", "3", "--lr", "0.02", out="first")
@@ -121,8 +123,15 @@ def test_what_is_written_is_read_again(value, tmp_path):
     assert file.read_text().startswith("# head c.toml\n")
 
 
-def test_names_agree_with_the_package():
-    from sparsefl import fl, report
+def test_defaults_agree_with_the_package():
+    from sparsefl.fl import Schedule, run
+    from sparsefl.fl.experiment import Setting
 
-    assert settings.METHODS == fl.METHODS
-    assert settings.ROWS == report.METHODS
+    given = settings.DEFAULTS["run"]
+    known = {**vars(Setting()), **vars(Schedule())}
+    # Steps are timed unless the command line says otherwise.
+    shared = (set(given) & set(known)) - {"timed_steps"}
+    assert shared >= {"model", "clients", "partition", "rounds", "batch_size", "density"}
+    assert {name: given[name] for name in shared} == {name: known[name] for name in shared}
+    for name in ("density", "rounds"):
+        assert inspect.signature(run).parameters[name].default == given[name]

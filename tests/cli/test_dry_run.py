@@ -3,9 +3,9 @@ import re
 import pytest
 
 from sparsefl import cli
-from sparsefl.cli.settings import METHODS
 from sparsefl.fl.experiment import Setting, load_problem
 from sparsefl.fl.forecast import forecast
+from sparsefl.names import METHODS
 
 QUICK = {"hidenseek": {"iterations": 5}}
 

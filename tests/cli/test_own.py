@@ -20,7 +20,10 @@ DATA, MODEL = ["--data", "mine:clients"], ["--model", "mine:net"]
         ([*DATA, "--model", "mine:"], "PACKAGE.MODULE:NAME"),
         ([*DATA, "--model", "mine:number"], "is a int, it must be callable"),
         ([*DATA, "--model", "mine:nothing"], "NoneType"),
-        ([*DATA, "--model", "mine:fails"], "mine:fails failed: KeyError: 'absent'"),
+        (
+            [*DATA, "--model", "mine:fails"],
+            "mine:fails failed, called without arguments: KeyError",
+        ),
         ([*DATA, "--model", "mlp"], "own data needs an own model"),
         (["--data", "mine:nothing", *MODEL], "it gave NoneType"),
         (["--data", "mine:net", *MODEL], "it gave Sequential"),

@@ -66,6 +66,13 @@ def test_the_packages_models_go_by_name(capsys):
     assert "sign layers" in capsys.readouterr().out
 
 
+def test_named_models_have_the_classes_asked_for(networks):
+    arguments = ["mlp", "--input-shape", "1,7,7", "--classes", "62", "--json", "out.json"]
+    assert profiled(*arguments) == 0
+    layers = json.loads((networks / "out.json").read_text())["layers"]
+    assert layers[-1]["shape"][0] == 62
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,20 @@
+"""Names that package and command line share, without torch, so that ``--help`` is quick."""
+
+from typing import Literal, TypeAlias, get_args
+
+METHODS = ("fedavg", "fedpt", "hidenseek")
+# Softmax regression under FedAvg: the row of a comparison below which a method has shown nothing.
+LINEAR = "linear"
+ROWS = (LINEAR, *METHODS)
+
+# What a run leaves in its folder, and a comparison in its own.
+RESULT, LOG, CHECKPOINT, COMPARISON = "result.json", "log.jsonl", "checkpoint", "compare.json"
+
+# How `sparsefl profile` chooses weights.
+MaskRule: TypeAlias = Literal["synflow", "erdos_renyi", "random", "magnitude", "own"]
+MASK_RULES: tuple[str, ...] = get_args(MaskRule)
+
+
+def run_folder(row: str, seed: int) -> str:
+    """Return the folder of one run within that of its comparison."""
+    return f"{row}-{seed}"
