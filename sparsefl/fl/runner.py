@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 from sparsefl.codec import Schema
 from sparsefl.fl.batches import Dataset
@@ -82,14 +83,15 @@ def run(
         model: Builds the dense model, without arguments; any ``nn.Module`` with class outputs.
         clients: ``(train, dev)`` or ``(train, dev, test)`` of each client: map-style datasets of
             ``(input, label)``.
-        test: Evaluated once, on the last global model.
+        test: Read once, when the rounds are over: evaluated on the last global model alone.
         density: Share of weights kept, for methods that prune.
         rounds: Rounds of federated training.
         seed: Of initialisation, sampling, batch order and dropout, and of the global generators of
             torch, numpy and python while datasets are read, for those that augment.
         schedule: Cohort size, batch size and local work; by default one epoch of everyone.
         options: Options of the method, its learning rate among them; see its ``DEFAULTS``.
-        dev: The server's development data, for the accuracy of each round; ``test`` if absent.
+        dev: The server's development data, for the accuracy of each round; if absent, the clients'
+            own development data together, and no round is judged where they have none.
         evaluate_every: Rounds between evaluations; the last round is always evaluated, 0 is never.
         threads: Threads of torch; as they are if absent.
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
@@ -117,7 +119,8 @@ def run(
         kept = _checkpoint(checkpoint, config, data, task)
         saved = _saved(kept, resume, rounds)
         federation = Federation(chosen, task, [own.train for own in data], schedule, saved=saved)
-        _play(federation, rounds, test if dev is None else dev, evaluate_every, kept, on_round)
+        judged_by = _round_data(dev, data)
+        _play(federation, rounds, judged_by, evaluate_every, kept, on_round)
         final = chosen.global_model(task, federation.state)
         judged = [accuracy(final, client.held_out) for client in data]
         return Result(
@@ -189,10 +192,21 @@ def _saved(checkpoint: Checkpoint | None, resume: bool, rounds: int) -> dict[str
     return saved
 
 
+def _round_data(dev: Dataset | None, data: Sequence[ClientData]) -> Dataset | None:
+    """Return what rounds are judged by: the server's development data, else all clients' together.
+
+    ``None`` where nobody has any: the test set is for the end alone.
+    """
+    if dev is not None:
+        return dev
+    owned: list[Any] = [client.dev for client in data if len(client.dev) > 0]
+    return ConcatDataset(owned) if owned else None
+
+
 def _play(
     federation: Federation,
     rounds: int,
-    dev: Dataset,
+    dev: Dataset | None,
     evaluate_every: int,
     checkpoint: Checkpoint | None,
     on_round: Callable[[Round], None] | None,
@@ -200,7 +214,8 @@ def _play(
     """Play the rounds that are left, evaluate, save and report each."""
     for round in range(len(federation.ledger.rounds) + 1, rounds + 1):
         entry = federation.play(round)
-        if evaluate_every > 0 and (round % evaluate_every == 0 or round == rounds):
+        due = evaluate_every > 0 and (round % evaluate_every == 0 or round == rounds)
+        if due and dev is not None:
             started = time.perf_counter()
             model = federation.method.global_model(federation.task, federation.state)
             entry.accuracy = accuracy(model, dev)
