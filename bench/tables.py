@@ -117,12 +117,14 @@ def methods_table(compared: Mapping[str, Any]) -> str:
 def accuracy_table(study: Study, results: Results) -> str:
     """Make the table of the accuracy study as far as it has been run."""
     found = list(summary.summarise(study, results))
+    absent = sorted(set(study.rows) - {item.row.name for item in found})
     commits = sorted({run["commit"] for run in results.by_key.values() if "commit" in run})
-    return summary.overview(study, found) + (
-        f"\nTest accuracy in percent, mean and standard deviation over {len(study.seeds)} seeds; "
-        f"bytes of all messages and step against `{study.dense}`'s in the first setting. "
-        f"{study.rounds} rounds of {study.local_steps} steps, batch {study.batch_size}; commits "
-        f"{', '.join(commits) or 'none'}.\n"
+    return (
+        summary.overview(study, found)
+        + f"\nTest accuracy in percent, mean and standard deviation over {len(study.seeds)} seeds; "
+        "bytes of all messages and local step against FedAvg's in the first setting; "
+        f"{study.rounds} rounds of {study.local_steps} steps, batch {study.batch_size}. "
+        f"Not run yet: {', '.join(absent) or 'nothing'}. Commit {', '.join(commits) or 'none'}.\n"
     )
 
 

@@ -105,7 +105,7 @@ def tables(study: Study, found: Sequence[Found]) -> str:
 def overview(study: Study, found: Sequence[Found]) -> str:
     """Format one table of all settings, as markdown: a line a row, accuracies in percent.
 
-    What was not run with every seed says how many there were; what was not run at all is so named.
+    What was not run with every seed says how many there were; rows without any run are left out.
     """
     by_cell = {(item.row.name, item.setting): item for item in found}
 
@@ -122,7 +122,6 @@ def overview(study: Study, found: Sequence[Found]) -> str:
         for name in study.rows:
             items = [by_cell[name, s] for s in study.settings if (name, s) in by_cell]
             if not items:
-                yield [name, *["not run yet"] * len(study.settings), "-", "-"]
                 continue
             accuracies = [cell(name, setting) for setting in study.settings]
             yield [name_of(items[0]), *accuracies, size(items[0].total_bytes), step_of(items[0])]
