@@ -16,6 +16,7 @@ from sparsefl.support import Support
 SUPPORTED = (nn.Linear, nn.Conv2d)
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_COMPUTED = "its weight is computed by a parametrization or a hook"
 # What find_weights knows of a layer's parameters.
 _LISTED = ("weight", "weight_orig", "bias", "bias_orig")
 
@@ -151,6 +152,30 @@ def find_other_matrices(model: nn.Module, groups: Sequence[WeightGroup]) -> dict
     return found
 
 
+def stays_dense(model: nn.Module) -> dict[str, str]:
+    """Return why layers and parameters stay dense in ``sparsify`` whatever their mask.
+
+    The one home of this rule: ``sparsify``, pruning and the profile all ask here, so that no
+    density is spent where nothing gets faster.
+
+    Returns:
+        Reasons by module, or parameter outside layers, in the model's order; norms do not count.
+    """
+    groups = find_weights(model)
+    reasons = find_other_matrices(model, groups)
+    for group in groups:
+        reasons.update(group.obstacles(0))
+    return in_model_order(model, reasons)
+
+
+def in_model_order(model: nn.Module, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return reasons by the name of a module, or of a parameter, in the order of the model."""
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    place = {name: index for index, name in enumerate(modules)}
+    order = sorted(reasons, key=lambda name: place.get(name, place.get(name.rpartition(".")[0], 0)))
+    return {name: reasons[name] for name in order}
+
+
 def _is_lazy(layer: nn.Module) -> bool:
     return any(nn.parameter.is_lazy(p) for p in layer._parameters.values() if p is not None)
 
@@ -162,6 +187,8 @@ def _is_matrix(parameter: Tensor) -> bool:
 def _obstacle(layer: nn.Module, min_numel: int) -> str | None:
     """Return why this layer cannot have a sparse weight, or None."""
     kind = type(layer).__name__
+    if parametrize.is_parametrized(layer, "weight"):
+        return _COMPUTED
     if not isinstance(layer, SUPPORTED) or type(layer) not in SUPPORTED:
         if _is_lazy(layer):
             return f"{kind} is uninitialised: run the model once first"
@@ -174,7 +201,7 @@ def _changed_by_its_user(layer: nn.Linear | nn.Conv2d) -> str | None:
     if "forward" in vars(layer):
         return "its forward is replaced"
     if not isinstance(layer.weight, nn.Parameter) and not is_pruned(layer):
-        return "its weight is computed by a parametrization or a hook"
+        return _COMPUTED
     if layer.bias is not None and "bias" not in layer._parameters:
         return "its bias is computed by pruning, a parametrization or a hook"
     held = {**layer._parameters, **layer._buffers, **layer._modules}

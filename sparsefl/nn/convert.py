@@ -15,6 +15,7 @@ from sparsefl.nn._weights import (
     WeightGroup,
     find_other_matrices,
     find_weights,
+    in_model_order,
     mask_once,
     match_masks,
 )
@@ -148,7 +149,8 @@ def sparsify(
     twin = copy_replacing(model, replaced)
     _mask_once(twin, masked_once, left_dense)
     swapped = _swap_batch_last(twin)
-    result = SparsifyReport(tuple(sparsified), _in_model_order(model, left_dense), swapped)
+    ordered = tuple(in_model_order(model, left_dense).items())
+    result = SparsifyReport(tuple(sparsified), ordered, swapped)
     vars(twin)[_REPORT] = result
     _logger.log(logging.INFO if sparsified else logging.WARNING, "%s", result)
     return twin
@@ -244,14 +246,6 @@ def _mask_once(
             mask_once(model, name, support)
         stay = {name: reasons[name] for name in group.distinct}
         _logger.warning("masked once, training may undo it: %s", _listed(stay))
-
-
-def _in_model_order(model: nn.Module, reasons: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return reasons by the name of a module, or of a parameter, in the order of the model."""
-    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    place = {name: index for index, name in enumerate(modules)}
-    order = sorted(reasons, key=lambda name: place.get(name, place.get(name.rpartition(".")[0], 0)))
-    return tuple((name, reasons[name]) for name in order)
 
 
 def _swap_batch_last(model: nn.Module) -> tuple[str, ...]:

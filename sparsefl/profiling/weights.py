@@ -7,14 +7,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sparsefl.nn._weights import WeightGroup
+from sparsefl.nn._weights import WeightGroup, find_other_matrices
 from sparsefl.profiling.network import Call
 from sparsefl.profiling.verdict import DENSE, SPARSE, LayerTimes
 from sparsefl.support import Support
 from sparsefl.timing import Samples
 
 ALONE = "alone"
-_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass
@@ -116,14 +115,7 @@ def slower(weight: Weight) -> str:
 
 def without_weight(model: nn.Module, weights: Sequence[Weight]) -> list[tuple[str, str]]:
     """Name the other modules with matrices among their own parameters, LSTMs for example."""
-    known = {name for weight in weights for name in weight.group.layers}
-    return [
-        (name, f"{type(module).__name__} unsupported")
-        for name, module in model.named_modules()
-        if name not in known
-        and not isinstance(module, _NORMS)
-        and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
-    ]
+    return list(find_other_matrices(model, [weight.group for weight in weights]).items())
 
 
 def nothing_to_do(kind: str, weights: Sequence[Weight], model: nn.Module) -> str:

@@ -1,9 +1,11 @@
 """Masks for pruning at initialisation: which weights of a dense model are kept.
 
 Every function takes a plain ``torch.nn`` model and gives ``{parameter name: bool tensor}`` for the
-weights of its linear and convolution layers; biases and norms are never pruned, and what else stays
-dense (depthwise convolutions, embeddings, recurrent layers) :func:`left_dense` names. The masks fit
-:func:`sparsefl.sparsify` and :meth:`sparsefl.Support.from_mask`. The model is left untouched.
+weights that :func:`sparsefl.sparsify` makes sparse, depthwise convolutions left out; biases and
+norms are never pruned, and what else stays dense (embeddings, recurrent layers, transposed
+convolutions) :func:`left_dense` names. ``include_dense=True`` prunes linear and convolution layers
+of every kind. The masks fit :func:`sparsefl.sparsify` and :meth:`sparsefl.Support.from_mask`. The
+model is left untouched.
 """
 
 from sparsefl.pruning._prunable import left_dense

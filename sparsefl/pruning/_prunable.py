@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
+
+from sparsefl.nn._stand_in import is_pruned
+from sparsefl.nn._weights import WeightGroup, find_weights, in_model_order, stays_dense
 
 _LAYERS = (
     nn.Linear,
@@ -15,78 +17,82 @@ _LAYERS = (
 )
 
 
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """List the weights of linear and convolution layers by parameter name, tied ones once.
+def prunable_weights(model: nn.Module, include_dense: bool = False) -> dict[str, nn.Parameter]:
+    """List the weights that pruning may touch by parameter name, tied ones once.
 
     What :func:`left_dense` names is not among them.
+
+    Args:
+        model: Any model.
+        include_dense: As in :func:`left_dense`.
 
     Raises:
         TypeError: if ``model`` is not an ``nn.Module``.
         ValueError: if the model has no such layer, or one that is still uninitialised (lazy).
     """
-    _check_model(model)
+    reasons = left_dense(model, include_dense)
     weights: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, _LAYERS) or _obstacle(module) is not None:
-            continue
-        weight = module.weight
-        assert isinstance(weight, nn.Parameter)
-        if isinstance(weight, nn.parameter.UninitializedParameter):
+    for group in find_weights(model):
+        name, layer = next(iter(group.distinct.items()))
+        if isinstance(layer, _LAYERS) and group.is_lazy:
             raise ValueError(f"layer {name!r} is uninitialised: run the model once before pruning")
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            weights[f"{name}.weight" if name else "weight"] = weight
+        if name not in reasons:
+            weights[group.names[0]] = layer.get_parameter("weight")
     if not weights:
-        reasons = [f"{name or 'the model'} ({why})" for name, why in left_dense(model).items()]
+        listed = [f"{name or 'the model'} ({why})" for name, why in reasons.items()]
         raise ValueError(
             "model has no linear or convolution weight to prune"
-            + (f"; left dense: {', '.join(reasons)}" if reasons else "")
+            + (f"; left dense: {', '.join(listed)}" if listed else "")
         )
     return weights
 
 
-def left_dense(model: nn.Module) -> dict[str, str]:
+def left_dense(model: nn.Module, include_dense: bool = False) -> dict[str, str]:
     """Name the layers that pruning leaves as they are, although they hold a weight matrix, and why.
 
-    Depthwise convolutions are among them: a few percent of the weights, and each the only path of
-    its channel (as in Evci et al. 2020, arXiv 1911.11134, on MobileNet).
+    They are those that :func:`sparsefl.sparsify` leaves dense, for its reasons, and two kinds more:
+    what ``torch.nn.utils.prune`` has pruned already, and depthwise convolutions: a few percent of
+    the weights, and each the only path of its channel (as in Evci et al. 2020, arXiv 1911.11134, on
+    MobileNet).
 
     Args:
         model: Any model.
+        include_dense: Prune linear and convolution layers too that sparsify leaves dense (1-d, 3-d
+            and transposed convolutions, subclasses, other dtypes). It masks their weights once, and
+            nothing gets faster there; but the zeros may be wanted for themselves.
 
     Returns:
-        ``{module name: reason}``; biases and norms do not count.
+        ``{module name: reason}``, or the parameter's name where no layer holds it; biases and norms
+        do not count.
 
     Raises:
         TypeError: if ``model`` is not an ``nn.Module``.
     """
-    _check_model(model)
-    reasons = {name: _obstacle(module) for name, module in model.named_modules()}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    reasons = stays_dense(model)
+    for group in find_weights(model):
+        if include_dense and _can_be_masked(group):
+            for name in group.distinct:
+                reasons.pop(name, None)
+        spared = next(filter(None, map(_spared, group.distinct.values())), None)
+        if spared is not None:
+            reasons = {**dict.fromkeys(group.distinct, spared), **reasons}
+    return in_model_order(model, reasons)
 
 
-def _obstacle(module: nn.Module) -> str | None:
-    """Return why the weights that this module itself holds cannot be pruned, or None."""
-    if isinstance(module, _LAYERS):
-        if "weight_mask" in module._buffers:
-            return "pruned by torch.nn.utils.prune already: call prune.remove first"
-        if not isinstance(module.weight, nn.Parameter):
-            return "its weight is computed by a parametrization or a hook"
-        groups = getattr(module, "groups", 1)
-        return "depthwise" if 1 < groups == module.in_channels else None
-    # A parametrization holds the tensor from which another module's weight is computed.
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm | ParametrizationList):
-        return None
-    own = module.parameters(recurse=False)
-    if any(not nn.parameter.is_lazy(weight) and weight.dim() > 1 for weight in own):
-        return f"{type(module).__name__} unsupported"
-    return None
+def _can_be_masked(group: WeightGroup) -> bool:
+    """Tell whether only linear and convolution layers use the weight, and it is a Parameter."""
+    layers = group.distinct.values()
+    return all(isinstance(layer, _LAYERS) and "weight" in layer._parameters for layer in layers)
+
+
+def _spared(layer: nn.Module) -> str | None:
+    """Return why pruning leaves a layer dense that could be sparse, or None."""
+    if is_pruned(layer):
+        return "pruned by torch.nn.utils.prune already: call prune.remove first"
+    groups = getattr(layer, "groups", 1)
+    return "depthwise" if isinstance(layer, _LAYERS) and 1 < groups == layer.in_channels else None
 
 
 def check_density(density: float) -> None:

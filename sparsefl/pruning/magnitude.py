@@ -15,7 +15,9 @@ from sparsefl.pruning._prunable import (
 )
 
 
-def magnitude(model: nn.Module, density: float, scope: str = "global") -> dict[str, Tensor]:
+def magnitude(
+    model: nn.Module, density: float, scope: str = "global", *, include_dense: bool = False
+) -> dict[str, Tensor]:
     """Keep the weights of largest ``|w|``, ties by the lowest index.
 
     Args:
@@ -23,6 +25,7 @@ def magnitude(model: nn.Module, density: float, scope: str = "global") -> dict[s
         density: Share of weights kept, in (0, 1].
         scope: "global" keeps ``round(density * N)`` over all layers, "layer" keeps
             ``round(density * n)`` of each.
+        include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``.
@@ -34,7 +37,7 @@ def magnitude(model: nn.Module, density: float, scope: str = "global") -> dict[s
     check_density(density)
     if scope not in ("global", "layer"):
         raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
-    weights = prunable_weights(model)
+    weights = prunable_weights(model, include_dense)
     flat = [weight.detach().abs().flatten().to(torch.float64) for weight in weights.values()]
     if scope == "global":
         scores = torch.cat(flat)

@@ -16,13 +16,16 @@ from sparsefl import random as streams
 from sparsefl.pruning._prunable import check_density, prunable_weights
 
 
-def random(model: nn.Module, density: float, seed: int = 0) -> dict[str, Tensor]:
+def random(
+    model: nn.Module, density: float, seed: int = 0, *, include_dense: bool = False
+) -> dict[str, Tensor]:
     """Keep ``round(density * n)`` weights of each layer, drawn uniformly.
 
     Args:
         model: Plain torch model; only its shapes are read.
         density: Share of weights kept in every layer, in (0, 1].
         seed: One seed, one set of masks.
+        include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``.
@@ -32,12 +35,17 @@ def random(model: nn.Module, density: float, seed: int = 0) -> dict[str, Tensor]
         ValueError: if ``density`` is out of range, or there is nothing to prune.
     """
     check_density(density)
-    weights = prunable_weights(model)
+    weights = prunable_weights(model, include_dense)
     return _draw(weights, {name: round(density * w.numel()) for name, w in weights.items()}, seed)
 
 
 def erdos_renyi(
-    model: nn.Module, density: float, seed: int = 0, kernel: bool = True
+    model: nn.Module,
+    density: float,
+    seed: int = 0,
+    kernel: bool = True,
+    *,
+    include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Keep weights drawn at random, layers thinner the larger they are.
 
@@ -49,6 +57,7 @@ def erdos_renyi(
         density: Share of weights kept over all layers, in (0, 1].
         seed: One seed, one set of masks.
         kernel: Count the kernel's sides (ERK); without them the plain Erdos-Renyi form.
+        include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``.
@@ -58,7 +67,7 @@ def erdos_renyi(
         ValueError: if ``density`` is out of range, or there is nothing to prune.
     """
     check_density(density)
-    weights = prunable_weights(model)
+    weights = prunable_weights(model, include_dense)
     budget = density * sum(w.numel() for w in weights.values())
     raw: dict[str, float] = {}
     for name, weight in weights.items():

@@ -26,7 +26,12 @@ _INPUT_NORMS = (
 
 
 def synflow(
-    model: nn.Module, density: float, example_input: Tensor, iterations: int = 100
+    model: nn.Module,
+    density: float,
+    example_input: Tensor,
+    iterations: int = 100,
+    *,
+    include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Keep the ``round(density * N)`` weights that carry most synaptic flow, over all layers.
 
@@ -51,9 +56,10 @@ def synflow(
 
     Args:
         model: Plain torch model; left untouched.
-        density: Share of weights kept over all linear and convolution layers, in (0, 1].
+        density: Share of weights kept over all layers that can be sparse, in (0, 1].
         example_input: ``[batch, ...]``; only the shape of one sample is used.
         iterations: Steps of the schedule. With a single one layers collapse at low densities.
+        include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``.
@@ -70,9 +76,9 @@ def synflow(
         raise ValueError(f"example_input needs a batch of samples, got {list(example_input.shape)}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    weights = prunable_weights(model)
+    weights = prunable_weights(model, include_dense)
     flow = _absolute_copy(model)
-    theta = list(prunable_weights(flow).values())
+    theta = [flow.get_parameter(name) for name in weights]
     ones = torch.ones((1, *example_input.shape[1:]), dtype=torch.float64, device=theta[0].device)
     total = sum(weight.numel() for weight in theta)
     keep = torch.ones(total, dtype=torch.bool, device=theta[0].device)

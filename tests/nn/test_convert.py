@@ -209,7 +209,7 @@ def test_computed_weights_stay_dense(random_mask):
     sparse = sparsefl.sparsify(model)
     reasons = dict(report(sparse).left_dense)
     assert report(sparse).sparsified == ("2",)
-    assert reasons["0"] == "ParametrizedLinear unsupported"
+    assert reasons["0"] == "its weight is computed by a parametrization or a hook"
     assert reasons["1"] == "its bias is computed by pruning, a parametrization or a hook"
     assert_same_outputs(sparse, model, x)
     with pytest.raises(ValueError, match=r"masks\['0.weight'\] cannot be applied"):

@@ -127,7 +127,7 @@ LEFT_DENSE = {
     ),
     "weight_norm": (
         lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)),
-        {"0": "ParametrizedLinear unsupported"},
+        {"0": "its weight is computed by a parametrization or a hook"},
     ),
     "own_forward": (with_new_forward, {"0": "its forward is replaced"}),
     "adapter": (with_adapter, {"0": "it holds more than weight and bias: lora_A"}),

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+import sparsefl
 from sparsefl import models
-from sparsefl.pruning import erdos_renyi, left_dense, magnitude, random
+from sparsefl.pruning import erdos_renyi, left_dense, magnitude, random, synflow
 
 
 def net() -> nn.Sequential:
@@ -113,3 +114,70 @@ def test_nothing_to_prune_says_what_there_is():
 def test_lazy_layer_is_named():
     with pytest.raises(ValueError, match="layer '0' is uninitialised"):
         random(nn.Sequential(nn.LazyLinear(3)), 0.5)
+
+
+class OwnLinear(nn.Linear):
+    """A user's layer, whose forward sparsefl cannot know."""
+
+
+def only_masked_once() -> nn.Sequential:
+    """A model of one layer that becomes sparse, and two that are masked once."""
+    return nn.Sequential(nn.ConvTranspose1d(2, 6, 3), nn.Linear(6, 5), OwnLinear(5, 4))
+
+
+RULES = {
+    "magnitude": magnitude,
+    "random": random,
+    "erdos_renyi": erdos_renyi,
+    "synflow": lambda model, density, **options: synflow(
+        model, density, torch.zeros(1, 2, 4), iterations=3, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_no_density_is_spent_where_nothing_gets_faster_unless_asked_for(rule):
+    masks = rule(only_masked_once(), 0.5)
+    assert list(masks) == ["1.weight"]
+    assert kept(masks) == 15
+    every = rule(only_masked_once(), 0.5, include_dense=True)
+    assert list(every) == ["0.weight", "1.weight", "2.weight"]
+    assert abs(kept(every) - (36 + 30 + 20) / 2) <= len(every)
+
+
+class SharesItsWeight(nn.Module):
+    """A linear layer tied to an embedding, one that a module holds, and one that is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(6, 4)
+        self.head = nn.Linear(4, 6)
+        self.head.weight = self.table.weight
+        self.free = nn.Linear(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.position = nn.Parameter(torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        only_masked_once,
+        SharesItsWeight,
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding_mode="circular"), nn.Linear(4, 4)),
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, dtype=torch.float64)),
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3), nn.Conv3d(2, 2, 1)),
+    ],
+    ids=["types", "ties", "padding_mode", "dtype", "recurrent"],
+)
+def test_what_pruning_leaves_dense_sparsify_does_for_the_same_reasons(make):
+    model = make()
+    sparse = sparsefl.sparsify(model, random(model, 0.5))
+    assert dict(sparsefl.nn.report(sparse).left_dense) == left_dense(model)
+
+
+def test_pruning_and_sparsify_make_the_same_of_a_tied_weight():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    masks = random(model, 0.5)
+    assert list(masks) == ["0.weight"]
+    assert sparsefl.nn.report(sparsefl.sparsify(model, masks)).sparsified == ("0", "1")
