@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sparsefl.fl.experiment import Setting, load_problem, play
+from sparsefl.fl.experiment import Setting, check, load_problem, play
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seeds
 from sparsefl.fl.result import Result
@@ -47,6 +47,8 @@ def compare(
         on_round: Called with method, seed and entry after each round.
         resume: Go on with what the folder holds; what is finished is only measured again.
 
+    Every method is tried on the data before the first is run.
+
     Returns:
         The results, methods within seeds.
 
@@ -54,10 +56,12 @@ def compare(
         ValueError: if a name is unknown or a size impossible.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in seeds:
         problem = load_problem(setting, seed)
+        for method in methods:
+            check(method, setting, problem, seed, options.get(method))
+        folder.mkdir(parents=True, exist_ok=True)
         for method in methods:
 
             def report_round(entry: Round, method: str = method, seed: int = seed) -> None:

@@ -1,13 +1,14 @@
 """``sparsefl compare``: methods side by side on the same data, claimed beside measured."""
 
 import argparse
+import functools
 import importlib
 import pathlib
 from typing import Any
 
 from sparsefl.cli import config
 from sparsefl.cli.dry_run import dry_run
-from sparsefl.cli.logs import Logs, begin
+from sparsefl.cli.logs import Logs
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import resolve
@@ -41,18 +42,24 @@ def _compare(args: argparse.Namespace) -> int:
     report = importlib.import_module("sparsefl.report")
     out = pathlib.Path(args.out)
     names = [run_folder(method, seed) for seed in plan.seeds for method in plan.methods]
-    begin([out / name for name in names], args.resume)
-    config.write(out / config.FILE, "sparsefl compare --config", plan.values)
+    previous = importlib.import_module("sparsefl.fl.previous")
+    record = functools.cache(
+        lambda: config.write(out / config.FILE, "sparsefl compare --config", plan.values)
+    )
     progress = Progress(plan.setting.rounds)
-    with Logs(plan.values["csv"], plan.values["tensorboard"], append=args.resume) as logs:
+    aside = previous.set_aside([out / name for name in names], args.resume)
+    with aside, Logs(plan.values["csv"], plan.values["tensorboard"], append=args.resume) as logs:
 
         def on_round(method: str, seed: int, entry: Any) -> None:
+            # Only now is it sure that something is run: settings of before are gone.
+            record()
             progress(f"{method} seed {seed}", entry)
             logs.write(out / run_folder(method, seed), entry)
 
         results = report.compare(
             plan.setting, plan.methods, plan.seeds, plan.options, out, on_round, args.resume
         )
+    record()
     print(describe(results[0]))
     runs = [importlib.import_module("sparsefl.fl.saved").Run.of(result) for result in results]
     written = show(runs, out if plan.plots else None)

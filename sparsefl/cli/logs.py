@@ -1,11 +1,11 @@
-"""Where the rounds of runs are logged while they are played, and what is left of earlier runs."""
+"""Where the rounds of runs are logged while they are played."""
 
 import importlib
 import pathlib
 from types import TracebackType
 from typing import Any
 
-from sparsefl.names import CHECKPOINT, LOG, RESULT
+from sparsefl.names import LOG
 
 
 class Logs:
@@ -52,27 +52,3 @@ class Logs:
         for logs in self._open.values():
             for log in logs:
                 log.close()
-
-
-def begin(folders: list[pathlib.Path], resume: bool) -> None:
-    """Make way for new runs where nothing is resumed.
-
-    Args:
-        folders: One a run; the result and the checkpoint of a finished run are deleted.
-        resume: Leave everything as it is.
-
-    Raises:
-        ValueError: if a folder holds an interrupted run.
-    """
-    if resume:
-        return
-    for folder in folders:
-        finished, saved = folder / RESULT, [*(folder / CHECKPOINT).glob("*")]
-        if saved and not finished.is_file():
-            raise ValueError(
-                f"{folder} holds an interrupted run: go on with it by --resume, give another --out "
-                f"or delete {folder / CHECKPOINT}"
-            )
-    for folder in folders:
-        for file in [*(folder / CHECKPOINT).glob("*"), folder / RESULT]:
-            file.unlink(missing_ok=True)

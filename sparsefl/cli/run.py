@@ -1,13 +1,14 @@
 """``sparsefl run``: one method; log, result and resolved settings in a folder."""
 
 import argparse
+import functools
 import importlib
 import pathlib
 from typing import Any
 
 from sparsefl.cli import config
 from sparsefl.cli.dry_run import dry_run
-from sparsefl.cli.logs import Logs, begin
+from sparsefl.cli.logs import Logs
 from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import Plan, resolve
@@ -40,8 +41,9 @@ def _run(args: argparse.Namespace) -> int:
         return dry_run(plan)
     out = pathlib.Path(args.out)
     folders = {s: out / f"seed-{s}" if len(plan.seeds) > 1 else out for s in plan.seeds}
-    begin([*folders.values()], args.resume)
-    results = _play(plan, folders, args.resume, out)
+    previous = importlib.import_module("sparsefl.fl.previous")
+    with previous.set_aside([*folders.values()], args.resume):
+        results = _play(plan, folders, args.resume, out)
     print(describe(results[0]))
     runs = [importlib.import_module("sparsefl.fl.saved").Run.of(result) for result in results]
     written = show(runs, out if plan.plots else None)
@@ -61,15 +63,18 @@ def _play(
     experiment = importlib.import_module("sparsefl.fl.experiment")
     (method,) = plan.methods
     progress = Progress(plan.setting.rounds)
+    record = functools.cache(
+        lambda: config.write(out / config.FILE, "sparsefl run --config", plan.values)
+    )
     results = []
     with Logs(plan.values["csv"], plan.values["tensorboard"], append=resume) as logs:
         for seed, folder in folders.items():
             problem = experiment.load_problem(plan.setting, seed)
-            # Only now is it sure that the data are there and that something will be run.
-            config.write(out / config.FILE, "sparsefl run --config", plan.values)
             name = method if len(folders) == 1 else f"{method} seed {seed}"
 
             def on_round(entry: Any, name: str = name, folder: pathlib.Path = folder) -> None:
+                # Only now is it sure that something is run: settings of before are gone.
+                record()
                 progress(name, entry)
                 logs.write(folder, entry)
 
@@ -83,6 +88,7 @@ def _play(
                 checkpoint=folder / CHECKPOINT,
                 resume=resume,
             )
+            record()
             result.save(folder)
             results.append(result)
     return results

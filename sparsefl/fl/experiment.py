@@ -10,10 +10,11 @@ from torch import nn
 
 from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
-from sparsefl.fl.checks import try_model
+from sparsefl.fl.checks import check_clients, check_counts, try_model
 from sparsefl.fl.engine import Schedule
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
+from sparsefl.fl.method import load_method
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
 from sparsefl.names import LINEAR
@@ -203,6 +204,34 @@ def _linear_for(setting: Setting, problem: Problem) -> Callable[[], nn.Module]:
     example, classes = try_model(functools.partial(call, setting.model), 0, first)
     inputs = example[0].numel()
     return lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def check(
+    method: str,
+    setting: Setting,
+    problem: Problem,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Try what can be tried of :func:`play` without training: data, model, options, counts.
+
+    Args:
+        method: As of it.
+        setting: As of it.
+        problem: As of it.
+        seed: As of it.
+        options: As of it.
+
+    Raises:
+        TypeError, ValueError: as ``play``.
+    """
+    prepared = prepare(method, setting, problem, options)
+    check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
+    load_method(prepared.method).with_defaults(prepared.options)
+    trains = [client.train for client in check_clients(problem.clients)]
+    first = next((train for train in trains if len(train) > 0), None)
+    if first is not None:
+        try_model(prepared.factory, seed, first)
 
 
 def play(
