@@ -63,6 +63,24 @@ class Checkpoint:
             ValueError: if it is damaged, or of another configuration: the first key that differs is
                 named.
         """
+        content = self._read()
+        if content is None:
+            return None
+        _check_same(content["config"], json.loads(json.dumps(self.config)), self.path)
+        run: dict[str, Any] = from_plain(content["run"])
+        return run
+
+    def saved_config(self) -> dict[str, Any] | None:
+        """Return the configuration that was saved; ``None`` if the folder holds no checkpoint.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        content = self._read()
+        return None if content is None else content["config"]
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return what the file holds, its configuration parsed, the run still plain."""
         if not self.path.exists():
             return None
         try:
@@ -71,14 +89,13 @@ class Checkpoint:
                 if damaged := archive.testzip():
                     raise ValueError(f"the checksum of {damaged} is wrong")
             content = torch.load(self.path, map_location="cpu", weights_only=True)
-            version, config = content["format"], json.loads(content["config"])
+            version, config, run = (content[key] for key in ("format", "config", "run"))
+            config = json.loads(config)
         except Exception as error:  # torch raises one of half a dozen
             raise ValueError(f"{self.path} is no checkpoint, or a damaged one: {error}") from error
         if version != _FORMAT:
             raise ValueError(f"{self.path} has format {version}, this version reads {_FORMAT}")
-        _check_same(config, json.loads(json.dumps(self.config)), self.path)
-        run: dict[str, Any] = from_plain(content["run"])
-        return run
+        return {"config": config, "run": run}
 
 
 def _check_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: pathlib.Path) -> None:

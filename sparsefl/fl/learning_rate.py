@@ -35,7 +35,7 @@ def learning_rate(rate: float, options: Mapping[str, Any], round: int) -> float:
     Args:
         rate: The rate before any factor.
         options: A method's options, these among them. A ``lr_horizon`` of 0 is filled in with the
-            rounds of the run by :func:`with_horizon`.
+            rounds of the task by :func:`with_horizon`.
         round: t.
 
     Raises:
@@ -54,7 +54,7 @@ def learning_rate(rate: float, options: Mapping[str, Any], round: int) -> float:
 
 
 def with_horizon(options: Mapping[str, Any], rounds: int) -> dict[str, Any]:
-    """Fill in the horizon of a cosine schedule that has none: the rounds of the run."""
+    """Fill in the horizon of a cosine schedule that has none: the rounds planned."""
     missing = options.get("lr_schedule") == "cosine" and not options["lr_horizon"]
     return {**options, **({"lr_horizon": rounds} if missing else {})}
 

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from sparsefl.codec import Schema, Update
 from sparsefl.codec.plan import ValueFormat
+from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.training import seeded_model
 from sparsefl.names import METHODS
 from sparsefl.support import Support
+
+# Rounds of a run that is given no number of them.
+ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Task:
         seed: Seed of the run.
         density: Share of weights kept, for methods that prune.
         options: The method's options, its defaults included.
+        rounds: Rounds planned. A schedule of the learning rate that ends with the run and is given
+            no end takes it from here; more may be played.
     """
 
     factory: Callable[[], nn.Module]
@@ -39,6 +45,11 @@ class Task:
     seed: int
     density: float
     options: Mapping[str, Any]
+    rounds: int = ROUNDS
+
+    def __post_init__(self) -> None:
+        """Fill in what the options leave to the task."""
+        object.__setattr__(self, "options", with_horizon(self.options, self.rounds))
 
     def new_model(self) -> nn.Module:
         """Build the dense model, initialised from the run's seed."""

@@ -1,6 +1,7 @@
 """One call for a whole run: build the federation, play its rounds, measure, evaluate."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,12 +25,13 @@ from sparsefl.fl.checks import (
 )
 from sparsefl.fl.costs import collect_costs
 from sparsefl.fl.engine import Federation, Schedule
-from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.ledger import Round
-from sparsefl.fl.method import Method, Task, load_method
+from sparsefl.fl.method import ROUNDS, Method, Task, load_method
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
 from sparsefl.fl.training import accuracy
 from sparsefl.timing import TIMED_STEPS
+
+_logger = logging.getLogger(__name__)
 
 # What a run that goes on may have otherwise than its checkpoint.
 _FREE = ("rounds", "label", "data")
@@ -60,7 +62,7 @@ def run(
     test: Dataset,
     *,
     density: float = 0.1,
-    rounds: int = 10,
+    rounds: int = ROUNDS,
     seed: int = 0,
     schedule: Schedule | None = None,
     options: Mapping[str, Any] | None = None,
@@ -99,6 +101,8 @@ def run(
         on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
         checkpoint: Folder of the checkpoint, written after each round.
         resume: Go on from the checkpoint where there is one; more ``rounds`` than before are fine.
+            A cosine schedule keeps the end that it had; to leave room, begin with a larger option
+            ``lr_horizon``.
 
     Returns:
         Accuracy, ledger, costs and the final model.
@@ -111,10 +115,12 @@ def run(
     schedule, description = schedule or Schedule(), description or Description()
     check_counts(rounds, evaluate_every, seed, schedule)
     chosen = load_method(method)
-    given = with_horizon(chosen.with_defaults(options or {}), rounds)
+    given: Mapping[str, Any] = chosen.with_defaults(options or {})
+    if resume and checkpoint is not None:
+        given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
     with _threads(threads):
-        task = _task(model, data, {"test": test, "dev": dev}, seed, density, given)
+        task = _task(model, data, {"test": test, "dev": dev}, seed, density, given, rounds)
         config = _config(chosen, task, data, schedule, rounds, description)
         kept = _checkpoint(checkpoint, config, data, task)
         saved = _saved(kept, resume, rounds)
@@ -154,6 +160,7 @@ def _task(
     seed: int,
     density: float,
     options: Mapping[str, Any],
+    rounds: int,
 ) -> Task:
     """Try the model on the data, compare all labels with its classes, and put the task together."""
     first = next(client.train for client in data if len(client.train) > 0)
@@ -164,7 +171,17 @@ def _task(
     named += [pair for number, client in enumerate(data) for pair in client.named(number)]
     for name, own in named:
         check_labels(own, name, classes)
-    return Task(model, example, seed, density, options)
+    return Task(model, example, seed, density, options, rounds)
+
+
+def _with_saved_horizon(
+    options: Mapping[str, Any], folder: str | os.PathLike[str]
+) -> Mapping[str, Any]:
+    """Fill in the horizon of a cosine schedule that has none from the run that goes on."""
+    if options.get("lr_schedule") != "cosine" or options["lr_horizon"]:
+        return options
+    saved = Checkpoint(folder, {}).saved_config() or {}
+    return {**options, "lr_horizon": saved.get("options", {}).get("lr_horizon", 0)}
 
 
 def _saved(checkpoint: Checkpoint | None, resume: bool, rounds: int) -> dict[str, Any] | None:
@@ -189,6 +206,12 @@ def _saved(checkpoint: Checkpoint | None, resume: bool, rounds: int) -> dict[str
     done = len(saved["ledger"].rounds)
     if done > rounds:
         raise ValueError(f"rounds is {rounds}, the checkpoint has played {done} already")
+    options = checkpoint.config["options"]
+    if options.get("lr_schedule") == "cosine" and options["lr_horizon"] < rounds:
+        _logger.warning(
+            "the learning rate is 0 after round %d, where the run was to end when it began",
+            options["lr_horizon"],
+        )
     return saved
 
 

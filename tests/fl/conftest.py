@@ -75,9 +75,9 @@ def federation(clients) -> Callable[..., Federation]:
     def build(method: str, factory=tiny_cnn, seed: int = 0, datasets=None, **options) -> Federation:
         chosen = load_method(method)
         # SynFlow's hundred steps are its own test's matter.
-        options = ({"iterations": 10, "lr_horizon": 20} if method == "hidenseek" else {}) | options
+        options = ({"iterations": 10} if method == "hidenseek" else {}) | options
         example = torch.zeros(1, *PIXELS)
-        task = Task(factory, example, seed, 0.3, chosen.with_defaults(options))
+        task = Task(factory, example, seed, 0.3, chosen.with_defaults(options), rounds=20)
         data = [train for train, _ in clients] if datasets is None else datasets
         return Federation(chosen, task, data, Schedule(batch_size=16))
 

@@ -72,6 +72,25 @@ def test_a_finished_run_may_go_on_for_more_rounds(small, tmp_path):
         small("fedavg", rounds=3, checkpoint=tmp_path, resume=True)
 
 
+def test_a_cosine_keeps_its_end_when_more_rounds_follow(small, tmp_path, caplog):
+    first = small("hidenseek", rounds=2, checkpoint=tmp_path)
+    more = small("hidenseek", rounds=4, checkpoint=tmp_path, resume=True)
+    assert more.config["options"]["lr_horizon"] == 2
+    assert "the learning rate is 0 after round 2" in caplog.text
+    whole = small("hidenseek", rounds=4, options={"lr_horizon": 2})
+    assert more.model_sha256 == whole.model_sha256
+    assert [entry.round for entry in more.ledger.rounds] == [1, 2, 3, 4]
+    assert first.model_sha256 == small("hidenseek", rounds=2).model_sha256
+    with pytest.raises(ValueError, match=r"options\.lr_horizon is 4, there it was 2"):
+        small("hidenseek", rounds=4, options={"lr_horizon": 4}, checkpoint=tmp_path, resume=True)
+
+
+def test_a_longer_cosine_leaves_room_for_rounds(small, tmp_path):
+    small("hidenseek", rounds=2, options={"lr_horizon": 4}, checkpoint=tmp_path)
+    more = small("hidenseek", rounds=4, checkpoint=tmp_path, resume=True)
+    assert more.model_sha256 == small("hidenseek", rounds=4).model_sha256
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

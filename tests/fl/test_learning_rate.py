@@ -1,8 +1,9 @@
 import math
 
 import pytest
+import torch
 
-from sparsefl.fl import METHODS, load_method
+from sparsefl.fl import METHODS, Federation, Schedule, Task, load_method
 from sparsefl.fl.learning_rate import DEFAULTS, learning_rate, with_horizon
 
 
@@ -62,6 +63,14 @@ def test_clients_train_at_the_rate_of_the_round(method, federation):
 def test_a_run_fills_in_its_horizon(small):
     result = small("fedavg", options={"lr_schedule": "cosine"}, rounds=2)
     assert result.config["options"]["lr_horizon"] == 2
+
+
+@pytest.mark.parametrize("planned", [{}, {"rounds": 1}], ids=["not said", "one"])
+def test_a_federation_of_defaults_trains(method, planned, toy):
+    chosen = load_method(method)
+    task = Task(toy.cnn, torch.zeros(1, *toy.pixels), 0, 0.3, chosen.with_defaults({}), **planned)
+    run = Federation(chosen, task, [toy.clusters(20, 1)], Schedule())
+    assert [run.play(round).lost for round in (1, 2)] == [0, 0]
 
 
 @pytest.mark.parametrize("method", METHODS)
