@@ -21,6 +21,7 @@ from sparsefl.fl.checks import (
     check_counts,
     check_dataset,
     check_labels,
+    data_sha256,
     try_model,
 )
 from sparsefl.fl.costs import collect_costs
@@ -33,7 +34,7 @@ from sparsefl.timing import TIMED_STEPS
 
 _logger = logging.getLogger(__name__)
 
-# What a run that goes on may have otherwise than its checkpoint.
+# What a run that goes on may have otherwise than its checkpoint: the data are compared themselves.
 _FREE = ("rounds", "label", "data")
 
 
@@ -293,13 +294,16 @@ def _checkpoint(
     data: Sequence[ClientData],
     task: Task,
 ) -> Checkpoint | None:
-    """Say what a checkpoint must agree in: the configuration, the model, the clients' sizes."""
+    """Say what a checkpoint must agree in: the configuration, the model, the clients' data."""
     if folder is None:
         return None
     schema = Schema.of(task.new_model())
     same = {key: value for key, value in config.items() if key not in _FREE} | {
         "parameters": {name: [list(spec.shape), spec.dtype] for name, spec in schema.items()},
         "examples": [len(client.train) for client in data],
+        "train_sha256": {
+            f"clients[{number}]": data_sha256(client.train) for number, client in enumerate(data)
+        },
     }
     return Checkpoint(folder, same)
 

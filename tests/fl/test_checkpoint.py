@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from sparsefl.codec import Schema
 from sparsefl.fl import Schedule
@@ -101,6 +102,9 @@ def test_a_longer_cosine_leaves_room_for_rounds(small, tmp_path):
         ({"model": "norm_net"}, "norm"),
         ({"clients": 2}, "clients is 2, there it was 3"),
         ({"clients": "others"}, "examples"),
+        ({"clients": "labels"}, "train_sha256.clients[1] is"),
+        ({"clients": "inputs"}, "train_sha256.clients[1] is"),
+        ({"clients": "items"}, "train_sha256.clients[1] is"),
         ({"threads": 1}, "threads"),
     ],
     ids=lambda value: str(value)[:30],
@@ -109,7 +113,15 @@ def test_another_run_is_refused_by_its_key(change, key, small, toy, clients, tmp
     if "model" in change:
         change = {"model": getattr(toy, change["model"])}
     if "clients" in change:
-        rest = {2: clients[:2], "others": [*clients[:2], clients[0]]}
+        x, y = clients[1][0].tensors
+        second = {
+            "labels": TensorDataset(x, (y + 1) % 3),
+            "inputs": TensorDataset(-x, y),
+            "items": list(zip(x, (y + 1) % 3, strict=True)),
+        }
+        rest = {2: clients[:2], "others": [*clients[:2], clients[0]]} | {
+            kind: [clients[0], (data, clients[1][1]), clients[2]] for kind, data in second.items()
+        }
         change = {"clients": rest[change["clients"]]}
     small("fedavg", rounds=1, threads=2, checkpoint=tmp_path)
     before = (tmp_path / FILE).read_bytes()
@@ -118,6 +130,38 @@ def test_another_run_is_refused_by_its_key(change, key, small, toy, clients, tmp
         small(**arguments, rounds=1, checkpoint=tmp_path, resume=True)
     assert key in str(caught.value)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+class Noisy:
+    """A dataset whose inputs are drawn anew at each read."""
+
+    def __init__(self, dataset):
+        self.dataset, self.generator = dataset, np.random.default_rng(3)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        x, y = self.dataset[index]
+        return x + self.generator.random(dtype=np.float32), y
+
+
+def test_data_that_augment_by_a_generator_of_their_own_are_resumed(small, clients, tmp_path):
+    noisy = [(Noisy(train), dev) for train, dev in clients]
+    small("fedavg", clients=noisy, rounds=1, checkpoint=tmp_path)
+    more = small("fedavg", clients=noisy, rounds=2, checkpoint=tmp_path, resume=True)
+    assert len(more.ledger.rounds) == 2
+
+
+def test_a_client_whose_disk_is_gone_is_no_other_client(small, clients, tmp_path):
+    class Gone(Noisy):
+        def __getitem__(self, index):
+            raise OSError("disk gone")
+
+    broken = [*clients[:2], (Gone(clients[2][0]), clients[2][1])]
+    small("fedavg", clients=broken, rounds=1, checkpoint=tmp_path)
+    more = small("fedavg", clients=broken, rounds=2, checkpoint=tmp_path, resume=True)
+    assert [entry.lost for entry in more.ledger.rounds] == [1, 1]
 
 
 def test_a_run_is_neither_overwritten_nor_missed(small, tmp_path):
