@@ -125,8 +125,9 @@ def draw(runs: Sequence[Run], folder: str | os.PathLike[str]) -> list[pathlib.Pa
         plot(data[0], drawn[-1], *data[1:])
 
     if any(curve for curves in by_bytes.values() for curve in curves):
-        add(plot_seeds, "accuracy.png", by_bytes, "Accuracy against bytes")
-        add(plot_seeds, "seconds.png", by_seconds, "Accuracy against training seconds", "seconds")
+        on = _data_line(runs)
+        add(plot_seeds, "accuracy.png", by_bytes, f"Accuracy against bytes{on}")
+        add(plot_seeds, "seconds.png", by_seconds, f"Accuracy against seconds{on}", "seconds")
     rows = [
         {**merge_seeds([run.row for run in own])[0], "method": name} for name, own in named.items()
     ]
@@ -136,6 +137,12 @@ def draw(runs: Sequence[Run], folder: str | os.PathLike[str]) -> list[pathlib.Pa
     if clients:
         add(plot_clients, "clients.png", clients)
     return drawn
+
+
+def _data_line(runs: Sequence[Run]) -> str:
+    """Return a second line for a title: the data, where all runs are on the same."""
+    labels = {run.row.get("data") for run in runs}
+    return f"\n{labels.pop()}" if len(labels) == 1 and None not in labels else ""
 
 
 def _client_accuracies(runs: Sequence[Run]) -> list[float]:

@@ -133,6 +133,14 @@ def test_all_that_is_known_is_drawn(compared, tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
+def test_titles_name_the_data(compared, tmp_path, monkeypatch):
+    _, results, _ = compared
+    titles = []
+    monkeypatch.setattr(report, "plot_seeds", lambda _, path, title, *rest: titles.append(title))
+    report.draw([Run.of(result) for result in results], tmp_path)
+    assert [title.splitlines()[1] for title in titles] == 2 * ["UCI digits, dirichlet:0.5"]
+
+
 def test_memory_has_one_dense_bar_a_model(compared, tmp_path, monkeypatch):
     _, results, _ = compared
     seen = {}

@@ -81,6 +81,7 @@ class Problem:
         test: Test data.
         in_shape: Shape of a sample, where the data set says so.
         classes: Number of labels, where it does.
+        label: What reports call the data; a copy that is not the official one says so.
     """
 
     clients: list[tuple[Dataset, ...]]
@@ -88,6 +89,7 @@ class Problem:
     test: Dataset
     in_shape: tuple[int, int, int] | None = None
     classes: int | None = None
+    label: str = "own data"
 
 
 def load_problem(setting: Setting, seed: int) -> Problem:
@@ -101,7 +103,7 @@ def load_problem(setting: Setting, seed: int) -> Problem:
     """
     if ":" in setting.dataset:
         clients, test = load_data(setting.dataset)
-        return Problem(clients, None, test)
+        return Problem(clients, None, test, label=setting.dataset)
     train, test, info = data.load(setting.dataset, setting.data_dir)
     rest, dev = data.hold_out(train, min(HELD_OUT, len(train) // 5), seed=0)
     parts = data.partition.split(
@@ -113,7 +115,8 @@ def load_problem(setting: Setting, seed: int) -> Problem:
     ]
     if setting.dev_examples is not None:
         dev = data.subset(dev, range(min(setting.dev_examples, len(dev))))
-    return Problem(clients, dev, test, info.in_shape, info.num_classes)
+    label = f"{info.label or setting.dataset}, {setting.partition}"
+    return Problem(clients, dev, test, info.in_shape, info.num_classes, label)
 
 
 def _local_splits(own: Any, test_share: float, seed: int) -> tuple[Dataset, ...]:
@@ -128,11 +131,6 @@ def _local_splits(own: Any, test_share: float, seed: int) -> tuple[Dataset, ...]
         return train, dev
     train, test = data.hold_out(train, int(test_share * len(own)), seed=seed)
     return train, dev, test
-
-
-def _describe_data(setting: Setting) -> str:
-    own = ":" in setting.dataset
-    return setting.dataset if own else f"{setting.dataset} ({setting.partition})"
 
 
 def _model_cell(setting: Setting, model: str, problem: Problem) -> dict[str, Any]:
@@ -278,7 +276,7 @@ def play(
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
         timed_steps=setting.timed_steps,
-        description=Description(method, prepared.model, _describe_data(setting), memory_cell),
+        description=Description(method, prepared.model, problem.label, memory_cell),
         on_round=on_round,
         checkpoint=checkpoint,
         resume=resume,

@@ -37,7 +37,7 @@ def test_without_fashion_mnist_the_digits_take_its_place(run, tiny, monkeypatch,
     monkeypatch.setattr("sparsefl.data.fashion_mnist.candidates", lambda *_: ())
     run("fedavg", *tiny[2:])
     captured = capsys.readouterr()
-    assert "digits" in captured.out
+    assert "UCI digits" in captured.out
     assert "take its place" in captured.err
 
 

@@ -1,7 +1,10 @@
 """Runs by name: how the data of a setting fall to clients, and that such runs resume."""
 
+import dataclasses
+
 import pytest
 
+from sparsefl import data
 from sparsefl.fl import Schedule
 from sparsefl.fl.experiment import Setting, load_problem, play
 
@@ -44,6 +47,15 @@ def test_a_client_is_divided_into_disjoint_parts():
 def test_an_impossible_share_is_named(share):
     with pytest.raises(ValueError, match="client_test must lie in"):
         load_problem(with_test(share), seed=0)
+
+
+def test_reports_call_the_data_what_their_copy_calls_itself(monkeypatch):
+    train, test, info = data.load("digits")
+    copy = dataclasses.replace(info, label="UCI digits (JPEG copy)")
+    monkeypatch.setattr("sparsefl.data.load", lambda *_: (train, test, copy))
+    problem = load_problem(SETTING, seed=0)
+    result = play("fedavg", SETTING, problem, 0)
+    assert result.row()["data"] == "UCI digits (JPEG copy), dirichlet:0.5"
 
 
 def test_a_named_run_resumes(tmp_path):
