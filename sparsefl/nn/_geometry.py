@@ -4,10 +4,12 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from sparsefl.nn._sizes import Conv2dSizes, LinearSizes, Padding, Size
 from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._support_layer import SupportLayer, SupportLike, as_support
+from sparsefl.nn._tracing import call_whole
 from sparsefl.ops import Conv2dPlan, LinearPlan
 from sparsefl.support import Support
 
@@ -75,6 +77,8 @@ class Conv2dLayer(Conv2dSizes, SupportLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of ``[N, C, H, W]`` or ``[C, H, W]``, with as many dimensions."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         refuse_transforms(self)
         if isinstance(x, Tensor) and x.dim() == 3:
             return self._convolve(x.unsqueeze(0)).squeeze(0)

@@ -8,6 +8,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from sparsefl.nn._read_only import read_only
+from sparsefl.nn._tracing import refuse_script
 
 
 def is_pruned(layer: nn.Module, name: str = "weight") -> bool:
@@ -50,6 +51,8 @@ class StandIn(nn.Module):
     dense_name: ClassVar[str] = "weight"
 
     bias: nn.Parameter | None
+
+    __prepare_scriptable__ = refuse_script
 
     @property
     def weight(self) -> Tensor:

@@ -12,6 +12,9 @@ other input they are their parents.
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.fx import Proxy
+
+from sparsefl.nn._tracing import call_whole, refuse_script
 
 
 def is_batch_last(x: Tensor) -> bool:
@@ -29,8 +32,12 @@ class BatchLastBatchNorm2d(nn.BatchNorm2d):
     tensor 26.7 ms (2 cores of Zen 4).
     """
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised ``[N, C, H, W]``, in the memory order of ``x``."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         if not is_batch_last(x):
             return super().forward(x)
         batch, channels, height, width = x.shape
@@ -42,8 +49,12 @@ class BatchLastBatchNorm2d(nn.BatchNorm2d):
 class BatchLastMaxPool2d(nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` that keeps batch-last memory, ``return_indices`` included."""
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the pooled ``[N, C, OH, OW]``, and the indices where the layer gives them."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         swap = is_batch_last(x)
         out: Tensor | tuple[Tensor, Tensor] = super().forward(x.transpose(0, 1) if swap else x)
         if not swap:
@@ -56,16 +67,24 @@ class BatchLastMaxPool2d(nn.MaxPool2d):
 class BatchLastAvgPool2d(nn.AvgPool2d):
     """``torch.nn.AvgPool2d`` that keeps batch-last memory."""
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled ``[N, C, OH, OW]``."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         return _pool_samples_as_channels(super().forward, x)
 
 
 class BatchLastAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """``torch.nn.AdaptiveAvgPool2d`` that keeps batch-last memory."""
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled ``[N, C, OH, OW]``."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         if self.output_size in (1, (1, 1)) and is_batch_last(x):
             # Torch's own global average gives a gradient in NCHW memory.
             mean = x.permute(1, 2, 3, 0).flatten(1, 2).mean(1)  # [C, N]

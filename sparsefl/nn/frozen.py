@@ -7,6 +7,7 @@ checkpoints, the input that a frozen ``torch.nn.Conv2d`` keeps for its backward 
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import functional
 
 from sparsefl.nn._frozen_layer import (
@@ -17,6 +18,7 @@ from sparsefl.nn._frozen_layer import (
 )
 from sparsefl.nn._sizes import Conv2dSizes, LinearSizes, Padding, Pair, Size
 from sparsefl.nn._stand_in import refuse_transforms
+from sparsefl.nn._tracing import call_whole
 
 __all__ = ["FrozenConv2d", "FrozenLinear"]
 
@@ -70,6 +72,8 @@ class FrozenLinear(LinearSizes, FrozenLayer):
         Raises:
             ValueError: if the last dimension of ``x`` is not ``in_features``.
         """
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x must have shape [..., {self.in_features}], got {list(x.shape)}")
         if self._kept is not None:
@@ -141,6 +145,8 @@ class FrozenConv2d(Conv2dSizes, FrozenLayer):
         Raises:
             ValueError: if ``x`` has another number of dimensions or channels.
         """
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
                 f"x must have shape [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W], "

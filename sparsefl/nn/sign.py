@@ -9,12 +9,14 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sparsefl.nn._carry import Carry
 from sparsefl.nn._geometry import Conv2dLayer, Device, LinearLayer
 from sparsefl.nn._sizes import Padding, Size
 from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._support_layer import SupportLayer, SupportLike
+from sparsefl.nn._tracing import call_whole
 from sparsefl.ops import sign_conv2d, sign_linear
 from sparsefl.random import normal
 
@@ -309,6 +311,8 @@ class SignLinear(_SignLayer, LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         refuse_transforms(self)
         return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
 

@@ -1,9 +1,11 @@
 """Linear and convolution layers that store, compute and train only the kept weights."""
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sparsefl.nn._geometry import Conv2dLayer, LinearLayer
 from sparsefl.nn._stand_in import refuse_transforms
+from sparsefl.nn._tracing import call_whole
 from sparsefl.ops import sparse_conv2d, sparse_linear
 
 
@@ -44,6 +46,8 @@ class SparseLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
         refuse_transforms(self)
         return sparse_linear(x, self.values, self.bias, self._plan)
 
