@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+from sparsefl.timing import crossover
 
 Row = dict[str, Any]
 COLORS = {"sparsefl": "tab:blue", "torch_sparse": "tab:orange"}
@@ -71,22 +71,6 @@ def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, floa
             points.append((row["density"], row["ratio_to_dense"]))
         out[op] = providers
     return out
-
-
-def crossover(points: Sequence[tuple[float, float]]) -> float | None:
-    """Find the density from which on dense is faster, linear between the logarithms.
-
-    Args:
-        points: (density, ratio), densities ascending.
-
-    Returns:
-        The last density at which the ratio falls through 1; None where it does not.
-    """
-    for (low, above), (high, below) in reversed([*itertools.pairwise(points)]):
-        if above >= 1.0 > below:
-            share = math.log(above) / (math.log(above) - math.log(below))
-            return float(math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
-    return None
 
 
 def caption(rows: Sequence[Row]) -> str:

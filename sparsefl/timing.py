@@ -7,8 +7,10 @@ round hold where single times do not.
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias, TypeVar
 
@@ -113,3 +115,19 @@ def stopwatch(step: Callable[[], object]) -> Run:
 def paired_ratio(baseline: npt.ArrayLike, ours: npt.ArrayLike) -> float:
     """Compute the median over the rounds of ``baseline / ours``, above 1 where ours is faster."""
     return float(np.nanmedian(np.asarray(baseline) / np.asarray(ours)))
+
+
+def crossover(points: Sequence[tuple[float, float]]) -> float | None:
+    """Find the density from which on dense is faster, linear between the logarithms.
+
+    Args:
+        points: (density, ratio), densities ascending.
+
+    Returns:
+        The last density at which the ratio falls through 1; None where it does not.
+    """
+    for (low, above), (high, below) in reversed([*itertools.pairwise(points)]):
+        if above >= 1.0 > below:
+            share = math.log(above) / (math.log(above) - math.log(below))
+            return float(math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
+    return None

@@ -18,6 +18,7 @@ LAYERS = {
     "sparsefl.names": 1,
     "sparsefl.defaults": 1,
     "sparsefl.messages": 1,
+    "sparsefl.figures": 1,
     "sparsefl.reference": 2,
     "sparsefl.ops": 3,
     "sparsefl.nn": 4,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sparsefl.timing import Effort, StepTime, interleave, paired_ratio, stopwatch
+from sparsefl.timing import Effort, StepTime, crossover, interleave, paired_ratio, stopwatch
 
 
 def logged(name, log, seconds=1.0):
@@ -61,3 +61,18 @@ def test_quartiles_and_ratios_leave_out_rounds_that_were_sat_out():
 def test_impossible_efforts_are_named(effort):
     with pytest.raises(ValueError, match=next(iter(effort))):
         Effort(**effort)
+
+
+def test_crossover_is_between_the_densities_around_one():
+    crossing = crossover([(0.01, 16.0), (0.1, 4.0), (0.4, 0.25)])
+    assert crossing == pytest.approx(math.sqrt(0.1 * 0.4))
+
+
+def test_a_disturbed_point_is_no_crossover():
+    crossing = crossover([(0.01, 2.0), (0.05, 0.9), (0.1, 4.0), (0.4, 0.25)])
+    assert crossing == pytest.approx(math.sqrt(0.1 * 0.4))
+
+
+@pytest.mark.parametrize("ratios", [(3.0, 2.0), (0.5, 0.4)], ids=["always-faster", "never-faster"])
+def test_no_crossover_on_one_side(ratios):
+    assert crossover([(0.1, ratios[0]), (0.5, ratios[1])]) is None

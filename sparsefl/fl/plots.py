@@ -1,10 +1,11 @@
-"""Plots of runs; matplotlib is imported only when one is drawn."""
+"""Plots of runs."""
 
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from sparsefl.figures import COLOURS, DPI, GREY, MARKERS, legend_below, name_ticks, open_figure
 from sparsefl.fl.table import (
     Row,
     claimed_step_factor,
@@ -16,15 +17,8 @@ from sparsefl.fl.table import (
 
 Curve: TypeAlias = Sequence[tuple[float, float]]
 
-# Okabe and Ito's palette: told apart also without colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GREY = "#888888"
 # Rows that methods are judged against, not methods: drawn the same way in every plot.
 _REFERENCES = {"linear": "#555555", "narrow": "#999999"}
-# Small, so that the text stays readable where two plots share a README's width.
-_SIZE_INCHES = (5.6, 4.2)
-_DPI = 170
 # Parts of a client's memory, in the order in which they are stacked.
 _PARTS = {
     "parameters_bytes": "parameters",
@@ -41,31 +35,6 @@ _SPENT: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def _open(height_inches: float = _SIZE_INCHES[1]) -> tuple[Any, Any, Any]:
-    """Open a figure without any window system.
-
-    Raises:
-        ModuleNotFoundError: if matplotlib is not installed; the message says how to.
-    """
-    try:
-        import matplotlib.figure
-        import matplotlib.ticker
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plots need matplotlib: pip install 'sparsefl[cli]'", name="matplotlib"
-        ) from error
-    figure = matplotlib.figure.Figure(
-        figsize=(_SIZE_INCHES[0], height_inches), layout="constrained"
-    )
-    axes = figure.add_subplot()
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.tick_params(which="minor", length=2)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes, matplotlib.ticker
-
-
 def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, marker and line of each name; reference rows are grey and dashed."""
     styles: dict[str, dict[str, Any]] = {}
@@ -77,19 +46,12 @@ def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             styles[name] = {"color": grey, "marker": marker, "linestyle": "--"}
             continue
         styles[name] = {
-            "color": _COLOURS[methods % len(_COLOURS)],
-            "marker": _MARKERS[methods % len(_MARKERS)],
+            "color": COLOURS[methods % len(COLOURS)],
+            "marker": MARKERS[methods % len(MARKERS)],
             "linestyle": "-",
         }
         methods += 1
     return styles
-
-
-def _legend_below(figure: Any, axes: Any, columns: int) -> None:
-    """Put the legend under the axes, where no data can be in its way."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def plot_curves(
@@ -127,7 +89,7 @@ def plot_seeds(
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure, axes, ticker = _open()
+    figure, axes, ticker = open_figure()
     label, show = _SPENT[spent]
     for name, style in _styles(list(runs)).items():
         curves = [curve for curve in runs[name] if curve]
@@ -143,22 +105,13 @@ def plot_seeds(
             least, most = [min(v) for v in accuracies], [max(v) for v in accuracies]
             axes.fill_between(x, least, most, color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xscale("log")
-    _name_ticks(axes.xaxis, ticker, show)
+    name_ticks(axes.xaxis, ticker, show)
     axes.set(xlabel=label, ylabel="accuracy of the global model")
     seeds = max((len(curves) for curves in runs.values()), default=1)
     band = f"\n(mean of {seeds} seeds; band: lowest to highest)" if seeds > 1 else ""
     axes.set_title(title + band, fontsize=11)
-    _legend_below(figure, axes, columns=max(1, min(4, len(runs))))
-    figure.savefig(path, dpi=_DPI)
-
-
-def _name_ticks(axis: Any, ticker: Any, show: Callable[[float], str]) -> None:
-    """Label a log axis: its decades, and 2 and 5 of each where it spans less than two of them."""
-    low, high = axis.get_view_interval()
-    if low > 0 and high / low < 100:
-        axis.set_major_locator(ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: show(value)))
-    axis.set_minor_formatter(ticker.NullFormatter())
+    legend_below(figure, axes, columns=max(1, min(4, len(runs))))
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
@@ -172,7 +125,7 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure, axes, ticker = _open()
+    figure, axes, ticker = open_figure()
     quantities = (
         ("bytes up", "o", claimed_uplink_factor, measured_uplink_factor),
         ("local step", "s", claimed_step_factor, measured_step_factor),
@@ -191,10 +144,10 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
                 values += [claimed, measured]
                 drawn.append(row["method"])
     low, high = min(values) / 1.6, max(values) * 1.6
-    axes.plot([low, high], [low, high], color=_GREY, linewidth=1, linestyle="--")
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle="--")
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
-        _name_ticks(axis, ticker, lambda value: f"{value:g}x")
+        name_ticks(axis, ticker, lambda value: f"{value:g}x")
     axes.set_xlabel("claimed factor (dense / ours, by formula)")
     axes.set_ylabel("measured factor (dense / ours)")
     axes.set_title("Claimed against measured:\non the dashed line a claim is realised", fontsize=11)
@@ -202,8 +155,8 @@ def plot_factors(rows: Sequence[Row], path: str | pathlib.Path) -> None:
         axes.plot([], [], color=styles[name]["color"], linewidth=6, label=name)
     for name, marker, _, _ in quantities:
         axes.scatter([], [], color="white", edgecolors="black", marker=marker, label=name)
-    _legend_below(figure, axes, columns=4)
-    figure.savefig(path, dpi=_DPI)
+    legend_below(figure, axes, columns=4)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_memory(cells: Mapping[str, Mapping[str, int]], path: str | pathlib.Path) -> None:
@@ -216,10 +169,10 @@ def plot_memory(cells: Mapping[str, Mapping[str, int]], path: str | pathlib.Path
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure, axes, ticker = _open(1.6 + 0.42 * max(3, len(cells)))
+    figure, axes, ticker = open_figure(1.6 + 0.42 * max(3, len(cells)))
     names = list(cells)
     left = dict.fromkeys(names, 0.0)
-    for (part, label), colour, hatch in zip(_PARTS.items(), _COLOURS, _PART_HATCHES, strict=False):
+    for (part, label), colour, hatch in zip(_PARTS.items(), COLOURS, _PART_HATCHES, strict=False):
         axes.barh(
             names,
             [cells[name][part] for name in names],
@@ -239,8 +192,8 @@ def plot_memory(cells: Mapping[str, Mapping[str, int]], path: str | pathlib.Path
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: size(value)))
     axes.set_xlabel("peak of a fresh process, less what it was after the imports")
     axes.set_title("Memory of a client's local step", fontsize=11)
-    _legend_below(figure, axes, columns=3)
-    figure.savefig(path, dpi=_DPI)
+    legend_below(figure, axes, columns=3)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_clients(accuracies: Mapping[str, Sequence[float]], path: str | pathlib.Path) -> None:
@@ -253,7 +206,7 @@ def plot_clients(accuracies: Mapping[str, Sequence[float]], path: str | pathlib.
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
-    figure, axes, _ = _open()
+    figure, axes, _ = open_figure()
     for name, style in _styles(list(accuracies)).items():
         ordered = sorted(accuracies[name])
         share = [(rank + 1) / len(ordered) for rank in range(len(ordered))]
@@ -263,5 +216,5 @@ def plot_clients(accuracies: Mapping[str, Sequence[float]], path: str | pathlib.
     axes.set_xlabel("accuracy on the client's own held-out data")
     axes.set_ylabel("share of clients at or below it")
     axes.set_title("The global model on each client: further right is better", fontsize=11)
-    _legend_below(figure, axes, columns=max(1, min(4, len(accuracies))))
-    figure.savefig(path, dpi=_DPI)
+    legend_below(figure, axes, columns=max(1, min(4, len(accuracies))))
+    figure.savefig(path, dpi=DPI)

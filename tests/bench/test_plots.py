@@ -1,6 +1,4 @@
-"""The README's picture: which rows are drawn, and where the crossover is."""
-
-import math
+"""The README's picture: which rows are drawn."""
 
 import pytest
 
@@ -14,21 +12,6 @@ def row(density: float, ratio: float, **changes: object) -> dict[str, object]:
         **{"cpu": "cpu", "isa": "avx2", "torch": "2", "commit": "c"},
     }
     return {**base, **changes}
-
-
-def test_crossover_is_between_the_densities_around_one():
-    crossing = plots.crossover([(0.01, 16.0), (0.1, 4.0), (0.4, 0.25)])
-    assert crossing == pytest.approx(math.sqrt(0.1 * 0.4))
-
-
-def test_a_disturbed_point_is_no_crossover():
-    crossing = plots.crossover([(0.01, 2.0), (0.05, 0.9), (0.1, 4.0), (0.4, 0.25)])
-    assert crossing == pytest.approx(math.sqrt(0.1 * 0.4))
-
-
-@pytest.mark.parametrize("ratios", [(3.0, 2.0), (0.5, 0.4)], ids=["always-faster", "never-faster"])
-def test_no_crossover_on_one_side(ratios):
-    assert plots.crossover([(0.1, ratios[0]), (0.5, ratios[1])]) is None
 
 
 def test_curve_is_of_the_shape_with_most_densities_on_all_threads():

@@ -36,14 +36,14 @@ def row(method="fedpt", **change):
 def axes(monkeypatch):
     """Returns the axes of every figure that was opened."""
     opened = []
-    open_figure = plots._open
+    open_figure = plots.open_figure
 
     def remember(*arguments):
         figure, axes, ticker = open_figure(*arguments)
         opened.append(axes)
         return figure, axes, ticker
 
-    monkeypatch.setattr(plots, "_open", remember)
+    monkeypatch.setattr(plots, "open_figure", remember)
     return opened
 
 
