@@ -56,8 +56,8 @@ def collect_costs(
     Args:
         federation: The run, when its rounds are over.
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
-        memory_cell: "factory", "arguments", "input_shape" and "classes" of
-            :class:`sparsefl.fl.memory.Cell`; ``None`` measures no memory.
+        memory_cell: "factory", "arguments", "input_shape", "classes" and, if it is not float32,
+            "dtype" of :class:`sparsefl.fl.memory.Cell`; ``None`` measures no memory.
     """
     method, task, ledger = federation.method, federation.task, federation.ledger
     dense = _dense_twin(federation)
@@ -119,6 +119,7 @@ def _measure_memory(federation: Federation, cell: Mapping[str, Any]) -> Memory:
         arguments=cell["arguments"],
         input_shape=tuple(cell["input_shape"]),
         classes=cell["classes"],
+        dtype=cell.get("dtype", "float32"),
         batch_size=federation.schedule.batch_size,
         seed=task.seed,
         density=task.density,

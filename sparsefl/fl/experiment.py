@@ -157,14 +157,14 @@ class Prepared:
         model: Name of its model.
         factory: Builds the model.
         options: Its options that differ from the defaults.
-        cell: "factory" and "arguments" of the model for another process; ``None`` if it has none.
+        cell: "factory" and "arguments" of the model for another process.
     """
 
     method: str
     model: str
     factory: Callable[[], nn.Module]
     options: Mapping[str, Any]
-    cell: Mapping[str, Any] | None
+    cell: Mapping[str, Any]
 
 
 def prepare(
@@ -186,7 +186,10 @@ def prepare(
     name = "fedavg" if method == LINEAR else method
     model = LINEAR if method == LINEAR else setting.model
     if method == LINEAR and problem.in_shape is None:
-        return Prepared(name, model, _linear_for(setting, problem), given, None)
+        cell = _linear_cell(setting, problem)
+        return Prepared(
+            name, model, functools.partial(flat_linear, **cell["arguments"]), given, cell
+        )
     cell = _model_cell(setting, model, problem)
     factory = (
         functools.partial(call, model)
@@ -196,12 +199,40 @@ def prepare(
     return Prepared(name, model, factory, given, cell)
 
 
-def _linear_for(setting: Setting, problem: Problem) -> Callable[[], nn.Module]:
-    """Return softmax regression for own data, with as many classes as the own model has."""
-    first = next(client[0] for client in problem.clients if len(client[0]) > 0)
-    example, classes = try_model(functools.partial(call, setting.model), 0, first)
-    inputs = example[0].numel()
-    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+def _linear_cell(setting: Setting, problem: Problem) -> dict[str, Any]:
+    """Describe softmax regression for own data, with as many classes as the own model has."""
+    own = functools.partial(call, setting.model)
+    example, classes = try_model(own, 0, _first_examples(problem))
+    arguments = {"inputs": example[0].numel(), "classes": classes}
+    return {"factory": "sparsefl.fl.experiment:flat_linear", "arguments": arguments}
+
+
+def flat_linear(inputs: int, classes: int) -> nn.Module:
+    """Return softmax regression on samples of any shape."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def _first_examples(problem: Problem) -> Dataset:
+    """Return the training data of the first client that owns any.
+
+    Raises:
+        ValueError: if none does.
+    """
+    for client in problem.clients:
+        if client and len(client[0]) > 0:
+            return client[0]
+    raise ValueError("clients must own training data, all datasets are empty")
+
+
+def _memory_cell(problem: Problem, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """Describe model and inputs for the process that measures memory, by the first example."""
+    example, classes = try_model(prepared.factory, seed, _first_examples(problem))
+    return {
+        **prepared.cell,
+        "input_shape": tuple(example.shape[1:]),
+        "classes": classes,
+        "dtype": str(example.dtype).removeprefix("torch."),
+    }
 
 
 def check(
@@ -226,10 +257,8 @@ def check(
     prepared = prepare(method, setting, problem, options)
     check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
     load_method(prepared.method).with_defaults(prepared.options)
-    trains = [client.train for client in check_clients(problem.clients)]
-    first = next((train for train in trains if len(train) > 0), None)
-    if first is not None:
-        try_model(prepared.factory, seed, first)
+    check_clients(problem.clients)
+    try_model(prepared.factory, seed, _first_examples(problem))
 
 
 def play(
@@ -258,10 +287,7 @@ def play(
         ValueError: if a name or an option is unknown.
     """
     prepared = prepare(method, setting, problem, options)
-    memory_cell = None
-    if setting.memory and problem.in_shape is not None and prepared.cell is not None:
-        shape, classes = problem.in_shape, problem.classes
-        memory_cell = {**prepared.cell, "input_shape": shape, "classes": classes}
+    memory_cell = _memory_cell(problem, prepared, seed) if setting.memory else None
     return run(
         prepared.method,
         prepared.factory,

@@ -68,6 +68,7 @@ class Cell:
         density: Density of the run.
         options: Options of the method.
         threads: Threads of torch.
+        dtype: Of the inputs: random where it is floating-point, else zeros.
     """
 
     method: str
@@ -80,6 +81,14 @@ class Cell:
     density: float
     options: Mapping[str, Any]
     threads: int
+    dtype: str = "float32"
+
+    def inputs(self, count: int) -> Tensor:
+        """Return inputs of a batch."""
+        dtype, shape = getattr(torch, self.dtype), (count, *self.input_shape)
+        # Numbers of tokens, for example: any but zero could be out of the model's range.
+        zeros = torch.zeros(shape, dtype=dtype)
+        return zeros.normal_() if dtype.is_floating_point else zeros
 
 
 def measure_memory(cell: Cell, setup: bytes | None, broadcast: bytes) -> Memory:
@@ -152,8 +161,9 @@ def _warm_up() -> None:
 def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
     method = load_method(cell.method)
     factory = load_callable(cell.factory)
-    example = torch.zeros(1, *cell.input_shape)
-    task = Task(lambda: factory(**cell.arguments), example, cell.seed, cell.density, cell.options)
+    task = Task(
+        lambda: factory(**cell.arguments), cell.inputs(1), cell.seed, cell.density, cell.options
+    )
     setup_file = folder / _SETUP
     client = method.new_client(task, setup_file.read_bytes() if setup_file.exists() else None)
     wire = client.wire
@@ -187,13 +197,16 @@ def _saved_bytes(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
 def _measure(folder: pathlib.Path) -> Memory:
     cell = Cell(**json.loads((folder / _CELL).read_text()))
     torch.set_num_threads(cell.threads)
+    # What these import is no memory of the client's.
+    load_callable(cell.factory)
+    load_method(cell.method)
     _warm_up()
     _forget_peak()
     before = _resident_bytes("VmRSS")
     client = _rebuild(cell, folder)
     model = client.model.train()
     optimizer = load_method(cell.method).optimizer(client, 1)
-    inputs = torch.randn(cell.batch_size, *cell.input_shape)
+    inputs = cell.inputs(cell.batch_size)
     labels = torch.randint(cell.classes, (cell.batch_size,))
     for _ in range(_STEPS):
         local_step(model, optimizer, inputs, labels)
