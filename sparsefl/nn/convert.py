@@ -22,6 +22,7 @@ from sparsefl.nn._weights import (
 from sparsefl.nn.batch_last import COUNTERPARTS
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
+from sparsefl.ops._dispatch import DENSE_ABOVE, layout
 from sparsefl.support import Support
 
 _logger = logging.getLogger(__name__)
@@ -37,16 +38,25 @@ class SparsifyReport:
         sparsified: Names of the layers that became sparse.
         left_dense: Name and reason of each layer with a weight that did not.
         batch_last: Names of the norm and pooling layers that now stay in batch-last memory.
+        dense_inside: Names of the sparsified layers that compute in dense torch on a scratch
+            weight, as their density is above the crossover; parameters, gradients and optimizer
+            state are sparse all the same.
     """
 
     sparsified: tuple[str, ...]
     left_dense: tuple[tuple[str, str], ...]
     batch_last: tuple[str, ...]
+    dense_inside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in a sentence."""
         total = len(self.sparsified) + len(self.left_dense)
         text = f"sparsified {len(self.sparsified)} of {total} layers"
+        if self.dense_inside:
+            text += (
+                f", {len(self.dense_inside)} of them dense inside (density above {DENSE_ABOVE}): "
+                f"{', '.join(name or 'the model' for name in self.dense_inside)}"
+            )
         if self.left_dense:
             text += f"; left dense: {_listed(dict(self.left_dense))}"
         return text
@@ -95,11 +105,12 @@ def sparsify(
     """Return a copy of ``model`` whose masked layers store and compute only the kept weights.
 
     ``torch.nn.Linear`` and ``torch.nn.Conv2d`` (not their subclasses) become sparse; every other
-    layer with a weight stays dense and is named in :func:`report` and in the log. Tied weights stay
-    tied, hooks and frozen parameters are kept. With ``layer="sparse"`` the outputs are those of the
-    masked model; with ``"sign"`` only the weights' signs are. Where a convolution became sparse,
-    batch norm and pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`. The
-    original, and torch's random state, are left untouched.
+    layer with a weight stays dense and is named in :func:`report` and in the log, and so are sparse
+    ones so dense that dense torch computes them faster. Tied weights stay tied, hooks and frozen
+    parameters are kept. With ``layer="sparse"`` the outputs are those of the masked model; with
+    ``"sign"`` only the weights' signs are. Where a convolution became sparse, batch norm and
+    pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`. The original, and torch's
+    random state, are left untouched.
 
     Which layers: with ``masks``, those that it names, a mask of nothing but true included (its
     layer can be pruned later). Without, those with a mask of ``torch.nn.utils.prune``, else with
@@ -150,7 +161,8 @@ def sparsify(
     _mask_once(twin, masked_once, left_dense)
     swapped = _swap_batch_last(twin)
     ordered = tuple(in_model_order(model, left_dense).items())
-    result = SparsifyReport(tuple(sparsified), ordered, swapped)
+    inside = tuple(name for name in sparsified if _is_dense_inside(twin.get_submodule(name)))
+    result = SparsifyReport(tuple(sparsified), ordered, swapped, inside)
     vars(twin)[_REPORT] = result
     _logger.log(logging.INFO if sparsified else logging.WARNING, "%s", result)
     return twin
@@ -246,6 +258,10 @@ def _mask_once(
             mask_once(model, name, support)
         stay = {name: reasons[name] for name in group.distinct}
         _logger.warning("masked once, training may undo it: %s", _listed(stay))
+
+
+def _is_dense_inside(module: nn.Module) -> bool:
+    return isinstance(module, SupportLayer) and layout(module.support) == "dense"
 
 
 def _swap_batch_last(model: nn.Module) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 
 import sparsefl
 from sparsefl.nn import SignConv2d, SignLinear, SparseConv2d, SparseLinear, report
+from sparsefl.ops._dispatch import DENSE_ABOVE
 
 
 def small_cnn():
@@ -162,6 +163,18 @@ def test_report_and_log_name_what_stays_dense(masks, caplog):
     assert report(copy.deepcopy(sparse)) == report(sparse)
     with pytest.raises(ValueError, match="not made by sparsify"):
         report(model)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "sign"])
+def test_report_names_what_computes_densely_inside(kind, random_mask):
+    model = nn.Sequential(*(nn.Linear(20, 20) for _ in range(4)), nn.Embedding(5, 3))
+    masks = {f"{i}.weight": random_mask((20, 20), d) for i, d in enumerate((0.1, 0.9, 0.4, 1.0))}
+    found = report(sparsefl.sparsify(model, masks, layer=kind))
+    assert found.dense_inside == ("1", "3")
+    assert str(found) == (
+        f"sparsified 4 of 5 layers, 2 of them dense inside (density above {DENSE_ABOVE}): 1, 3; "
+        "left dense: 4 (Embedding unsupported)"
+    )
 
 
 def test_norms_and_pools_stay_where_no_convolution_is_sparse(model, masks):
