@@ -4,10 +4,11 @@ Nothing is learnt: the messages are those of the initialised method, and the few
 timed are thrown away.
 """
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from torch import nn
 
 from sparsefl import codec
-from sparsefl.fl.batches import Reader
+from sparsefl.fl.batches import Reader, batch_indices, stream
 from sparsefl.fl.checks import check_clients, check_counts, try_model
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.experiment import Problem, Setting, prepare
 from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.training import accuracy, local_step
+from sparsefl.nn import FrozenConv2d, FrozenLinear
 from sparsefl.ops import isa
 from sparsefl.ops._dispatch import layout
 from sparsefl.support import Support
@@ -30,7 +32,8 @@ from sparsefl.support import Support
 _WARMUP_STEPS, _TIMED_STEPS = 2, 5
 # Examples of the development data that evaluation is timed on.
 _EVALUATED = 200
-_WEIGHTED = (nn.Linear, nn.Conv2d)
+_FROZEN = (FrozenLinear, FrozenConv2d)
+_WEIGHTED = (nn.Linear, nn.Conv2d, *_FROZEN)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ def forecast(
 ) -> Forecast:
     """Initialise a method, encode its messages, and time a few local steps.
 
+    Torch's threads and its generator are afterwards what they were before.
+
     Args:
         method: As of :func:`sparsefl.fl.experiment.play`.
         setting: As of it.
@@ -121,11 +126,30 @@ def forecast(
     Raises:
         TypeError, ValueError: as ``play``.
     """
+    with _surroundings(setting.threads, seed):
+        return _forecast(method, setting, problem, seed, options)
+
+
+@contextlib.contextmanager
+def _surroundings(threads: int | None, seed: int) -> Iterator[None]:
+    """Set torch's threads and generator for a while."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _forecast(
+    method: str, setting: Setting, problem: Problem, seed: int, options: Mapping[str, Any]
+) -> Forecast:
     prepared = prepare(method, setting, problem, options)
     schedule = setting.schedule
     check_counts(setting.rounds, setting.evaluate_every, seed, schedule)
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
     trains = [client.train for client in check_clients(problem.clients)]
     chosen = load_method(prepared.method)
     given = with_horizon(chosen.with_defaults(prepared.options), setting.rounds)
@@ -202,16 +226,22 @@ def _time_evaluation(federation: Federation, data: Any) -> float:
 
 
 def _mean_steps(examples: list[int], setting: Setting) -> float:
+    """Count the batches that training will draw, of each client that has any."""
     schedule = setting.schedule
-    steps = [
-        min(
-            math.ceil(count / schedule.batch_size) * schedule.local_epochs,
-            schedule.local_steps or math.inf,
+    batches = {
+        count: sum(
+            1
+            for _ in batch_indices(
+                count,
+                schedule.batch_size,
+                schedule.local_epochs,
+                schedule.local_steps,
+                stream(0, 0, 0),
+            )
         )
-        for count in examples
-        if count > 0
-    ]
-    return statistics.fmean(steps)
+        for count in set(examples)
+    }
+    return statistics.fmean(batches[count] for count in examples if count > 0)
 
 
 def _plans(model: nn.Module) -> list[LayerPlan]:
@@ -224,9 +254,9 @@ def _plans(model: nn.Module) -> list[LayerPlan]:
             sparse = layout(support) == "sparse"
             computes = f"sparse kernels ({isa()})" if sparse else "dense torch, on a scratch weight"
             plans.append(LayerPlan(name, kind, support.shape, support.nnz, computes))
-        elif isinstance(module, _WEIGHTED) or hasattr(module, "seed"):
-            shape = tuple(module.weight.shape)  # type: ignore[union-attr]
-            frozen = hasattr(module, "seed")
+        elif isinstance(module, _WEIGHTED):
+            shape = tuple(module.weight.shape)
+            frozen = isinstance(module, _FROZEN)
             computes = "dense torch, no weight gradient" if frozen else "dense torch"
             plans.append(LayerPlan(name, kind, shape, math.prod(shape), computes))
     return plans
