@@ -171,6 +171,7 @@ class Federation:
             try:
                 reply, work = self._client_round(client, message, entry)
                 updates.append((work.examples / chance, self._accept(reply, base, entry)))
+                self._remember(client)
                 losses.append((work.steps, work.loss))
             except Exception as error:  # whatever a client's data or model raises
                 _logger.warning("round %d lost client %d: %s", round, client, error)
@@ -213,9 +214,12 @@ class Federation:
             base={**resident.wire.supports, **received},
         )
         entry.encode_s += time.perf_counter() - started
-        if self.method.remember is not None:
-            self.memories[client] = self.method.remember(resident)
         return reply, work
+
+    def _remember(self, client: int) -> None:
+        """Let a client whose update was accepted keep what its method remembers."""
+        if self.method.remember is not None and self._resident is not None:
+            self.memories[client] = self.method.remember(self._resident)
 
     def _base(self, message: bytes) -> codec.Base:
         """Return what replies to a broadcast are coded against: the supports, and what was sent.

@@ -86,6 +86,14 @@ def test_a_client_that_raises_loses_its_update_not_the_round(method, federation,
     )
 
 
+def test_a_client_remembers_nothing_of_an_update_that_was_refused(federation, monkeypatch):
+    run = federation("hidenseek", rule="personal")
+    monkeypatch.setattr("sparsefl.fl.engine.is_finite", lambda update: False)
+    with pytest.raises(RuntimeError, match="no client could train"):
+        run.play(1)
+    assert run.memories == {}
+
+
 def test_a_model_that_never_works_is_an_error_with_its_cause(federation, clients):
     def wrong():
         return nn.Sequential(nn.Flatten(), nn.Linear(7, 3))

@@ -111,6 +111,8 @@ def test_networks_without_a_layer_for_signs_are_refused(toy):
         networks.signed_weights(toy.cnn(), "*")
     with pytest.raises(ValueError, match="the model has none"):
         networks.signed_weights(nn.ReLU(), "first")
+    with pytest.raises(ValueError, match=r"the model has none; .*'0': .*bfloat16"):
+        networks.signed_weights(nn.Sequential(nn.Linear(9, 9)).bfloat16(), "first")
 
 
 def test_a_broadcast_for_other_supports_is_refused_untouched(federation):

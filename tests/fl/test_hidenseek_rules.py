@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from sparsefl import codec
+from sparsefl.fl import engine
 from sparsefl.fl.methods import _hidenseek_rules as rules
 from sparsefl.fl.methods import hidenseek
 from sparsefl.support import Support
@@ -84,6 +85,35 @@ class TestThreeRounds:
         run.receive(client, run.broadcast(3))
         expected = rules.signs_of(run.state.scores[HIDDEN].numpy())
         assert np.array_equal(client.model[4].signs().numpy(), expected)
+
+
+class TestScoresThatAreNotFinite:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+    def test_they_are_refused_by_name(self, federation, rule, value):
+        run = federation("hidenseek", rule=rule)
+        client = run.new_client()
+        received = run.receive(client, run.broadcast(1))
+        with torch.no_grad():
+            client.model[4].scores[3] = value
+        with pytest.raises(ValueError, match=r"scores of 4\.weight are not finite"):
+            run.method.report(client, received, 1)
+
+    def test_their_client_is_lost_and_its_memory_kept_as_it_was(self, federation, monkeypatch):
+        run = play(federation("hidenseek", rule="personal"), 1)
+        before = {client: scores[HIDDEN].clone() for client, scores in run.memories.items()}
+        train = engine.train
+
+        def poisoned(model, optimizer, dataset, **named):
+            work = train(model, optimizer, dataset, **named)
+            if dataset is run.datasets[1]:
+                model[4].scores.data[0] = float("nan")
+            return work
+
+        monkeypatch.setattr(engine, "train", poisoned)
+        entry = run.play(2)
+        assert (entry.clients, entry.lost) == (2, 1)
+        same = {c: torch.equal(before[c], scores[HIDDEN]) for c, scores in run.memories.items()}
+        assert same == {0: False, 1: True, 2: False}
 
 
 class TestWhatIsSent:

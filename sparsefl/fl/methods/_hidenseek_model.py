@@ -45,7 +45,11 @@ def signed_weights(model: nn.Module, dense_layers: str) -> dict[str, Any]:
     """
     layers = weighted_layers(model)
     if not layers:
-        raise ValueError("hidenseek needs a linear or convolution layer, the model has none")
+        spared = left_dense(model)
+        raise ValueError(
+            "hidenseek needs a linear or convolution layer that can be pruned, the model has none"
+            f"{f'; it leaves dense: {spared}' if spared else ''}"
+        )
     names = list(layers)
     largest = max(names, key=lambda name: layers[name].weight.numel())
     ends = {FIRST: names[0], LAST: names[-1]}

@@ -245,10 +245,16 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
 
 
 def report(client: Client, received: Update, round: int) -> Update:
-    """Send what the rule sends of the scores, and the dense parameters."""
+    """Send what the rule sends of the scores, and the dense parameters.
+
+    Raises:
+        ValueError: if a score is not finite: it has no sign.
+    """
     rule = RULES[client.options["rule"]]
     entries: dict[str, Entry] = {}
     for name, after in row_major_scores(client.model).items():
+        if not bool(after.isfinite().all()):
+            raise ValueError(f"the scores of {name} are not finite after training")
         support = client.wire.supports[name]
         before = contribution(received, name)
         entries[name] = rule.report(
