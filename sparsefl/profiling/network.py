@@ -199,8 +199,9 @@ def _listening(
                 one = _Seen(x)
                 seen.setdefault(name, []).append(one)
                 if output.requires_grad:
-                    # A hook of a view is lost where the next layer works in place, as ReLU may; of
-                    # a copy it is not. The copy has the same memory order.
+                    # torch.nn.Linear gives a view for inputs [N, T, in], and a view's hook is lost
+                    # where the next layer works in place; a copy's is not. It has the same memory
+                    # order.
                     copied = output.clone()
                     copied.register_hook(one.keep)
                     return copied

@@ -125,7 +125,7 @@ class Study:
                 "check one sample's shape (input_shape), give other arguments as example_input "
                 "(--example), and more than one sample where it normalises over the batch"
                 if form == DENSE
-                else "the dense one can: avoid in-place operations and .view() on the outputs of "
+                else "the dense one can: use .reshape() where it has .view() on the outputs of "
                 "its layers, or give masks that leave out the layers concerned"
             )
             raise ValueError(

@@ -261,6 +261,35 @@ def test_the_model_itself_may_be_the_layer():
     assert "the model" in found.table()
 
 
+class Viewed(nn.Module):
+    """Views as rows what sparse layers give batch last."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu_(self.first(x))).view(-1, 3)
+
+
+@pytest.mark.parametrize("layer", ["sparse", "sign"])
+def test_layers_followed_in_place_are_measured(layer):
+    convolutions = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)
+    )
+    found = quick(convolutions, (3, 7, 7), layer=layer, density=0.05)
+    assert [layer.sparse_time is not None for layer in found.layers] == [True, True]
+    linear = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+    found = quick(linear, (5, 6), layer=layer, density=0.05)
+    assert [layer.sparse_time is not None for layer in found.layers] == [True, True]
+
+
+def test_what_sparse_layers_cannot_be_followed_by_is_named():
+    with pytest.raises(ValueError, match=r"\.view\(\)") as found:
+        quick(Viewed(), (3, 7, 7), density=0.1)
+    assert "in-place" not in str(found.value)
+
+
 def test_the_table_names_every_layer_verdict_reason_and_note():
     found = quick(Odd(), (3, 6, 6))
     text = found.table()
