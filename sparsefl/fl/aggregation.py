@@ -1,6 +1,6 @@
 """Means over the cohort, the server's optimizers, and conversions between tensors and updates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -43,6 +43,14 @@ def dense_tensors(update: Update) -> dict[str, Tensor]:
     return {
         name: as_tensor(entry.values) for name, entry in update.items() if isinstance(entry, Dense)
     }
+
+
+def weighted_tensors(
+    updates: Iterable[tuple[float, Update]],
+) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """Yield ``(p_k, dense tensors by name)``, one client's at a time: a cohort's are too many."""
+    for weight, update in updates:
+        yield weight, dense_tensors(update)
 
 
 def add_mean_change(
@@ -173,12 +181,22 @@ def is_finite(update: Update) -> bool:
     )
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], needed: Iterable[str] = ()
+) -> None:
     """Copy tensors into a model's parameters and buffers by name: all of them, or none.
 
+    Args:
+        model: Changed in place.
+        tensors: By name.
+        needed: Names that must be among them.
+
     Raises:
-        ValueError: if the model has no such tensor, or one of another shape; nothing is copied.
+        ValueError: if one that is needed is missing, or the model has none of a name, or one of
+            another shape; nothing is copied.
     """
+    if missing := [name for name in needed if name not in tensors]:
+        raise ValueError(f"received no tensor for {', '.join(missing)}")
     held = model.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
         if name not in held or held[name].shape != tensor.shape:

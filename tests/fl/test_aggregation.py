@@ -1,6 +1,10 @@
+import weakref
+
 import pytest
 import torch
 
+from sparsefl import codec
+from sparsefl.fl import aggregation
 from sparsefl.fl.aggregation import SERVER_DEFAULTS, ServerOptimizer, add_mean_change
 
 
@@ -112,3 +116,23 @@ def test_buffers_are_averaged_whatever_the_optimizer(method, kind, federation, t
         buffers.append({name: b.clone() for name, b in model.named_buffers()})
     for name, value in buffers[0].items():
         torch.testing.assert_close(buffers[1][name], value)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedpt"])
+def test_a_cohorts_updates_become_tensors_one_at_a_time(method, federation, monkeypatch):
+    run, alive, most = federation(method), weakref.WeakSet(), []
+    convert = aggregation.as_tensor
+
+    def counted(values):
+        tensor = convert(values)
+        if tensor.shape == (4, 1, 3, 3):
+            alive.add(tensor)
+            most.append(len(alive))
+        return tensor
+
+    sent = codec.decode(run.broadcast(1), run.wire.schema)
+    own = codec.Update({name: e for name, e in sent.items() if isinstance(e, codec.Dense)})
+    monkeypatch.setattr(aggregation, "as_tensor", counted)
+    run.method.aggregate(run.state, [(0.2, own)] * 5)
+    # The next one is made before the last is let go.
+    assert max(most) <= 2

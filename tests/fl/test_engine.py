@@ -9,6 +9,7 @@ from torch import nn
 from sparsefl import codec
 from sparsefl.codec import CodecError
 from sparsefl.fl import Schedule
+from sparsefl.support import Support
 
 
 class Wiretap:
@@ -131,6 +132,54 @@ def test_a_refused_message_leaves_the_client_untouched(method, federation, damag
         run.receive(client, bytes(message))
     after = client.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def changed(update, change, name):
+    """Returns an update with another entry of one tensor."""
+    entries = dict(update)
+    if change == "missing":
+        del entries[name]
+    elif change == "unknown":
+        entries["nowhere.weight"] = entries.pop(name)
+    elif change == "other shape":
+        entries[name] = codec.Dense(np.ones((7, 2), np.float32))
+    elif change == "seed":
+        entries[name] = codec.Regenerated(3)
+    elif change == "seed of nothing":
+        entries["nowhere.weight"] = codec.Regenerated(3)
+    else:
+        entries[name] = codec.SupportOnly(Support.from_mask(np.ones(3, dtype=bool)))
+    return codec.Update(entries)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "other shape", "seed", "mask"])
+@pytest.mark.parametrize("name", ["0.bias", "6.bias", "6.weight"])
+@pytest.mark.parametrize("fresh", [True, False], ids=["new client", "trained client"])
+def test_an_update_that_does_not_fit_leaves_the_client_untouched(
+    method, federation, change, name, fresh
+):
+    if (method, change, name) == ("fedpt", "seed", "6.weight"):
+        pytest.skip("freezes one layer more, as it may")
+    run, client = federation(method), federation(method).new_client()
+    if not fresh:
+        run.receive(client, run.broadcast(1))
+    before = copy.deepcopy(client.model.state_dict())
+    kinds = [type(module) for module in client.model.modules()]
+    run.play(1)
+    update = codec.decode(run.broadcast(2), run.wire.schema, base=run.wire.supports)
+    with pytest.raises(ValueError, match=r"received|cover"):
+        run.method.receive(client, changed(update, change, name))
+    after = client.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert [type(module) for module in client.model.modules()] == kinds
+
+
+def test_a_seed_for_no_layer_is_refused(federation):
+    run, client = federation("fedpt"), federation("fedpt").new_client()
+    update = codec.decode(run.broadcast(1), run.wire.schema)
+    with pytest.raises(ValueError, match=r"a seed for nowhere\.weight"):
+        run.method.receive(client, changed(update, "seed of nothing", ""))
 
 
 def test_a_reply_with_nan_is_refused_by_the_server(federation):

@@ -34,6 +34,8 @@ from sparsefl.fl.aggregation import (
     add_mean_change,
     dense_entries,
     dense_tensors,
+    load_tensors,
+    weighted_tensors,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
@@ -102,8 +104,12 @@ def broadcast(state: State, round: int) -> Update:
 
 
 def receive(client: Client, update: Update) -> None:
-    """Load the global model."""
-    client.model.load_state_dict(dense_tensors(update))
+    """Load the global model.
+
+    Raises:
+        ValueError: if it does not fit the client's, which is untouched.
+    """
+    load_tensors(client.model, dense_tensors(update), needed=client.wire.schema)
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -129,14 +135,13 @@ def report(client: Client, received: Update, round: int) -> Update:
 def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
     """Average the clients' models, ``w = sum_k p_k w_k``, or let the server step towards it."""
     zeros = {name: torch.zeros_like(value) for name, value in state.tensors.items()}
-    models = [(weight, dense_tensors(update)) for weight, update in updates]
-    mean = add_mean_change(zeros, models)
+    mean = add_mean_change(zeros, weighted_tensors(updates))
     if state.server.averages:
         return replace(state, tensors=mean)
     before = {name: state.tensors[name] for name in state.trained}
     changes = (
         (weight, {name: model[name].double() - old.double() for name, old in before.items()})
-        for weight, model in models
+        for weight, model in weighted_tensors(updates)
     )
     stepped, server = state.server.step(before, changes)
     return replace(state, tensors={**mean, **stepped}, server=server)
@@ -145,7 +150,7 @@ def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
 def global_model(task: Task, state: State) -> nn.Module:
     """Return the global model."""
     model = task.new_model()
-    model.load_state_dict(dict(state.tensors))
+    load_tensors(model, state.tensors)
     return model
 
 

@@ -36,10 +36,11 @@ from sparsefl.fl.aggregation import (
     dense_entries,
     dense_tensors,
     load_tensors,
+    weighted_tensors,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.methods._fedpt_selection import frozen_names
+from sparsefl.fl.methods._fedpt_selection import freezable, frozen_names
 from sparsefl.fl.methods.fedavg import CHOICES, CLIENT_DEFAULTS, sgd, trained_names
 from sparsefl.nn import FrozenConv2d, FrozenLinear, densify
 
@@ -98,6 +99,15 @@ def _freeze_one(model: nn.Module, name: str, seed: int) -> None:
     model.set_submodule(layer_name, frozen)
 
 
+def _frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """List the layers that are frozen already, by the name of their weight."""
+    return {
+        f"{name}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FrozenLinear | FrozenConv2d)
+    }
+
+
 def trainable_tensors(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Return what travels: every parameter and buffer but the frozen weights."""
     skipped = {f"{name.rpartition('.')[0]}." for name in names}
@@ -146,13 +156,21 @@ def broadcast(state: State, round: int) -> Update:
 
 
 def receive(client: Client, update: Update) -> None:
-    """Load y, and regenerate the layers whose seed is new."""
-    for name, entry in update.items():
-        if isinstance(entry, Regenerated):
-            layer = client.model.get_submodule(name.rpartition(".")[0])
-            if getattr(layer, "seed", None) != entry.seed:
-                freeze(client.model, (name,), entry.seed)
-    load_tensors(client.model, dense_tensors(update))
+    """Load y, and regenerate the layers whose seed is new.
+
+    Raises:
+        ValueError: if y does not fit the client's model, or there is a seed for what cannot be
+            frozen; the model is untouched.
+    """
+    seeds = {name: e.seed for name, e in update.items() if isinstance(e, Regenerated)}
+    layers = freezable(client.model) | _frozen_layers(client.model)
+    if odd := [name for name in seeds if name not in layers]:
+        raise ValueError(f"received a seed for {', '.join(odd)}, which cannot be frozen")
+    needed = trainable_tensors(client.model, tuple(seeds))
+    load_tensors(client.model, dense_tensors(update), needed)
+    for name, seed in seeds.items():
+        if getattr(layers[name], "seed", None) != seed:
+            freeze(client.model, (name,), seed)
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -170,11 +188,10 @@ def report(client: Client, received: Update, round: int) -> Update:
 
 def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
     """Take the server's step along ``sum_k p_k D_k``; buffers move by it as it is."""
-    changes = [(weight, dense_tensors(update)) for weight, update in updates]
     trained = {name: state.trainable[name] for name in state.stepped}
     buffers = {k: v for k, v in state.trainable.items() if k not in trained}
-    stepped, server = state.server.step(trained, changes)
-    moved = {**stepped, **add_mean_change(buffers, changes)}
+    stepped, server = state.server.step(trained, weighted_tensors(updates))
+    moved = {**stepped, **add_mean_change(buffers, weighted_tensors(updates))}
     # In the order that the messages have.
     trainable = {name: moved[name] for name in state.trainable}
     return replace(state, trainable=trainable, server=server)

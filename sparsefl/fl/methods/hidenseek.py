@@ -208,13 +208,14 @@ def receive(client: Client, update: Update) -> None:
     """Load scores and dense parameters.
 
     Raises:
-        ValueError: if the message lacks a layer, or speaks of another support; nothing is loaded.
+        ValueError: if the message lacks a tensor, or speaks of another support; nothing is loaded.
     """
     layers = sign_layers(client.model)
     sent = {name: e.support for name, e in update.items() if isinstance(e, Sparse | Signs)}
     if sent != {name: layer.support for name, layer in layers.items()}:
         raise ValueError("the broadcast's scores do not cover this client's supports")
-    load_tensors(client.model, dense_tensors(update))
+    needed = [name for name in client.wire.schema if name not in layers]
+    load_tensors(client.model, dense_tensors(update), needed)
     load_scores(layers, {name: contribution(update, name) for name in layers})
 
 
