@@ -3,6 +3,7 @@
 A setting is a field of :class:`sparsefl.fl.experiment.Setting` or of its schedule, or one of the
 few that are the command line's own. Options of a method stand in its table of the file, and on the
 command line as ``METHOD.OPTION``; ``run``, which has one method, also takes the option's bare name.
+Those of a named model are ``model.OPTION``, or a table ``[model]`` with the model's ``name`` in it.
 """
 
 import argparse
@@ -32,6 +33,8 @@ _OWN = {
 _ALIASES = {"data": "dataset", "seed": "seeds"}
 # What an own data set or an own model brings itself.
 _BROUGHT = {"dataset": ("data_dir", "clients", "partition", "dev_examples"), "model": ("norm",)}
+# Table of the model's options; its name is among them, because TOML has no second "model".
+_MODEL, _NAME = "model", "name"
 _FLAG_NAMES = (*FLAGS, *SWITCHES, *_ALIASES, "method", "methods", "lr")
 
 _Table = dict[str, Any]
@@ -84,7 +87,9 @@ def resolve(args: argparse.Namespace, command: str) -> Plan:
     if not values["seeds"] or len({*values["seeds"]}) < len(values["seeds"]):
         raise ValueError(f"seeds must be different, at least one, got {to_text(values['seeds'])}")
     methods = _methods(command, values)
-    unused = [name for name in _sort(line, kinds, method)[1] if name not in methods]
+    values["model_options"] = _model_options(values[_MODEL], tables.pop(_MODEL, {}))
+    known = (*methods, _MODEL)
+    unused = [name for name in _sort(line, kinds, method)[1] if name not in known]
     if unused:
         raise ValueError(f"{unused[0]} is not among the methods, {', '.join(methods)}")
     options = {name: _parse_options(name, table) for name, table in tables.items()}
@@ -122,10 +127,12 @@ def _sort(
     for key, value in layer.items():
         owner, dot, option = key.partition(".")
         if dot or isinstance(value, Mapping):
-            if owner not in ROWS:
+            if owner not in (*ROWS, _MODEL):
                 raise ValueError(f"no method {owner!r}{config.nearest(owner, ROWS)}")
             options.setdefault(owner, {}).update({option: value} if dot else value)
-            continue
+            if owner != _MODEL or _NAME not in options[_MODEL]:
+                continue
+            key, value = _MODEL, options[_MODEL].pop(_NAME)
         name = _ALIASES.get(key, key)
         if name in plain:
             raise ValueError(f"{name} comes twice, the second time as {key}")
@@ -138,12 +145,28 @@ def _sort(
     return plain, options
 
 
+def _model_options(model: str, given: Mapping[str, Any]) -> _Table:
+    """Return the options of a named model, refused by name where it has none such."""
+    models = importlib.import_module("sparsefl.models")
+    for key in given:
+        if ":" in model:
+            raise ValueError(f"{model} is your own model: model.{key} has no meaning for it")
+        known = models.options_of(model)
+        if key not in known:
+            hint = config.nearest(key, known) if known else "; it has none"
+            raise ValueError(f"model {model!r} has no option {key!r}{hint}")
+    return dict(given)
+
+
 def _unknown(key: str, kinds: Mapping[str, Any], method: str | None) -> str:
     known = {*kinds, *_ALIASES, *(_defaults_of(method) if method in ROWS else ())}
     hint = config.nearest(key, known)
     owners = [row for row in ROWS if key in _defaults_of(row)]
     if owners:
         hint = f"; as an option of a method it is {owners[-1]}.{key}"
+    models = importlib.import_module("sparsefl.models")
+    if any(key in models.options_of(name) for name in models.NAMES):
+        hint = f"; as an option of the model it is {_MODEL}.{key}"
     return f"no setting {key!r}{hint}"
 
 
@@ -228,6 +251,8 @@ def _resolved(
     for what, names in _BROUGHT.items():
         if ":" in flat[what]:
             flat = {name: value for name, value in flat.items() if name not in names}
+    if model_options := flat.pop("model_options"):
+        flat[_MODEL] = {_NAME: flat[_MODEL], **model_options}
     return flat | {row: {**_defaults_of(row), **given} for row, given in options.items()}
 
 

@@ -104,7 +104,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other setting, or METHOD.OPTION; repeatable",
+        help="any other setting, METHOD.OPTION or model.OPTION; repeatable",
     )
     parser.add_argument(
         "--dry-run",

@@ -40,6 +40,7 @@ class Setting:
         model: Name of a model, or "package.module:function" that gives a module.
         data_dir: Folder of the data set's files.
         norm: Normalisation of a named model.
+        model_options: What else a named model takes, ``{"width": 0.5}`` for example.
         clients: Number of clients.
         partition: "iid", "dirichlet:ALPHA" or "shards:PER_CLIENT".
         client_test: Share of each client's examples that it is judged by at the end; without any,
@@ -69,6 +70,7 @@ class Setting:
     threads: int | None = None
     timed_steps: int = TIMED_STEPS
     memory: bool = False
+    model_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,14 @@ def _model_cell(setting: Setting, model: str, problem: Problem) -> dict[str, Any
         "in_shape": problem.in_shape,
         "num_classes": problem.classes,
         "norm": None if model == LINEAR else setting.norm,
+        **_options_of(model, setting),
     }
     return {"factory": "sparsefl.models:build", "arguments": arguments}
+
+
+def _options_of(model: str, setting: Setting) -> Mapping[str, Any]:
+    """Return the setting's options of a model; the linear row beside another model has none."""
+    return setting.model_options if model == setting.model else {}
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ class Prepared:
 
     Attributes:
         method: Its name there: "linear" is FedAvg.
-        model: Name of its model.
+        model: Name of its model, its options included.
         factory: Builds the model.
         options: Its options that differ from the defaults.
         cell: "factory" and "arguments" of the model for another process.
@@ -196,7 +204,8 @@ def prepare(
         if ":" in model
         else functools.partial(models.build, **cell["arguments"])
     )
-    return Prepared(name, model, factory, given, cell)
+    named = [f"{key}={value}" for key, value in _options_of(model, setting).items()]
+    return Prepared(name, " ".join([model, *named]), factory, given, cell)
 
 
 def _linear_cell(setting: Setting, problem: Problem) -> dict[str, Any]:

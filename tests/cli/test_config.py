@@ -54,6 +54,28 @@ def test_the_command_line_lies_over_the_file_over_the_defaults(run, tmp_path):
     assert used["local_epochs"] == settings.DEFAULTS["run"]["local_epochs"]
 
 
+def test_options_of_the_model_are_given_recorded_and_repeated(run, tiny, tmp_path):
+    first = run("fedavg", *tiny, "--set", "model.width=0.5", out="first")
+    whole = run("fedavg", *tiny, out="whole")
+    assert first["row"]["uplink_bytes"] < 0.6 * whole["row"]["uplink_bytes"]
+    assert first["config"]["model"] == first["row"]["model"] == "mlp width=0.5"
+    written = config.read(tmp_path / "first/config.toml")
+    assert written["model"] == {"name": "mlp", "width": 0.5}
+    again = run("--config", str(tmp_path / "first/config.toml"), out="again")
+    assert again["model_sha256"] == first["model_sha256"]
+    over = ["--config", str(tmp_path / "first/config.toml"), "--model", "cnn", "--dry-run"]
+    assert cli.main(["run", *over]) == 0
+
+
+def test_options_of_the_model_are_not_the_linear_rows(tiny, tmp_path):
+    given = ["--set", "model.width=0.5", "--timed-steps", "0", "--no-memory", "--no-plots"]
+    rows = ["--methods", "linear,fedavg", "--out", str(tmp_path)]
+    assert cli.main(["compare", *tiny, *given, *rows]) == 0
+    written = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["model"] for row in written["rows"]] == ["linear", "mlp width=0.5"]
+    assert written["config"]["model_options"] == {"width": 0.5}
+
+
 def test_tables_of_other_methods_are_left_alone(run, tiny, tmp_path):
     file = tmp_path / "both.toml"
     file.write_text("[fedpt]\nlr = 0.5\n[fedavg]\nlr = 0.25\n")
@@ -76,6 +98,12 @@ def test_none_unsets_a_default(run, tiny, tmp_path):
         ("momentun = 0.5", "did you mean momentum?"),
         ("[fedavg]\nlearning_rate = 1", "fedavg has no option 'learning_rate'"),
         ("[fedavg]\nmomentun = 0.5", "did you mean momentum?"),
+        ("[model]\nwidht = 0.5", "did you mean width?"),
+        ('[model]\nname = "linear"\nwidth = 0.5', "model 'linear' has no option 'width'"),
+        ('[model]\nname = "mine:net"\nwidth = 0.5', "model.width has no meaning"),
+        ('[model]\nname = "mpl"\nwidth = 0.5', "name must be one of"),
+        ("[model]\nwidth = 0", "width"),
+        ("width = 0.5", "as an option of the model it is model.width"),
         ("[hidenseak]\nlr = 1", "did you mean hidenseek?"),
         ("rounds = 2.5", "rounds must be an integer, got 2.5"),
         ("rounds = true", "rounds must be an integer, got True"),
