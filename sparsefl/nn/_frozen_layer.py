@@ -117,8 +117,14 @@ def frozen_convolution(x: Tensor, bias: Tensor | None, kept: Tensor, geometry: G
     return _FrozenConvolution.apply(x, bias, kept, None, geometry)  # type: ignore[no-untyped-call]
 
 
-# torch.compile breaks the graph at these two: it cannot trace a draw, which numpy makes.
-@torch.compiler.disable
+# torch.compile breaks the graph at these two; with fullgraph=True it gives the reason.
+_NOT_TRACED = (
+    "a frozen layer with regenerate=True draws its weight in numpy, which cannot be traced: use "
+    "regenerate=False, or compile without fullgraph"
+)
+
+
+@torch.compiler.disable(reason=_NOT_TRACED)  # type: ignore[untyped-decorator]
 def regenerated_convolution(
     x: Tensor, bias: Tensor | None, seeded: SeededWeight, geometry: Geometry
 ) -> Tensor:
@@ -126,10 +132,13 @@ def regenerated_convolution(
     return _FrozenConvolution.apply(x, bias, None, seeded, geometry)  # type: ignore[no-untyped-call]
 
 
-@torch.compiler.disable
+@torch.compiler.disable(reason=_NOT_TRACED)  # type: ignore[untyped-decorator]
 def regenerated_linear(x: Tensor, bias: Tensor | None, seeded: SeededWeight) -> Tensor:
     """Return ``x @ weight.T + bias``, ``[..., out]``, with the weight drawn at each use."""
-    return _RegeneratedLinear.apply(x, bias, seeded)  # type: ignore[no-untyped-call]
+    # Of a matrix: torch's own gives a view of other inputs, which a custom function must not.
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    out: Tensor = _RegeneratedLinear.apply(rows, bias, seeded)  # type: ignore[no-untyped-call]
+    return out.reshape(*x.shape[:-1], seeded.shape[0])
 
 
 class FrozenLayer(StandIn):
@@ -250,7 +259,7 @@ class FrozenLayer(StandIn):
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return input and bias in the dtype that autocast asks for, where it is on."""
         device = x.device.type
-        if not torch.is_autocast_enabled(device):
+        if x.is_meta or not torch.is_autocast_enabled(device):
             return x, self.bias
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), None if self.bias is None else self.bias.to(dtype)

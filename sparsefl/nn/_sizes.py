@@ -63,6 +63,8 @@ class Conv2dSizes(StandIn):
     dilation: Pair
     groups: int
     padding_mode: str
+    # What torch.nn.Conv2d's own repr asks for.
+    output_padding = (0, 0)
 
     def _set_sizes(
         self,

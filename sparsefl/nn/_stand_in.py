@@ -136,5 +136,6 @@ class StandIn(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the layer as torch.nn does, and what its weight is made of."""
-        sizes = self._empty_dense().extra_repr()  # type: ignore[no-untyped-call]
+        # Of this layer, which has the attributes: making a dense one would draw its weight.
+        sizes = self.dense_type.extra_repr(self)  # type: ignore[arg-type]
         return f"{sizes}, {self._details()}"

@@ -19,6 +19,9 @@ _LOCAL = threading.local()
 
 def scratch(numel: int, like: Tensor) -> Tensor:
     """Return this thread's zeroed scratch of ``numel`` elements, of ``like``'s dtype and device."""
+    if torch.compiler.is_compiling():
+        # The compiler plans memory itself, and fails to partition a graph that writes into ours.
+        return like.new_zeros(numel)
     cache = _LOCAL.__dict__.setdefault("cache", {})
     key = (like.dtype, like.device)
     if key not in cache or cache[key].numel() < numel:
@@ -59,6 +62,9 @@ def without_autocast(function: Callable[..., Any]) -> Any:
 
     @functools.wraps(function)
     def run(ctx: Any, x: Tensor, *arguments: Any) -> Any:
+        if x.is_meta:
+            # Autocast knows no meta device.
+            return function(ctx, x, *arguments)
         with torch.autocast(x.device.type, enabled=False):
             return function(ctx, x, *arguments)
 

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefl
-from sparsefl.nn import SignConv2d, SignLinear, SparseConv2d, SparseLinear
+from sparsefl.nn import (
+    FrozenConv2d,
+    FrozenLinear,
+    SignConv2d,
+    SignLinear,
+    SparseConv2d,
+    SparseLinear,
+)
 
 
 def mask(*shape, density=0.3):
@@ -27,6 +34,16 @@ LAYERS = {
     ),
     "sign_conv": (lambda: SignConv2d(3, 4, 3, mask(4, 3, 3, 3)), (5, 3, 6, 6)),
 }
+FROZEN = {
+    "frozen_linear": (lambda: FrozenLinear(6, 4), (5, 6)),
+    "frozen_conv": (lambda: FrozenConv2d(3, 4, 3), (5, 3, 6, 6)),
+    "frozen_conv_unbatched": (lambda: FrozenConv2d(3, 4, 3), (3, 6, 6)),
+    "regenerated_linear": (lambda: FrozenLinear(6, 4, regenerate=True), (5, 6)),
+    "regenerated_linear_one": (lambda: FrozenLinear(6, 4, regenerate=True), (6,)),
+    "regenerated_linear_deep": (lambda: FrozenLinear(6, 4, regenerate=True), (2, 5, 6)),
+    "regenerated_conv": (lambda: FrozenConv2d(3, 4, 3, regenerate=True), (5, 3, 6, 6)),
+}
+EVERY = LAYERS | FROZEN
 IN_PLACE = {
     "relu": lambda out: F.relu(out, inplace=True),
     "relu_module": nn.ReLU(inplace=True),
@@ -44,6 +61,7 @@ def layer_and_input(request):
 
 
 @pytest.mark.parametrize("change", IN_PLACE.values(), ids=IN_PLACE.keys())
+@pytest.mark.parametrize("layer_and_input", EVERY.values(), ids=EVERY.keys(), indirect=True)
 def test_an_output_may_be_changed_in_place(layer_and_input, change):
     layer, x = layer_and_input
     results = []

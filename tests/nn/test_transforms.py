@@ -5,10 +5,15 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.exc import Unsupported
 from torch.utils.checkpoint import checkpoint
 
 import sparsefl
 from sparsefl.nn import (
+    BatchLastAdaptiveAvgPool2d,
+    BatchLastAvgPool2d,
+    BatchLastBatchNorm2d,
+    BatchLastMaxPool2d,
     FrozenConv2d,
     FrozenLinear,
     SignConv2d,
@@ -66,6 +71,17 @@ def test_transforms_are_refused_by_name(layer_and_input, transform):
     transform(plain, x)
 
 
+def test_a_frozen_linear_layer_with_its_weight_kept_is_plain_torch():
+    layer, x = FrozenLinear(6, 4), torch.randn(5, 6)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+
+
+def test_shapes_are_computed_on_the_meta_device(layer_and_input):
+    layer, x = layer_and_input
+    expected = layer(x).shape
+    assert layer.to("meta")(x.to("meta")).shape == expected
+
+
 def test_functional_call_works(layer_and_input):
     layer, x = layer_and_input
     doubled = {name: 2 * p for name, p in layer.named_parameters()}
@@ -90,17 +106,38 @@ def test_checkpointing_gives_the_same_gradients(layer_and_input, reentrant):
         assert torch.equal(plain, checkpointed)
 
 
+class Residual(nn.Module):
+    """A block that adds in place, one of its convolutions dense inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = SparseConv2d(4, 4, 3, mask(4, 4, 3, 3), padding=1)
+        self.norm = BatchLastBatchNorm2d(4)
+        self.second = SparseConv2d(4, 4, 3, mask(4, 4, 3, 3, density=0.9), padding=1)
+
+    def forward(self, x):
+        out = self.second(F.relu(self.norm(self.first(x)), inplace=True))
+        out += x
+        return out
+
+
 @DYNAMO
 def test_a_model_of_all_kinds_compiles_without_graph_breaks():
     model = nn.Sequential(
         SparseConv2d(3, 4, 3, mask(4, 3, 3, 3), padding="same"),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        Residual(),
         SignConv2d(4, 4, 3, mask(4, 4, 3, 3), padding=1),
+        BatchLastAvgPool2d(1),
+        BatchLastMaxPool2d(1),
         FrozenConv2d(4, 4, 3, stride=2),
+        nn.ReLU(inplace=True),
+        BatchLastAdaptiveAvgPool2d(2),
         nn.Flatten(),
         SparseLinear(16, 8, mask(8, 16)),
         nn.BatchNorm1d(8),
         SignLinear(8, 8, mask(8, 8)),
+        SignLinear(8, 8, mask(8, 8, density=0.9)),
         FrozenLinear(8, 5),
     )
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -113,6 +150,14 @@ def test_a_model_of_all_kinds_compiles_without_graph_breaks():
         results.append([loss.detach(), *(p.grad for p in model.parameters())])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+@DYNAMO
+def test_a_regenerated_weight_breaks_the_graph_and_says_why():
+    layer, x = FrozenLinear(6, 4, regenerate=True), torch.randn(5, 6)
+    with pytest.raises(Unsupported, match=r"regenerate=True draws .* use regenerate=False"):
+        torch.compile(layer, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), layer(x))
 
 
 @DYNAMO
