@@ -18,3 +18,8 @@ MASK_RULES: tuple[str, ...] = get_args(MaskRule)
 def run_folder(row: str, seed: int) -> str:
     """Return the folder of one run within that of its comparison."""
     return f"{row}-{seed}"
+
+
+def seed_folder(seed: int) -> str:
+    """Return the folder of one seed's run within that of several."""
+    return f"seed-{seed}"

@@ -11,17 +11,19 @@ from sparsefl.cli.resolve import Plan
 def dry_run(plan: Plan) -> int:
     """Print bytes a round, minutes expected and the layout of each method; return status 0."""
     experiment = importlib.import_module("sparsefl.fl.experiment")
-    forecast = importlib.import_module("sparsefl.fl.forecast").forecast
+    forecast = importlib.import_module("sparsefl.fl.forecast")
     problem = experiment.load_problem(plan.setting, plan.seeds[0])
     forecasts = [
-        forecast(method, plan.setting, problem, plan.seeds[0], plan.options.get(method, {}))
+        forecast.forecast(
+            method, plan.setting, problem, plan.seeds[0], plan.options.get(method, {})
+        )
         for method in plan.methods
     ]
     width = terminal_width()
     for one in forecasts:
         print(f"{one.method}: layers of a client\n{_layers(one, width)}\n")
     print(_costs(forecasts, plan, width))
-    print(_assumptions(forecasts, len(plan.seeds)))
+    print(_assumptions(forecasts, len(plan.seeds), forecast.WARMUP_STEPS, forecast.TIMED_STEPS))
     return 0
 
 
@@ -64,7 +66,7 @@ def _costs(forecasts: Sequence[Any], plan: Plan, width: int) -> str:
     return f"{head}\n{_align(columns, width)}"
 
 
-def _assumptions(forecasts: Sequence[Any], seeds: int) -> str:
+def _assumptions(forecasts: Sequence[Any], seeds: int, warmup: int, timed: int) -> str:
     first = forecasts[0]
     minutes = sum(one.wall_s for one in forecasts) * seeds / 60
     lines = [
@@ -72,12 +74,12 @@ def _assumptions(forecasts: Sequence[Any], seeds: int) -> str:
         f"About {minutes:.2g} minutes in all: {first.rounds} rounds of {first.cohort} clients, one "
         f"after the other,",
         f"{first.local_steps:.3g} steps each on average, {seeds} seed{'s' * (seeds > 1)}, "
-        f"{first.evaluations} evaluations; from 5 steps timed on this machine",
+        f"{first.evaluations} evaluations; from {timed} steps timed on this machine",
         "as it is now; timing and memory measurements at the end come on top.",
     ]
     lines += [
         f"{one.method}: up depends on what is learnt: {one.trained_uplink_bytes:,} B after "
-        f"7 local steps."
+        f"{warmup + timed} local steps."
         for one in forecasts
         if one.trained_uplink_bytes != one.uplink_bytes
     ]

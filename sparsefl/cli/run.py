@@ -13,7 +13,7 @@ from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import Plan, resolve
 from sparsefl.cli.settings import add_flags
-from sparsefl.names import CHECKPOINT, METHODS, RESULT
+from sparsefl.names import CHECKPOINT, METHODS, RESULT, seed_folder
 
 
 def add_to(commands: Any) -> None:
@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(plan)
     out = pathlib.Path(args.out)
-    folders = {s: out / f"seed-{s}" if len(plan.seeds) > 1 else out for s in plan.seeds}
+    folders = {s: out / seed_folder(s) if len(plan.seeds) > 1 else out for s in plan.seeds}
     previous = importlib.import_module("sparsefl.fl.previous")
     with previous.set_aside([*folders.values()], args.resume):
         results = _play(plan, folders, args.resume, out)

@@ -29,7 +29,7 @@ from sparsefl.ops import isa
 from sparsefl.ops._dispatch import layout
 from sparsefl.support import Support
 
-_WARMUP_STEPS, _TIMED_STEPS = 2, 5
+WARMUP_STEPS, TIMED_STEPS = 2, 5
 # Examples of the development data that evaluation is timed on.
 _EVALUATED = 200
 _FROZEN = (FrozenLinear, FrozenConv2d)
@@ -205,11 +205,11 @@ def _time_steps(federation: Federation, client: Client) -> float:
     optimizer = federation.method.optimizer(client, 1)
     client.model.train()
     seconds = []
-    for step in range(_WARMUP_STEPS + _TIMED_STEPS):
+    for step in range(WARMUP_STEPS + TIMED_STEPS):
         started = time.perf_counter()
         inputs, labels = Reader(owner, federation.task.example_input.dtype).take(np.arange(batch))
         local_step(client.model, optimizer, inputs, labels)
-        if step >= _WARMUP_STEPS:
+        if step >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 

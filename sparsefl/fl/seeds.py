@@ -15,6 +15,7 @@ from sparsefl.fl.ledger import Round
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import run
 from sparsefl.fl.table import IDENTITY, format_table
+from sparsefl.names import seed_folder
 
 Clients = Sequence[Sequence[Dataset]]
 
@@ -88,7 +89,7 @@ class SeedResults:
         """Write each result into ``seed-N/``, and ``summary.json``."""
         folder = pathlib.Path(folder)
         for seed, result in zip(self.seeds, self.results, strict=True):
-            result.save(folder / f"seed-{seed}")
+            result.save(folder / seed_folder(seed))
         report = {
             "label": self.results[0].config["label"],
             "seeds": self.seeds,
@@ -152,7 +153,7 @@ def run_seeds(
             test,
             seed=seed,
             on_round=report_round,
-            checkpoint=None if checkpoint is None else pathlib.Path(checkpoint) / f"seed-{seed}",
+            checkpoint=None if checkpoint is None else pathlib.Path(checkpoint) / seed_folder(seed),
             **arguments,
         )
         results.append(result)
