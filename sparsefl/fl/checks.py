@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from sparsefl.fl.batches import Dataset, Reader
 from sparsefl.fl.engine import Schedule
+from sparsefl.fl.options import check_count, check_whole
 from sparsefl.fl.training import floating_dtype, seeded, seeded_model
 
 _logger = logging.getLogger(__name__)
@@ -87,27 +87,28 @@ def check_dataset(data: object, name: str) -> None:
         raise TypeError(f"{name} must be a map-style dataset, got {type(data).__name__}")
 
 
-def check_counts(rounds: int, evaluate_every: int, seed: int, schedule: Schedule) -> None:
-    """Refuse counts below 1, and seeds that are none.
+def check_counts(
+    rounds: int,
+    evaluate_every: int,
+    seed: int,
+    schedule: Schedule,
+    timed_steps: int = 0,
+    threads: int | None = None,
+) -> None:
+    """Refuse counts that are none, and seeds that are none.
 
     Raises:
-        TypeError: if the seed is no integer.
+        TypeError: if one is no integer.
         ValueError: if a number is out of range.
     """
-    if not 0 <= operator.index(seed) < 2**64:
+    check_count("rounds", rounds)
+    check_count("evaluate_every", evaluate_every, least=0)
+    check_count("timed_steps", timed_steps, least=0)
+    if threads is not None:
+        check_count("threads", threads)
+    schedule.check()
+    if not 0 <= check_whole("seed", seed) < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
-    positive = {
-        "rounds": rounds,
-        "batch_size": schedule.batch_size,
-        "local_epochs": schedule.local_epochs,
-        "local_steps": schedule.local_steps,
-        "clients_per_round": schedule.clients_per_round,
-    }
-    for argument, value in positive.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
-    if evaluate_every < 0:
-        raise ValueError(f"evaluate_every must be at least 0, got {evaluate_every}")
 
 
 def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> tuple[Tensor, int]:

@@ -18,6 +18,7 @@ from sparsefl.fl.aggregation import is_finite
 from sparsefl.fl.batches import Dataset, stream
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
+from sparsefl.fl.options import check_count
 from sparsefl.fl.sampling import RULES, Rule, draw_cohort
 from sparsefl.fl.training import LocalWork, train
 from sparsefl.random import generator
@@ -51,6 +52,19 @@ class Schedule:
         """Raises: ValueError: if there is no such sampling."""
         if self.sampling not in RULES:
             raise ValueError(f"sampling must be one of {', '.join(RULES)}, got {self.sampling!r}")
+
+    def check(self) -> None:
+        """Refuse counts that are none.
+
+        Raises:
+            TypeError: if one is no whole number.
+            ValueError: if one is below 1.
+        """
+        for name in ("batch_size", "local_epochs"):
+            check_count(name, getattr(self, name))
+        for name in ("local_steps", "clients_per_round"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
 
 
 @dataclass
@@ -86,8 +100,11 @@ class Federation:
         """Initialise the server; its seconds are counted apart from the rounds.
 
         Raises:
-            ValueError: if no client owns an example.
+            TypeError: if an option or a count of the schedule is of another type.
+            ValueError: if one is out of range, or no client owns an example.
         """
+        self.schedule.check()
+        self.method.with_defaults(self.task.options)
         self._examples = [len(data) for data in self.datasets]
         if not any(self._examples):
             raise ValueError("clients must own training data, all datasets are empty")

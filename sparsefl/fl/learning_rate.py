@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+from sparsefl.fl.options import check_at_least
+
 Kind: TypeAlias = Literal["constant", "exponential", "cosine", "step"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -41,7 +43,9 @@ def learning_rate(rate: float, options: Mapping[str, Any], round: int) -> float:
     Raises:
         ValueError: if a number is out of its range.
     """
-    _check(options)
+    check_options(options)
+    if options["lr_schedule"] == "cosine":
+        check_at_least(options, {"lr_horizon": 1})
     kind, decay = options["lr_schedule"], options["lr_decay"]
     if kind == "exponential":
         rate *= decay ** (round - 1)
@@ -59,14 +63,14 @@ def with_horizon(options: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     return {**options, **({"lr_horizon": rounds} if missing else {})}
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the schedule; a horizon of 0 is still to be filled in.
+
+    Raises:
+        ValueError: if an option is out of its range.
+    """
     if options["lr_schedule"] not in KINDS:
         raise ValueError(
             f"lr_schedule must be one of {', '.join(KINDS)}, got {options['lr_schedule']!r}"
         )
-    least = {"lr_decay": 0, "lr_step": 1, "lr_warmup": 0}
-    if options["lr_schedule"] == "cosine":
-        least["lr_horizon"] = 1
-    for key, bound in least.items():
-        if options[key] < bound:
-            raise ValueError(f"{key} must be at least {bound}, got {options[key]}")
+    check_at_least(options, {"lr_decay": 0, "lr_step": 1, "lr_warmup": 0, "lr_horizon": 0})

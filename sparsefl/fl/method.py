@@ -24,6 +24,12 @@ from sparsefl.support import Support
 
 # Rounds of a run that is given no number of them.
 ROUNDS = 10
+# What an option must be, by the type of its default.
+_KINDS: Mapping[type, tuple[type, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Method:
         claimed_flops: ``(state, forward FLOPs by weight) -> FLOPs`` of one local step by it.
         prunes: Whether the density has a meaning for it.
         choices: The values that options of text may take, where they are few.
+        check: ``(options)``: raises ValueError where one is out of range, before anything is done.
         remember: ``(client) -> memory``: what a client keeps for itself after its round, for
             methods whose clients have a state; tensors, numbers and mappings of them.
         recall: ``(client, memory | None)``: put it back, after the broadcast was received.
@@ -132,6 +139,7 @@ class Method:
     claimed_flops: Callable[[Any, Mapping[str, int]], int]
     prunes: bool = False
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    check: Callable[[Mapping[str, Any]], None] | None = None
     remember: Callable[[Client], Any] | None = None
     recall: Callable[[Client, Any], None] | None = None
     personal_model: Callable[[Task, Any, Any], nn.Module | None] | None = None
@@ -140,8 +148,9 @@ class Method:
         """Fill the options up with their defaults.
 
         Raises:
-            TypeError: if an option that is a number by default is given as something else.
-            ValueError: if an option is not one of the method's, or none of its choices.
+            TypeError: if an option that is a number or text by default is given as something else.
+            ValueError: if an option is not one of the method's, none of its choices, or out of
+                range.
         """
         unknown = sorted(set(given) - set(self.defaults))
         if unknown:
@@ -149,13 +158,15 @@ class Method:
             raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has: {known}")
         for key, value in given.items():
             self._check_option(key, value)
-        return {**self.defaults, **given}
+        options = {**self.defaults, **given}
+        if self.check is not None:
+            self.check(options)
+        return options
 
     def _check_option(self, key: str, value: Any) -> None:
         kind = type(self.defaults[key])
-        needed = {int: numbers.Integral, float: numbers.Real}.get(kind, object)
+        needed, text = _KINDS.get(kind, (object, ""))
         if not isinstance(value, needed) or (kind in (int, float) and isinstance(value, bool)):
-            text = "a whole number" if kind is int else "a number"
             raise TypeError(f"{key} must be {text}, got {value!r}")
         if isinstance(value, numbers.Real) and not math.isfinite(value):
             raise ValueError(f"{key} must be finite, got {value!r}")

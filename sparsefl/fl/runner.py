@@ -109,12 +109,13 @@ def run(
         Accuracy, ledger, costs and the final model.
 
     Raises:
-        TypeError: if the model's factory or a dataset gives something else than it should.
+        TypeError: if an argument is of another type, or the model's factory or a dataset gives
+            something else than it should.
         ValueError: if an argument is out of range or unknown, or the checkpoint is another run's.
         RuntimeError: if no client could train.
     """
     schedule, description = schedule or Schedule(), description or Description()
-    check_counts(rounds, evaluate_every, seed, schedule)
+    check_counts(rounds, evaluate_every, seed, schedule, timed_steps, threads)
     chosen = load_method(method)
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
     if resume and checkpoint is not None:

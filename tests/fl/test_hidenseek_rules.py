@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,42 @@ class TestThreeRounds:
         run.receive(client, run.broadcast(3))
         expected = rules.signs_of(run.state.scores[HIDDEN].numpy())
         assert np.array_equal(client.model[4].signs().numpy(), expected)
+
+
+SET = {"server_lr": 0.5, "tau": 0.1, "own_share": 0.25, "beta_prior": 2.0, "beta_decay": 0.5}
+
+
+class TestOptions:
+    @pytest.mark.parametrize("key", SET)
+    def test_those_that_the_rule_does_not_read_are_refused(self, rule, key):
+        def given(**options):
+            return hidenseek.METHOD.with_defaults({"rule": rule, **options})
+
+        assert given(**{key: hidenseek.DEFAULTS[key]})["rule"] == rule
+        if key in rules.RULES[rule].reads:
+            assert given(**{key: SET[key]})[key] == SET[key]
+        else:
+            with pytest.raises(ValueError, match=f"{key} is not read by rule '{rule}', only by"):
+                given(**{key: SET[key]})
+
+    def test_rules_read_what_they_say_and_nothing_else(self, rule, federation):
+        class Noted(dict):
+            def __getitem__(self, key):
+                found.add(key)
+                return super().__getitem__(key)
+
+        found: set[str] = set()
+        run = federation("hidenseek", rule=rule)
+        client = run.new_client()
+        received = run.receive(client, run.broadcast(1))
+        options = Noted(run.state.options)
+        noted = dataclasses.replace(client, options=options)
+        update = run.method.report(noted, received, 1)
+        if run.method.remember(client) is not None:
+            run.method.recall(noted, run.method.remember(client))
+        state = dataclasses.replace(run.state, options=options)
+        run.method.broadcast(run.method.aggregate(state, [(1.0, update)]), 2)
+        assert found & set(SET) == set(rules.RULES[rule].reads)
 
 
 class TestScoresThatAreNotFinite:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sparsefl import codec
-from sparsefl.fl import METHODS, Task, load_method
+from sparsefl.fl import METHODS, Federation, Schedule, Task, load_method
 from sparsefl.fl.methods import fedpt
 from sparsefl.nn import FrozenLinear
 from sparsefl.random import normal
@@ -22,6 +22,59 @@ def test_every_listed_method_loads_and_others_are_named():
 def test_unknown_options_are_named(method):
     with pytest.raises(ValueError, match="learning_rate"):
         load_method(method).with_defaults({"learning_rate": 1.0})
+
+
+COMMON = [
+    ("lr", -0.1, ValueError),
+    ("lr", "0.1", TypeError),
+    ("lr_step", 0, ValueError),
+    ("lr_step", 1.5, TypeError),
+    ("lr_decay", -1.0, ValueError),
+    ("lr_warmup", -1, ValueError),
+    ("lr_horizon", -1, ValueError),
+    ("lr_schedule", "linear", ValueError),
+]
+DENSE = [
+    ("momentum", -0.5, ValueError),
+    ("weight_decay", -1e-4, ValueError),
+    ("server_lr", 0.0, ValueError),
+    ("server_beta2", 1.0, ValueError),
+    ("server_optimizer", "rmsprop", ValueError),
+]
+OWN = {
+    "fedavg": DENSE,
+    "fedpt": [*DENSE, ("frozen_fraction", 1.0, ValueError)],
+    "hidenseek": [
+        ("dense_lr", -0.1, ValueError),
+        ("dense_momentum", -0.1, ValueError),
+        ("score_std", 0.0, ValueError),
+        ("iterations", 0, ValueError),
+        ("dense_layers", 3, TypeError),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "error"),
+    [(name, *bad) for name in METHODS for bad in (*COMMON, *OWN[name])],
+)
+def test_options_out_of_range_are_refused_before_anything_is_built(name, key, value, error):
+    def factory():
+        raise AssertionError("built")
+
+    method = load_method(name)
+    with pytest.raises(error, match=key):
+        method.with_defaults({key: value})
+    task = Task(factory, torch.zeros(1, 4), 0, 0.3, {**method.defaults, key: value})
+    with pytest.raises(error, match=key):
+        Federation(method, task, [[0]], Schedule())
+
+
+def test_a_schedule_of_half_batches_is_refused_by_the_federation(method):
+    chosen = load_method(method)
+    task = Task(nn.Module, torch.zeros(1, 4), 0, 0.3, chosen.defaults)
+    with pytest.raises(TypeError, match="batch_size must be a whole number"):
+        Federation(chosen, task, [[0]], Schedule(batch_size=2.5))
 
 
 class TestFedPT:

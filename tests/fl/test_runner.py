@@ -143,6 +143,15 @@ def test_memory_is_measured_in_a_fresh_process(clients, toy, small):
         ({"density": 0.0}, ValueError, "density"),
         ({"seed": -1}, ValueError, r"seed must lie in \[0, 2\*\*64\)"),
         ({"evaluate_every": -1}, ValueError, "evaluate_every"),
+        ({"rounds": 2.0}, TypeError, "rounds must be a whole number, got 2.0"),
+        ({"evaluate_every": 0.5}, TypeError, "evaluate_every"),
+        ({"seed": "1"}, TypeError, "seed must be a whole number"),
+        ({"seed": 2**64}, ValueError, "seed"),
+        ({"timed_steps": -1}, ValueError, "timed_steps must be at least 0"),
+        ({"timed_steps": 2.5}, TypeError, "timed_steps"),
+        ({"threads": 0}, ValueError, "threads"),
+        ({"schedule": Schedule(batch_size=2.5)}, TypeError, "batch_size must be a whole number"),
+        ({"schedule": Schedule(clients_per_round=True)}, TypeError, "clients_per_round"),
         ({"options": {"momentun": 0.1}}, ValueError, "momentun"),
         ({"model": lambda: "net"}, TypeError, "nn.Module"),
     ],
@@ -151,6 +160,24 @@ def test_memory_is_measured_in_a_fresh_process(clients, toy, small):
 def test_bad_arguments_are_named(change, error, says, small):
     with pytest.raises(error, match=says):
         small("hidenseek", **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": Schedule(batch_size=2.5)},
+        {"timed_steps": -1},
+        {"options": {"lr": -0.1}},
+        {"options": {"lr_step": 0}},
+    ],
+    ids=str,
+)
+def test_nothing_is_built_for_bad_arguments(change, small):
+    def factory():
+        raise AssertionError("built")
+
+    with pytest.raises((TypeError, ValueError)):
+        small("fedavg", model=factory, **change)
 
 
 def test_bad_clients_are_named(clients, small):

@@ -56,13 +56,22 @@ def frozen_names(
 def _choices(
     frozen: Patterns | None, trained: Patterns | None, fraction: float
 ) -> dict[str, object]:
-    if not 0 <= fraction < 1:
-        raise ValueError(f"frozen_fraction must be at least 0 and below 1, got {fraction}")
+    check_fraction(fraction)
     return {
         "frozen": frozen is not None,
         "trained": trained is not None,
         "frozen_fraction": fraction,
     }
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuse a share of the parameters that is none, or all.
+
+    Raises:
+        ValueError: if it is outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"frozen_fraction must be at least 0 and below 1, got {fraction}")
 
 
 def freezable(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

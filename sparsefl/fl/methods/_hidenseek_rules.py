@@ -20,7 +20,6 @@ stateless.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from sparsefl.codec import Entry, Signs, Sparse, Update
 from sparsefl.fl.aggregation import as_tensor
+from sparsefl.fl.options import check_positive
 from sparsefl.support import Support
 
 Scores: TypeAlias = npt.NDArray[np.float32]
@@ -95,6 +95,7 @@ class Rule:
         votes: Whether clients send signs of their scores, to be coded against the broadcast.
         broadcasts_signs: Whether the server sends signs and one scale instead of scores.
         keeps: Whether a client keeps its scores between rounds: for cross-silo clients only.
+        reads: The options that it reads, of those that not every rule does.
     """
 
     report: Callable[[Trained], Entry]
@@ -102,6 +103,7 @@ class Rule:
     votes: bool = False
     broadcasts_signs: bool = False
     keeps: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def signs_of(scores: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
@@ -216,28 +218,41 @@ def _update_posterior(pooled: Pooled) -> Moved:
 
 
 RULES: Mapping[str, Rule] = {
-    "sign_update": Rule(_change, _add_change),
-    "mean": Rule(_signs, _adopt_votes, votes=True),
-    "vote": Rule(_signs, _adopt_majority, votes=True, broadcasts_signs=True),
-    "beta": Rule(sampled_signs, _update_posterior, votes=True),
-    "accumulate": Rule(_signs, _accumulate, votes=True),
+    "sign_update": Rule(_change, _add_change, reads=("server_lr",)),
+    "mean": Rule(_signs, _adopt_votes, votes=True, reads=("tau",)),
+    "vote": Rule(_signs, _adopt_majority, votes=True, broadcasts_signs=True, reads=("tau",)),
+    "beta": Rule(
+        sampled_signs, _update_posterior, votes=True, reads=("tau", "beta_prior", "beta_decay")
+    ),
+    "accumulate": Rule(_signs, _accumulate, votes=True, reads=("tau",)),
     "score": Rule(_scores, _adopt),
-    "personal": Rule(_signs, _adopt_votes, votes=True, keeps=True),
+    "personal": Rule(_signs, _adopt_votes, votes=True, keeps=True, reads=("tau", "own_share")),
 }
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Check the options that rules take.
 
+    Args:
+        options: The method's options.
+        defaults: Their defaults: what a rule does not read must be left at these.
+
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if one is out of range, or set though the rule does not read it.
     """
-    for key in ("tau", "server_lr", "beta_prior"):
-        if not (math.isfinite(options[key]) and options[key] > 0):
-            raise ValueError(f"{key} must be finite and above 0, got {options[key]}")
+    check_positive(options, "tau", "server_lr", "beta_prior")
     for key in ("beta_decay", "own_share"):
         if not 0 <= options[key] <= 1:
             raise ValueError(f"{key} must be within [0, 1], got {options[key]}")
+    readers: dict[str, list[str]] = {}
+    for name, rule in RULES.items():
+        for key in rule.reads:
+            readers.setdefault(key, []).append(name)
+    for key, names in readers.items():
+        if options["rule"] not in names and options[key] != defaults[key]:
+            raise ValueError(
+                f"{key} is not read by rule {options['rule']!r}, only by {', '.join(names)}"
+            )
 
 
 def contribution(update: Update, name: str) -> Tensor:

@@ -39,6 +39,7 @@ from sparsefl.fl.aggregation import (
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
+from sparsefl.fl.options import check_at_least
 
 # On the development set (Fashion-MNIST, cnn, 10 clients of Dirichlet 0.5, batch 16, 30 rounds of
 # 12 steps, one seed) 0.05 ends at .853. In shorter runs on a sample, 0.03 with decay 0.9 was worse.
@@ -50,6 +51,26 @@ CLIENT_DEFAULTS: Mapping[str, Any] = {
 }
 DEFAULTS: Mapping[str, Any] = {**CLIENT_DEFAULTS, **SERVER_DEFAULTS}
 CHOICES = {**rates.CHOICES, **SERVER_CHOICES}
+
+
+def check_client(options: Mapping[str, Any]) -> None:
+    """Check the options of the clients' SGD.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    check_at_least(options, {"lr": 0, "momentum": 0, "weight_decay": 0})
+    rates.check_options(options)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Check all options.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    check_client(options)
+    ServerOptimizer.of(options)
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,7 @@ METHOD = Method(
     name="fedavg",
     defaults=DEFAULTS,
     choices=CHOICES,
+    check=check,
     init=init,
     setup=setup,
     server_wire=lambda state: state.wire,

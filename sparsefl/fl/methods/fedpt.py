@@ -40,8 +40,8 @@ from sparsefl.fl.aggregation import (
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.methods._fedpt_selection import freezable, frozen_names
-from sparsefl.fl.methods.fedavg import CHOICES, CLIENT_DEFAULTS, sgd, trained_names
+from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
+from sparsefl.fl.methods.fedavg import CHOICES, CLIENT_DEFAULTS, check_client, sgd, trained_names
 from sparsefl.nn import FrozenConv2d, FrozenLinear, densify
 
 # FedAvg's, which ends at .815 in the same setting; others were not tried at length.
@@ -52,6 +52,17 @@ DEFAULTS: Mapping[str, Any] = {
     "trained": None,
     "frozen_fraction": 0.0,
 }
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Check all options but patterns, which need the model.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    check_client(options)
+    ServerOptimizer.of(options)
+    check_fraction(options["frozen_fraction"])
 
 
 @dataclass(frozen=True)
@@ -221,6 +232,7 @@ METHOD = Method(
     name="fedpt",
     defaults=DEFAULTS,
     choices=CHOICES,
+    check=check,
     init=init,
     setup=setup,
     server_wire=lambda state: state.wire,

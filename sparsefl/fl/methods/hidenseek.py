@@ -70,6 +70,7 @@ from sparsefl.fl.methods._hidenseek_rules import (
     keep_signs,
     signs_of,
 )
+from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.nn import densify
 from sparsefl.support import Support
 
@@ -114,6 +115,18 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+def check(options: Mapping[str, Any]) -> None:
+    """Check all options but the patterns of layers, which need the model.
+
+    Raises:
+        ValueError: if one is out of range, or set though the rule does not read it.
+    """
+    check_at_least(options, {"lr": 0, "dense_lr": 0, "dense_momentum": 0, "iterations": 1})
+    check_positive(options, "score_std")
+    rates.check_options(options)
+    check_options(options, DEFAULTS)
+
+
 @dataclass(frozen=True)
 class State:
     """The server's state.
@@ -150,9 +163,8 @@ def init(task: Task) -> State:
     """Prune Kaiming-normal weights by SynFlow, and turn what is kept into scores.
 
     Raises:
-        ValueError: if an option is out of range, or the model cannot be signed.
+        ValueError: if the model cannot be signed.
     """
-    check_options(task.options)
     model = task.new_model()
     draw_kaiming(model, task.seed)
     supports = prune(model, task)
@@ -344,6 +356,7 @@ METHOD = Method(
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
     prunes=True,
+    check=check,
     choices={**rates.CHOICES, "rule": tuple(RULES), "score_format": SCORE_FORMATS},
     remember=remember,
     recall=recall,
