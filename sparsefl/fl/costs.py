@@ -85,7 +85,9 @@ def _dense_twin(federation: Federation) -> Federation:
     """Return the same run of the dense baseline, before its first round."""
     baseline, task = load_method(BASELINE), federation.task
     dense_task = Task(task.factory, task.example_input, task.seed, 1.0, baseline.defaults)
-    return Federation(baseline, dense_task, federation.datasets, federation.schedule)
+    twin = Federation(baseline, dense_task, federation.datasets, federation.schedule)
+    twin.loss = federation.loss
+    return twin
 
 
 def _time_steps(federation: Federation, dense: Federation, timed: int) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _step(federation: Federation) -> Callable[[], object]:
     # Where no client fills a batch, its examples repeat: the FLOPs are those of a whole one.
     batch = np.arange(federation.schedule.batch_size) % len(owner)
     inputs, labels = Reader(owner, floating_dtype(client.model)).take(batch)
-    return lambda: local_step(client.model, optimizer, inputs, labels)
+    return lambda: local_step(client.model, optimizer, inputs, labels, federation.loss)
 
 
 def _measure_memory(federation: Federation, cell: Mapping[str, Any]) -> Memory:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.nn.functional import cross_entropy
+
 from sparsefl import codec
 from sparsefl.fl.aggregation import is_finite
 from sparsefl.fl.batches import Dataset, stream
@@ -20,7 +22,7 @@ from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.options import check_count
 from sparsefl.fl.sampling import RULES, Rule, draw_cohort
-from sparsefl.fl.training import LocalWork, train
+from sparsefl.fl.training import LocalWork, Loss, train
 from sparsefl.random import generator
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Federation:
         setup_message: What each client gets once, if anything.
         memories: What each client has kept for itself, for methods that remember.
         saved: A snapshot to go on from; ``None`` begins anew.
+        loss: What clients minimise, of outputs and labels.
     """
 
     method: Method
@@ -92,6 +95,7 @@ class Federation:
     setup_message: bytes | None = None
     memories: dict[int, Any] = field(default_factory=dict)
     saved: Mapping[str, Any] | None = None
+    loss: Loss = cross_entropy
     _resident: Client | None = None
     _seen: set[int] = field(default_factory=set)
     _succeeded: bool = False
@@ -221,6 +225,7 @@ class Federation:
             epochs=self.schedule.local_epochs,
             max_steps=self.schedule.local_steps,
             generator=stream(self.task.seed, received.round, client),
+            loss=self.loss,
         )
         entry.train_s += work.train_s
         started = time.perf_counter()

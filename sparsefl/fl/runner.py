@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import ConcatDataset
 
 from sparsefl.codec import Schema
@@ -29,7 +30,8 @@ from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
-from sparsefl.fl.training import accuracy
+from sparsefl.fl.training import Loss, accuracy
+from sparsefl.names import METHODS
 from sparsefl.timing import TIMED_STEPS
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class Description:
 
 
 def run(
-    method: str,
+    method: str | Method,
     model: Callable[[], nn.Module],
     clients: Iterable[Sequence[Dataset]],
     test: Dataset,
@@ -67,6 +69,7 @@ def run(
     seed: int = 0,
     schedule: Schedule | None = None,
     options: Mapping[str, Any] | None = None,
+    loss: Loss = cross_entropy,
     dev: Dataset | None = None,
     evaluate_every: int = 1,
     threads: int | None = None,
@@ -82,8 +85,11 @@ def run(
     also when the run was interrupted and resumed.
 
     Args:
-        method: "fedavg", "fedpt" or "hidenseek".
+        method: "fedavg", "fedpt" or "hidenseek", or a method of your own. A checkpoint needs its
+            state plain: numbers, arrays, tensors and mappings of them.
         model: Builds the dense model, without arguments; any ``nn.Module`` with class outputs.
+            Initial weights are drawn anew by HideNseek, all of linear and convolution layers, and
+            by FedPT, the frozen ones: what a pretrained model has learnt in them is lost.
         clients: ``(train, dev)`` or ``(train, dev, test)`` of each client: map-style datasets of
             ``(input, label)``.
         test: Read once, when the rounds are over: evaluated on the last global model alone.
@@ -93,6 +99,8 @@ def run(
             torch, numpy and python while datasets are read, for those that augment.
         schedule: Cohort size, batch size and local work; by default one epoch of everyone.
         options: Options of the method, its learning rate among them; see its ``DEFAULTS``.
+        loss: What clients minimise: ``(outputs [batch, classes], labels [batch]) -> scalar``.
+            Accuracy is always of the largest output.
         dev: The server's development data, for the accuracy of each round; if absent, the clients'
             own development data together, and no round is judged where they have none.
         evaluate_every: Rounds between evaluations; the last round is always evaluated, 0 is never.
@@ -116,23 +124,25 @@ def run(
     """
     schedule, description = schedule or Schedule(), description or Description()
     check_counts(rounds, evaluate_every, seed, schedule, timed_steps, threads)
-    chosen = load_method(method)
+    chosen = method if isinstance(method, Method) else load_method(method)
+    _check_memory_cell(chosen, description)
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
     with _threads(threads):
         task = _task(model, data, {"test": test, "dev": dev}, seed, density, given, rounds)
-        config = _config(chosen, task, data, schedule, rounds, description)
+        config = _config(chosen, task, data, schedule, rounds, description, loss)
         kept = _checkpoint(checkpoint, config, data, task)
         saved = _saved(kept, resume, rounds)
-        federation = Federation(chosen, task, [own.train for own in data], schedule, saved=saved)
+        trains = [own.train for own in data]
+        federation = Federation(chosen, task, trains, schedule, saved=saved, loss=loss)
         judged_by = _round_data(dev, data)
         _play(federation, rounds, judged_by, evaluate_every, kept, on_round)
         final = chosen.global_model(task, federation.state)
         judged = [accuracy(final, client.held_out) for client in data]
         return Result(
-            method=method,
+            method=chosen.name,
             config=config,
             accuracy=accuracy(final, test),
             accuracy_per_client=summarise_clients(judged) | _personal(federation, data),
@@ -153,6 +163,15 @@ def _threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _check_memory_cell(method: Method, description: Description) -> None:
+    """Refuse to measure the memory of a method that another process cannot find."""
+    if description.memory_cell is not None and method.name not in METHODS:
+        raise ValueError(
+            f"memory_cell must be None for {method.name!r}: the fresh processes that measure know "
+            f"{', '.join(METHODS)} alone"
+        )
 
 
 def _task(
@@ -270,6 +289,7 @@ def _config(
     schedule: Schedule,
     rounds: int,
     description: Description,
+    loss: Loss,
 ) -> dict[str, Any]:
     """Collect everything that determines the run, JSON-ready."""
     model = task.new_model()
@@ -286,6 +306,7 @@ def _config(
         **asdict(schedule),
         "threads": torch.get_num_threads(),
         "options": dict(task.options),
+        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
     }
 
 

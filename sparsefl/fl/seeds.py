@@ -12,6 +12,7 @@ from torch import nn
 
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.ledger import Round
+from sparsefl.fl.method import Method
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import run
 from sparsefl.fl.table import IDENTITY, format_table
@@ -112,7 +113,7 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def run_seeds(
-    method: str,
+    method: str | Method,
     model: Callable[[], nn.Module],
     clients: Clients | Callable[[int], Clients],
     test: Dataset,

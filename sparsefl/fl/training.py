@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from sparsefl.fl.batches import Dataset, Reader, batch_indices, concatenated
 
 # Large enough to fill the threads, small enough that a cnn's activations stay at some 100 MB.
 EVALUATION_BATCH = 500
+
+
+# ``(outputs, labels) -> scalar``.
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,18 @@ class LocalWork:
 
 
 def local_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Loss = nn.functional.cross_entropy,
 ) -> Tensor:
-    """Make one step of cross-entropy, and return the loss."""
+    """Make one step of a loss, and return it."""
     optimizer.zero_grad(set_to_none=True)
-    loss = nn.functional.cross_entropy(model(inputs), labels)
-    loss.backward()
+    value = loss(model(inputs), labels)
+    value.backward()
     optimizer.step()
-    return loss.detach()
+    return value.detach()
 
 
 @contextlib.contextmanager
@@ -78,6 +87,7 @@ def train(
     epochs: int,
     max_steps: int | None,
     generator: np.random.Generator,
+    loss: Loss = nn.functional.cross_entropy,
 ) -> LocalWork:
     """Train ``model`` in place on a client's data.
 
@@ -89,6 +99,7 @@ def train(
         epochs: Passes over the data.
         max_steps: Most steps, or ``None``.
         generator: Source of the order, and of the seed of dropout and augmentation.
+        loss: Of the model's outputs and the labels, a scalar.
 
     Raises:
         ValueError: if the client owns no example, or the loss is not finite.
@@ -102,11 +113,11 @@ def train(
     with seeded(int(generator.integers(2**62))):
         for indices in batch_indices(len(dataset), batch_size, epochs, max_steps, generator):
             inputs, labels = reader.take(indices)
-            losses.append(local_step(model, optimizer, inputs, labels))
-    loss = float(torch.stack(losses).mean())
-    if not math.isfinite(loss):
+            losses.append(local_step(model, optimizer, inputs, labels, loss))
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
         raise ValueError("local training diverged: the loss is not finite")
-    return LocalWork(len(losses), len(dataset), loss, time.perf_counter() - started)
+    return LocalWork(len(losses), len(dataset), mean, time.perf_counter() - started)
 
 
 def _enter_training(model: nn.Module, examples: int) -> None:

@@ -1,10 +1,11 @@
+import dataclasses
 import hashlib
 import json
 
 import pytest
 import torch
 
-from sparsefl.fl import Description, Schedule
+from sparsefl.fl import Description, Schedule, load_method
 from sparsefl.fl.flops import forward_flops
 from sparsefl.fl.result import model_sha256, summarise_clients
 from sparsefl.fl.training import accuracy
@@ -217,6 +218,30 @@ def test_a_bfloat16_model_ends_in_a_result(method, toy, small):
     runs = [small(method, model=lambda: toy.cnn().to(torch.bfloat16), rounds=1) for _ in range(2)]
     assert next(runs[0].model.parameters()).dtype == torch.bfloat16
     assert runs[0].model_sha256 == runs[1].model_sha256 != small(method, rounds=1).model_sha256
+
+
+def test_an_own_method_and_an_own_loss_are_taken(small):
+    fedavg = load_method("fedavg")
+    named = dataclasses.replace(fedavg, name="slow", defaults={**fedavg.defaults, "lr": 0.01})
+    result = small(named, timed_steps=1)
+    assert result.method == result.row()["method"] == "slow"
+    assert result.model_sha256 == small("fedavg", options={"lr": 0.01}).model_sha256
+    with pytest.raises(ValueError, match="memory_cell must be None for 'slow'"):
+        small(named, description=Description(memory_cell={}))
+
+
+def test_clients_minimise_the_loss_that_is_given(small, tmp_path):
+    def doubled(outputs, labels):
+        return 2 * torch.nn.functional.cross_entropy(outputs, labels)
+
+    options = {"lr": 0.02, "momentum": 0.0}
+    result = small("fedavg", loss=doubled, options=options, timed_steps=1, checkpoint=tmp_path)
+    plain = small("fedavg", options={**options, "lr": 0.04})
+    for ours, theirs in zip(result.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert result.ledger.rounds[0].loss == pytest.approx(2 * plain.ledger.rounds[0].loss)
+    with pytest.raises(ValueError, match=r"loss is 'cross_entropy', there it was '.*doubled'"):
+        small("fedavg", options=options, checkpoint=tmp_path, resume=True)
 
 
 def test_forward_flops_by_shapes(toy):
