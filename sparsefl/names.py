@@ -8,6 +8,7 @@ LINEAR = "linear"
 ROWS = (LINEAR, *METHODS)
 
 # What a run leaves in its folder, and a comparison in its own.
+MODEL = "model.pt"
 RESULT, LOG, CHECKPOINT, COMPARISON = "result.json", "log.jsonl", "checkpoint", "compare.json"
 
 # How `sparsefl profile` chooses weights.

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
-from sparsefl.names import CHECKPOINT, RESULT
+from sparsefl.names import CHECKPOINT, MODEL, RESULT
 
 _ASIDE = ".previous"
 
@@ -37,7 +37,7 @@ def set_aside(folders: Sequence[pathlib.Path], resume: bool) -> Iterator[None]:
                 f"or delete {folder / CHECKPOINT}"
             )
     for folder in folders:
-        for file in [*_checkpoints(folder), *folder.glob(RESULT)]:
+        for file in [*_checkpoints(folder), *folder.glob(RESULT), *folder.glob(MODEL)]:
             kept = folder / _ASIDE / file.relative_to(folder)
             kept.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, kept)

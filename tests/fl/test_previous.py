@@ -13,6 +13,7 @@ def folders(tmp_path):
         (folder / "checkpoint").mkdir(parents=True)
         (folder / "checkpoint/checkpoint.pt").write_text(f"old {folder.name}")
         (folder / "result.json").write_text("old")
+        (folder / "model.pt").write_text("old")
     return both
 
 
