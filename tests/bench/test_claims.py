@@ -199,7 +199,9 @@ def test_tuning_on_a_final_seed_is_refused(tmp_path):
 
 def test_run_that_fails_leaves_the_others(small, tmp_path):
     results = accuracy.Results(tmp_path / "results.jsonl")
-    bad = study.Job("final", "all", "fedavg", 0, {"lr": -1.0})
+    broken = study.Setting("broken", clients=4, partition="nonsense")
+    both = dataclasses.replace(small, settings={**small.settings, "broken": broken})
+    bad = study.Job("final", "broken", "fedavg", 0, {"lr": 0.05})
     good = study.Job("final", "all", "fedavg", 0, {"lr": 0.05})
-    assert not accuracy.run_jobs(small, [bad, good], results, processes=1, deadline=None)
+    assert not accuracy.run_jobs(both, [bad, good], results, processes=1, deadline=None)
     assert list(results.by_key) == [small.key(good)]
