@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
     from sparsefl.nn import densify, sparsify
     from sparsefl.ops import batch_last
-    from sparsefl.profiling import profile
+    from sparsefl.profiling import profile, profile_crossover
     from sparsefl.support import Support
 
     __version__: str
@@ -29,6 +29,7 @@ __all__ = [
     "nn",
     "ops",
     "profile",
+    "profile_crossover",
     "pruning",
     "reference",
     "sparsify",
@@ -40,6 +41,7 @@ _HOME_OF = {
     "batch_last": "sparsefl.ops",
     "densify": "sparsefl.nn",
     "profile": "sparsefl.profiling",
+    "profile_crossover": "sparsefl.profiling",
     "sparsify": "sparsefl.nn",
 }
 

@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
+import json
+import pathlib
 import sys
 from typing import Any
 
-from sparsefl.defaults import DENSITY, PROFILE_S
+from sparsefl.defaults import DENSITIES, DENSITY, PROFILE_S
 from sparsefl.names import MASK_RULES
 
 _CLASSES = 10
@@ -60,11 +62,28 @@ def add_to(commands: Any) -> None:
         type=float,
         default=PROFILE_S,
         metavar="S",
-        help=f"time to take ({PROFILE_S:g})",
+        help=f"time to take ({PROFILE_S:g}); with --crossover twice",
     )
     profile.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and inputs (0)")
     profile.add_argument("--json", metavar="FILE", help="write everything as JSON, too")
+    _add_crossover(profile)
     profile.set_defaults(command=_profile)
+
+
+def _add_crossover(profile: Any) -> None:
+    profile.add_argument(
+        "--crossover",
+        metavar="PLOT",
+        help="then time each layer alone at several densities of random masks, print from which on "
+        f"it is faster dense, and draw that (.png, .svg, .pdf); takes as long again ({PROFILE_S:g} "
+        "s; both within a minute)",
+    )
+    profile.add_argument(
+        "--densities",
+        type=_densities,
+        metavar="D,D,...",
+        help=f"of --crossover, two or more ({','.join(f'{d:g}' for d in DENSITIES)})",
+    )
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -76,38 +95,70 @@ def _sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _densities(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of densities: 0.01,0.1,0.5 for example"
+        ) from None
+
+
 def _profile(args: argparse.Namespace) -> int:
     if (args.input_shape is None) == (args.example is None):
         raise ValueError(
             "give either --input-shape, one sample's (1,28,28 for example), or --example "
             "PKG.MOD:FUNCTION"
         )
-    model = _network(args.network, args.input_shape, args.classes)
-    example = None if args.example is None else _call(args.example)
+    densities = _checked_densities(args)
+    asked = {
+        "model": _network(args.network, args.input_shape, args.classes),
+        "input_shape": args.input_shape,
+        "example_input": None if args.example is None else _call(args.example),
+        "batch_size": args.batch_size,
+        "layer": args.layer,
+        "threads": args.threads,
+        "seconds": args.seconds,
+        "seed": args.seed,
+    }
+    one_density = {"density": args.density, "masks": args.masks, "optimizer": args.optimizer}
+    profile = _measured("profile", args.network, asked | one_density)
+    print(profile.table())
+    found = profile.to_dict()
+    if args.crossover is not None:
+        crossover = _measured("profile_crossover", args.network, asked | {"densities": densities})
+        print(f"\n{crossover.table()}")
+        crossover.plot(args.crossover)
+        print(f"\nWrote {args.crossover}")
+        found["crossover"] = crossover.to_dict()
+    if args.json is not None:
+        pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        print(f"\nWrote {args.json}")
+    return 0
+
+
+def _checked_densities(args: argparse.Namespace) -> tuple[float, ...]:
+    """Refuse now what would end half a minute of measuring without a picture."""
+    if args.crossover is None:
+        if args.densities is not None:
+            raise ValueError("--densities needs --crossover PLOT, the picture to draw")
+        return DENSITIES
+    importlib.import_module("sparsefl.profiling.crossover_plot").check(pathlib.Path(args.crossover))
+    arguments = importlib.import_module("sparsefl.profiling.arguments")
+    densities: tuple[float, ...] = arguments.ascending(args.densities or DENSITIES)
+    return densities
+
+
+def _measured(entry: str, network: str, asked: dict[str, Any]) -> Any:
+    """Call an entry of sparsefl.profiling under a bar; the network goes by the user's name."""
     bar = _Bar()
     try:
-        profile = importlib.import_module("sparsefl.profiling").profile(
-            model,
-            args.input_shape,
-            example_input=example,
-            density=args.density,
-            batch_size=args.batch_size,
-            layer=args.layer,
-            masks=args.masks,
-            optimizer=args.optimizer,
-            threads=args.threads,
-            seconds=args.seconds,
-            seed=args.seed,
-            on_progress=bar.show,
+        found = getattr(importlib.import_module("sparsefl.profiling"), entry)(
+            **asked, on_progress=bar.show
         )
     finally:
         bar.close()
-    profile = dataclasses.replace(profile, settings={**profile.settings, "model": args.network})
-    print(profile.table())
-    if args.json is not None:
-        profile.save(args.json)
-        print(f"\nWrote {args.json}")
-    return 0
+    return dataclasses.replace(found, settings={**found.settings, "model": network})
 
 
 def _network(spec: str, input_shape: tuple[int, ...] | None, classes: int) -> Any:

@@ -6,8 +6,21 @@
 >>> faster = sparsefl.sparsify(model, profile.masks)
 """
 
+from sparsefl.profiling.crossover import Crossover, LayerCrossover, Point, profile_crossover
 from sparsefl.profiling.memory import Memory
 from sparsefl.profiling.profiler import profile
 from sparsefl.profiling.result import Factor, LayerProfile, Parts, Profile, StepProfile
 
-__all__ = ["Factor", "LayerProfile", "Memory", "Parts", "Profile", "StepProfile", "profile"]
+__all__ = [
+    "Crossover",
+    "Factor",
+    "LayerCrossover",
+    "LayerProfile",
+    "Memory",
+    "Parts",
+    "Point",
+    "Profile",
+    "StepProfile",
+    "profile",
+    "profile_crossover",
+]

@@ -120,16 +120,23 @@ def _layer_memory(study: Study, form: str, names: list[str], calls: list[Call]) 
 def _settings(study: Study) -> dict[str, Any]:
     supports = [weight.support for weight in study.weights if weight.support is not None]
     kept, numel = sum(s.nnz for s in supports), sum(s.numel for s in supports)
+    return {
+        **circumstances(study),
+        "density": study.density,
+        "kept_density": kept / numel if numel else 1.0,
+        "masks": study.masks_said,
+        "optimizer": study.optimizer,
+    }
+
+
+def circumstances(study: Study) -> dict[str, Any]:
+    """Return what was measured, on what, and how long that took."""
     batches = [i for i in study.inputs if isinstance(i, Tensor)]
     return {
         "model": study.kind,
         "inputs": [list(tensor.shape) for tensor in batches],
         "batch_size": batches[0].shape[0] if batches and batches[0].dim() else 1,
         "layer": study.layer,
-        "density": study.density,
-        "kept_density": kept / numel if numel else 1.0,
-        "masks": study.masks_said,
-        "optimizer": study.optimizer,
         "threads": torch.get_num_threads(),
         "isa": ops.isa(),
         "torch": torch.__version__,

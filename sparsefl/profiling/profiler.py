@@ -1,15 +1,22 @@
-"""The entry: arguments, the surroundings of a measurement, and what it is called."""
+"""The entry: one density, and whether it pays."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from sparsefl.defaults import PROFILE_S
 from sparsefl.names import MaskRule
 from sparsefl.nn._support_layer import SupportLike
+from sparsefl.profiling.arguments import (
+    check_amounts,
+    check_choice,
+    check_density,
+    check_model,
+    make_inputs,
+    silent,
+    surroundings,
+)
 from sparsefl.profiling.assemble import assemble
 from sparsefl.profiling.measure import Budget
 from sparsefl.profiling.network import OptimizerName
@@ -72,92 +79,15 @@ def profile(
             none of its layers can be sparse.
         KeyError: if ``masks`` names a parameter that the model lacks.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be an nn.Module, got {type(model).__name__}"
-            + (": call it first" if callable(model) else "")
-        )
-    _check_choices(layer, optimizer, density)
-    _check_amounts(batch_size, threads, seconds)
-    elsewhere = {str(p.device) for p in model.parameters() if p.device.type != "cpu"}
-    if elsewhere:
-        raise ValueError(
-            f"profile times the CPU, the model is on {', '.join(sorted(elsewhere))}: use .cpu()"
-        )
-    with _surroundings(threads, seed):
-        inputs = _inputs(input_shape, example_input, batch_size)
-        budget = Budget(seconds, on_progress or _silent)
+    check_model(model)
+    check_choice("layer", layer, ("sparse", "sign"))
+    check_choice("optimizer", optimizer, ("sgd", "adam"))
+    check_density("density", density)
+    check_amounts(batch_size, threads, seconds)
+    with surroundings(threads, seed):
+        inputs = make_inputs(input_shape, example_input, batch_size)
+        budget = Budget(seconds, on_progress or silent)
         study = Study(model, inputs, layer, optimizer, budget)
         study.choose_masks(masks, density, seed)
         study.run()
         return assemble(study)
-
-
-def _silent(stage: str, share: float) -> None:
-    """Show nothing."""
-
-
-def _check_choices(layer: object, optimizer: object, density: object) -> None:
-    if layer not in ("sparse", "sign"):
-        raise ValueError(f"layer must be 'sparse' or 'sign', got {layer!r}")
-    if optimizer not in ("sgd", "adam"):
-        raise ValueError(f"optimizer must be 'sgd' or 'adam', got {optimizer!r}")
-    if isinstance(density, bool) or not isinstance(density, int | float):
-        raise TypeError(f"density must be a number, got {type(density).__name__}")
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be within (0, 1], got {density}")
-
-
-def _check_amounts(batch_size: object, threads: object, seconds: object) -> None:
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if name == "threads" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(f"seconds must be a number, got {type(seconds).__name__}")
-    if not seconds > 0:
-        raise ValueError(f"seconds must be positive, got {seconds}")
-
-
-def _inputs(
-    input_shape: tuple[int, ...] | None,
-    example_input: Tensor | tuple[Any, ...] | None,
-    batch_size: int,
-) -> tuple[Any, ...]:
-    """Return the arguments of forward."""
-    if (input_shape is None) == (example_input is None):
-        raise ValueError(
-            "give either input_shape (one sample's, (1, 28, 28) for example) or example_input (the "
-            "arguments of forward)"
-        )
-    if isinstance(example_input, Tensor):
-        return (example_input,)
-    if example_input is not None:
-        if not isinstance(example_input, tuple):
-            raise TypeError(
-                f"example_input must be a tensor or the tuple of forward's arguments, got "
-                f"{type(example_input).__name__}"
-            )
-        return example_input
-    assert input_shape is not None
-    sizes = tuple(input_shape)
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"input_shape must hold positive ints, got {sizes}")
-    return (torch.randn(batch_size, *sizes),)
-
-
-@contextmanager
-def _surroundings(threads: int | None, seed: int) -> Iterator[None]:
-    """Set threads and random state for a while, with gradients on."""
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

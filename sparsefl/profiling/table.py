@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sparsefl.profiling.result import Factor, LayerProfile, Profile, StepProfile
     from sparsefl.timing import StepTime
 
-_ABSENT = "-"
+ABSENT = "-"
 _LAYER_HEAD = (
     "layer",
     "kind",
@@ -47,7 +47,12 @@ _STEP_HEAD = (
 
 def render(profile: Profile) -> str:
     """Return the profile as text."""
-    parts = [_title(profile), _layers(profile.layers), _steps(profile), _dense_reasons(profile)]
+    parts = [
+        _title(profile),
+        _layers(profile.layers),
+        _steps(profile),
+        stay_dense(profile.keep_dense),
+    ]
     parts.append("\n".join(f"- {note}" for note in profile.notes))
     return "\n\n".join(part for part in parts if part)
 
@@ -66,23 +71,23 @@ def _layers(layers: Sequence[LayerProfile]) -> str:
         (
             la.name or "the model",
             la.kind,
-            _ABSENT if la.density is None else f"{la.density:.3g}",
+            ABSENT if la.density is None else f"{la.density:.3g}",
             f"{la.dense_parameters:,}",
-            _ABSENT if la.kept_parameters is None else f"{la.kept_parameters:,}",
-            _ms(la.dense_time),
-            _ms(la.sparse_time),
-            _ms(la.alone_time),
+            ABSENT if la.kept_parameters is None else f"{la.kept_parameters:,}",
+            ms(la.dense_time),
+            ms(la.sparse_time),
+            ms(la.alone_time),
             _factor(la.factor),
             _mb(la.dense_memory),
             _mb(la.sparse_memory),
             f"{la.dense_uplink_bytes:,}",
-            _ABSENT if la.sparse_uplink_bytes is None else f"{la.sparse_uplink_bytes:,}",
+            ABSENT if la.sparse_uplink_bytes is None else f"{la.sparse_uplink_bytes:,}",
             str(la.repetitions),
             la.verdict,
         )
         for la in layers
     ]
-    return _align(_LAYER_HEAD, rows)
+    return align(_LAYER_HEAD, rows)
 
 
 def _steps(profile: Profile) -> str:
@@ -91,14 +96,14 @@ def _steps(profile: Profile) -> str:
         "all sparse": profile.sparse,
         "these verdicts": profile.recommended,
     }
-    return _align(_STEP_HEAD, [_step(name, step) for name, step in named.items()])
+    return align(_STEP_HEAD, [_step(name, step) for name, step in named.items()])
 
 
 def _step(name: str, step: StepProfile) -> tuple[str, ...]:
     memory = step.memory
     return (
         name,
-        _ms(step.time),
+        ms(step.time),
         _factor(step.factor),
         f"{step.parameters:,}",
         _mb(memory),
@@ -109,8 +114,8 @@ def _step(name: str, step: StepProfile) -> tuple[str, ...]:
     )
 
 
-def _dense_reasons(profile: Profile) -> str:
-    reasons = profile.keep_dense
+def stay_dense(reasons: Mapping[str, str]) -> str:
+    """Return the layers that stay dense, a line each with the reason."""
     if not reasons:
         return "Every layer pays."
     width = max(len(name or "the model") for name in reasons)
@@ -118,22 +123,23 @@ def _dense_reasons(profile: Profile) -> str:
     return "\n".join(["Stay dense:", *lines])
 
 
-def _ms(time: StepTime | None) -> str:
-    return _ABSENT if time is None else f"{time.median_s * 1e3:.3g}"
+def ms(time: StepTime | None) -> str:
+    """Return the median in milliseconds."""
+    return ABSENT if time is None else f"{time.median_s * 1e3:.3g}"
 
 
 def _mb(memory: Memory | None) -> str:
-    return _ABSENT if memory is None else f"{memory.total_bytes / 1e6:.3g}"
+    return ABSENT if memory is None else f"{memory.total_bytes / 1e6:.3g}"
 
 
 def _factor(factor: Factor | None) -> str:
     if factor is None:
-        return _ABSENT
+        return ABSENT
     quartiles = f"[{factor.lower_quartile:.2f} {factor.upper_quartile:.2f}]"
     return f"{factor.median:.2f}x {quartiles}"
 
 
-def _align(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def align(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Put cells under their heads: words to the left, numbers to the right."""
     lines = [head, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
