@@ -38,11 +38,12 @@ def open_figure(height_inches: float = SIZE_INCHES[1]) -> tuple[Any, Any, Any]:
     return figure, axes, matplotlib.ticker
 
 
-def legend_below(figure: Any, axes: Any, columns: int) -> None:
+def legend_below(figure: Any, axes: Any, columns: int, title: str | None = None) -> None:
     """Put the legend under the axes, where no data can be in its way."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        place = "outside lower center"
+        figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, title=title)
 
 
 def name_ticks(axis: Any, ticker: Any, show: Callable[[float], str]) -> None:
