@@ -132,7 +132,7 @@ def sparsefl_step(problem: Problem) -> Step:
 
     def call(x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = op(x, stored, *problem.magnitudes, bias, plan)
-        return out.contiguous()
+        return ops.row_major(out)
 
     def row_major(grad: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(grad)

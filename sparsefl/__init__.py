@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
     from sparsefl.nn import densify, sparsify
-    from sparsefl.ops import batch_last
+    from sparsefl.ops import batch_last, row_major
     from sparsefl.profiling import profile, profile_crossover
     from sparsefl.support import Support
 
@@ -32,6 +32,7 @@ __all__ = [
     "profile_crossover",
     "pruning",
     "reference",
+    "row_major",
     "sparsify",
 ]
 
@@ -42,6 +43,7 @@ _HOME_OF = {
     "densify": "sparsefl.nn",
     "profile": "sparsefl.profiling",
     "profile_crossover": "sparsefl.profiling",
+    "row_major": "sparsefl.ops",
     "sparsify": "sparsefl.nn",
 }
 

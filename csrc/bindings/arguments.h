@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "cpu/view.h"
@@ -70,6 +71,34 @@ inline Tensor empty_batch_last(const Tensor& like, const std::vector<int64_t>& s
       static_cast<int64_t>(size.size()), size.data(), strides.data(), type, device, index, &made));
   return Tensor(made);
 }
+
+// The tensors of a view, in the operators' order.
+struct ViewTensors {
+  const Tensor &begin, &index;
+  const std::optional<Tensor>& position;
+  const Tensor& work;
+  int64_t block;
+
+  int64_t rows() const { return work.numel() - 1; }
+  int64_t nnz() const { return index.numel(); }
+  View view(int64_t columns) const {
+    return {rows(),
+            columns,
+            block,
+            data<int32_t>(begin),
+            reinterpret_cast<const uint16_t*>(data<int16_t>(index)),
+            data<int32_t>(position),
+            data<int64_t>(work)};
+  }
+};
+
+// What a backward gives: the gradients of the input, the stored elements and the bias, those that
+// are not wanted being empty.
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+// What it is asked for, in this order: the input's gradient (kNone, kBatchLast or kRowMajor, the
+// memory order of the input), the stored elements' and the bias's.
+enum Wanted : int64_t { kNone = 0, kBatchLast = 1, kRowMajor = 2 };
 
 // What a sign operator adds to the values: the magnitudes, one each or one for all.
 struct Magnitudes {

@@ -1,12 +1,12 @@
-// Sample-major operands of the linear operators, brought into the memory that the kernels read.
+// Operands [batch, ...] of the operators, brought into the memory that the kernels read.
 #pragma once
 
 #include <algorithm>
 
 #include "bindings/arguments.h"
 #include "bindings/parallel.h"
+#include "bindings/workspace.h"
 #include "cpu/batch_last.h"
-#include "cpu/sparse_linear.h"
 
 namespace sparsefl {
 
@@ -24,52 +24,150 @@ struct Stretch {
   }
 };
 
-// An operand [batch, features], row-major or batch-last, as the kernels read it: feature-major, its
-// rows readable up to the next multiple of kLanePadding samples. What does not lie so is moved by
-// read_part, which every part has to run before a kernel reads.
+inline int64_t padded(int64_t samples) {
+  return (samples + kLanePadding - 1) / kLanePadding * kLanePadding;
+}
+
+// Elements of a sample of x [batch, ...].
+inline int64_t features_of(const Tensor& x) {
+  int64_t features = 1;
+  for (int64_t d = 1; d < x.dim(); ++d) features *= x.size(d);
+  return features;
+}
+
+// Whether x [batch, ...] lies in memory as [..., batch].
+inline bool lies_batch_last(const Tensor& x) {
+  int64_t stride = x.size(0);
+  if (stride != 1 && x.stride(0) != 1) return false;
+  for (int64_t d = x.dim() - 1; d > 0; stride *= x.size(d--)) {
+    if (x.size(d) != 1 && x.stride(d) != stride) return false;
+  }
+  return true;
+}
+
+// Whether it lies so, and can be read up to the next multiple of kLanePadding samples.
+inline bool lies_padded(const Tensor& x) {
+  return lies_batch_last(x) && x.size(0) == padded(x.size(0));
+}
+
+// Samples that are moved at a time, so that they still lie in the caches when a kernel reads them:
+// a multiple of kLanePadding, in chunks of one size.
+inline int64_t chunk_of(int64_t batch, int64_t bytes_a_sample) {
+  constexpr int64_t kChunkBytes = int64_t{1} << 20;
+  const int64_t bytes = kChunkBytes * torch::stable::get_num_threads();
+  const int64_t most = std::max(bytes / std::max<int64_t>(bytes_a_sample, 1), kLanePadding);
+  const int64_t chunks = std::max<int64_t>((batch + most - 1) / most, 1);
+  return padded((batch + chunks - 1) / chunks);
+}
+
+// An operand [batch, ...] as the kernels read it: feature-major, every feature readable up to the
+// next multiple of kLanePadding samples. What does not lie so is moved, one chunk of samples at a
+// time, by read_part, which every part has to run before a kernel reads.
 class Operand {
  public:
-  explicit Operand(const Tensor& x)
-      : batch_(x.size(0)),
-        features_(x.size(1)),
-        ld_((batch_ + kLanePadding - 1) / kLanePadding * kLanePadding),
-        batch_last_(x.stride(0) == 1 && (features_ <= 1 || x.stride(1) == batch_)),
-        source_(batch_last_ ? x : torch::stable::contiguous(x)),
-        tensor_(moves() ? empty_of(x, {features_, ld_}) : x) {}
+  // In one group: sample n of feature f at f * ld() + n.
+  explicit Operand(const Tensor& x) : Operand(x, x.size(0), padded(x.size(0))) {}
+
+  // In groups of kLanePadding samples: a window of an image then lies in few pages and in all sets
+  // of a cache, where those of a large batch lie a power of two apart.
+  Operand(const Tensor& x, int64_t chunk) : Operand(x, chunk, kLanePadding) {}
 
   int64_t batch() const { return batch_; }
   int64_t features() const { return features_; }
+  // From one feature to the next, and from one group of kLanePadding samples.
   int64_t ld() const { return ld_; }
-  const Tensor& tensor() const { return tensor_; }
-  int64_t flops() const { return moves() ? kFlopsACopy * batch_ * features_ : 0; }
+  int64_t group() const { return group_; }
+  int64_t chunk() const { return chunk_; }
+  // Of the chunk from sample `first` on.
+  int64_t samples(int64_t first) const { return std::min(chunk_, batch_ - first); }
+  // Of moving a chunk.
+  int64_t flops() const { return moves_ ? kFlopsACopy * chunk_ * features_ : 0; }
 
+  // The chunk from sample `first` on.
   template <class T>
-  const T* data() const {
-    return static_cast<const T*>(tensor_.const_data_ptr());
+  const T* data(int64_t first = 0) const {
+    return moves_ ? memory_.as<T>() : source<T>() + first;
   }
 
   template <class T>
-  void read_part(int64_t part, int64_t parts) const {
-    if (!moves()) return;
+  void read_part(int64_t first, int64_t part, int64_t parts) const {
+    if (!moves_) return;
     const Stretch features(features_, part, parts);
-    const T* from = static_cast<const T*>(source_.const_data_ptr());
-    T* to = mutable_data<T>(tensor_);
-    if (!batch_last_) {
-      batch_last_kernels<T>().transpose(from, features_, to, ld_, batch_, features.begin,
-                                        features.end);
-    }
-    for (int64_t f = features.begin; f < features.end; ++f) {
-      if (batch_last_) std::copy_n(from + f * batch_, batch_, to + f * ld_);
-      std::fill(to + f * ld_ + batch_, to + (f + 1) * ld_, T{0});
+    const int64_t samples = this->samples(first);
+    const T* from = source<T>() + (batch_last_ ? first : first * features_);
+    T* to = memory_.as<T>();
+    for (int64_t n = 0; n < samples; n += ld_, to += ld_ * features_) {
+      read_group(from + (batch_last_ ? n : n * features_), std::min(ld_, samples - n), features,
+                 to);
     }
   }
 
  private:
-  bool moves() const { return !batch_last_ || ld_ != batch_; }
+  Operand(const Tensor& x, int64_t chunk, int64_t ld)
+      : batch_(x.size(0)),
+        features_(features_of(x)),
+        chunk_(chunk),
+        batch_last_(lies_batch_last(x)),
+        moves_(!lies_padded(x)),
+        ld_(moves_ ? ld : batch_),
+        group_(moves_ ? ld * features_ : kLanePadding),
+        source_(batch_last_ ? x : torch::stable::contiguous(x)),
+        memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
 
-  int64_t batch_, features_, ld_;
-  bool batch_last_;
-  Tensor source_, tensor_;
+  template <class T>
+  const T* source() const {
+    return static_cast<const T*>(source_.const_data_ptr());
+  }
+
+  template <class T>
+  void read_group(const T* from, int64_t samples, const Stretch& features, T* to) const {
+    if (!batch_last_) {
+      batch_last_kernels<T>().transpose(from, features_, to, ld_, samples, features.begin,
+                                        features.end);
+    }
+    for (int64_t f = features.begin; f < features.end; ++f) {
+      if (batch_last_) std::copy_n(from + f * batch_, samples, to + f * ld_);
+      std::fill(to + f * ld_ + samples, to + (f + 1) * ld_, T{0});
+    }
+  }
+
+  int64_t batch_, features_, chunk_;
+  bool batch_last_, moves_;
+  int64_t ld_, group_;
+  Tensor source_;
+  Workspace memory_;
 };
+
+// Moves a chunk of what does not lie as the kernels read it; null operands are none.
+template <class T>
+void read_operands(int64_t first, std::initializer_list<const Operand*> operands) {
+  int64_t flops = 0;
+  for (const Operand* operand : operands) flops += operand == nullptr ? 0 : operand->flops();
+  if (flops == 0) return;
+  const int64_t parts = thread_parts(flops);
+  for_parts(parts, [&](int64_t p) {
+    for (const Operand* operand : operands) {
+      if (operand != nullptr) operand->read_part<T>(first, p, parts);
+    }
+  });
+}
+
+// Sums in lanes and in double between stretches of them, so that a long batch loses no precision.
+template <class T>
+double sum(const T* x, int64_t n) {
+  constexpr int64_t kLanes = 16, kStretch = 1024;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kStretch) {
+    const int64_t end = std::min(n, begin + kStretch);
+    T lanes[kLanes] = {};
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
+    }
+    for (; i < end; ++i) lanes[i - end + kLanes] += x[i];
+    for (T lane : lanes) total += lane;
+  }
+  return total;
+}
 
 }  // namespace sparsefl

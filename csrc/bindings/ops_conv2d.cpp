@@ -1,5 +1,5 @@
-// sparse_conv2d and sign_conv2d for torch's CPU backend. Operands are [channels, height, width,
-// batch], contiguous; so lies a forward's result, but it is seen as [batch, ...].
+// sparse_conv2d and sign_conv2d for torch's CPU backend. Operands [N, C, H, W] may lie row-major or
+// batch-last; a forward's result lies batch-last.
 
 #include <torch/csrc/stable/library.h>
 
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/operand.h"
 #include "bindings/parallel.h"
 #include "cpu/plan.h"
 #include "cpu/sparse_conv2d.h"
@@ -16,167 +17,360 @@ namespace {
 
 // What an operator's `geometry` holds, in this order.
 struct Geometry {
-  int64_t rows, block, groups;
+  int64_t out, in, groups;  // channels of all groups
   Extent y, x;
 
   explicit Geometry(const std::vector<int64_t>& g)
-      : rows(g.at(0)),
-        block(g.at(1)),
+      : out(g.at(0)),
+        in(g.at(1)),
         groups(g.at(2)),
         y{g.at(3), g.at(5), g.at(7), g.at(9), g.at(11), g.at(13)},
         x{g.at(4), g.at(6), g.at(8), g.at(10), g.at(12), g.at(14)} {}
+
+  int64_t taps() const { return y.kernel * x.kernel; }
+  int64_t in_features() const { return in * y.input * x.input; }
+  int64_t out_features() const { return out * y.output * x.output; }
 };
 
-View make_view(const Tensor& begin, const Tensor& index, const std::optional<Tensor>& position,
-               const Geometry& g, int64_t columns) {
-  return {g.rows,
-          columns,
-          g.block,
-          data<int32_t>(begin),
-          reinterpret_cast<const uint16_t*>(data<int16_t>(index)),
-          data<int32_t>(position),
-          nullptr};
+// Samples that are convolved at a time: all, unless an operand or the result has to be moved.
+template <class T>
+int64_t chunk_for(const Geometry& g, int64_t batch, bool moves) {
+  if (!moves) return batch;
+  return chunk_of(batch, std::max(g.in_features(), g.out_features()) * int64_t{sizeof(T)});
 }
+
+Samples lying(const Operand& operand) { return {operand.ld(), operand.group()}; }
+
+// A pass and the taps of its axes.
+class OwningPass {
+ public:
+  OwningPass(OwningPass&&) = default;  // a copy's pass would point into the original
+
+  static OwningPass forward(const Geometry& g) {
+    OwningPass made;
+    made.pass_.y = forward_axis(g.y, made.taps_y_);
+    made.pass_.x = forward_axis(g.x, made.taps_x_);
+    made.pass_.groups = g.groups;
+    made.pass_.phase = 0;
+    return made;
+  }
+
+  static OwningPass transposed(const Geometry& g, int64_t phase) {
+    OwningPass made;
+    made.pass_.y = transposed_axis(g.y, phase / g.x.stride, made.taps_y_);
+    made.pass_.x = transposed_axis(g.x, phase % g.x.stride, made.taps_x_);
+    made.pass_.groups = g.groups;
+    made.pass_.phase = phase;
+    return made;
+  }
+
+  Pass of(int64_t batch, const Samples& in, const Samples& out) const {
+    Pass pass = pass_;
+    pass.batch = batch, pass.in = in, pass.out = out;
+    return pass;
+  }
+
+ private:
+  OwningPass() = default;
+
+  Pass pass_;
+  std::vector<int32_t> taps_y_, taps_x_;
+};
 
 template <class T>
-void run_gather(const GatherArgs<T>& args, int64_t flops) {
+void gather_part(const GatherArgs<T>& args, int64_t p, int64_t parts) {
   const auto& kernels = sparse_conv2d_kernels<T>();
   const int64_t items = kernels.items(args.pass);
-  const int64_t parts = std::min(thread_parts(flops), std::max<int64_t>(items, 1));
-  for_parts(parts, [&](int64_t p) {
-    T* scratch = workspace<T>(kernels.gather_scratch(args.view, args.pass));
-    kernels.gather(args, items * p / parts, items * (p + 1) / parts, scratch);
-  });
+  const Workspace scratch(kernels.gather_scratch(args.view, args.pass) * int64_t{sizeof(T)});
+  kernels.gather(args, items * p / parts, items * (p + 1) / parts, scratch.as<T>());
 }
 
-Tensor forward(const Tensor& x, const Tensor& values, const Magnitudes* magnitudes,
-               const std::optional<Tensor>& bias, const Tensor& begin, const Tensor& index,
+Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
+               const std::optional<Tensor>& bias, const ViewTensors& tensors,
                const std::vector<int64_t>& geometry) {
   const Geometry g(geometry);
-  const int64_t batch = x.size(3);
-  Tensor y = empty_batch_last(x, {batch, g.rows, g.y.output, g.x.output});
-  std::vector<int32_t> taps_y, taps_x;
-  const Pass pass{forward_axis(g.y, taps_y), forward_axis(g.x, taps_x), g.groups, 0, batch};
-  const View view =
-      make_view(begin, index, std::nullopt, g, x.size(0) / g.groups * g.y.kernel * g.x.kernel);
+  const int64_t batch = x.size(0);
+  Tensor y = empty_batch_last(x, {batch, g.out, g.y.output, g.x.output});
+  const View view = tensors.view(g.in / g.groups * g.taps());
+  const OwningPass pass = OwningPass::forward(g);
   with_type(x, [&]<class T>(T*) {
-    run_gather<T>({view, pass, make_weights<T>(values, magnitudes), data<T>(bias), data<T>(x),
-                   mutable_data<T>(y)},
-                  2 * (index.numel() + g.rows) * g.y.output * g.x.output * batch);
+    const Operand operand(x, chunk_for<T>(g, batch, !lies_padded(x)));
+    const Weights<T> weights = make_weights<T>(stored, magnitudes);
+    for (int64_t first = 0; first < batch; first += operand.chunk()) {
+      read_operands<T>(first, {&operand});
+      const int64_t samples = operand.samples(first);
+      const GatherArgs<T> args{view,
+                               pass.of(samples, lying(operand), {batch, kLanePadding}),
+                               weights,
+                               data<T>(bias),
+                               operand.data<T>(first),
+                               mutable_data<T>(y) + first};
+      const int64_t pixels = g.y.output * g.x.output * samples;
+      const int64_t parts = thread_parts(2 * (tensors.nnz() + g.out) * pixels);
+      for_parts(parts, [&](int64_t p) { gather_part(args, p, parts); });
+    }
   });
   return y;
 }
 
-Tensor input_gradient(const Tensor& grad, const Tensor& values, const Magnitudes* magnitudes,
-                      const Tensor& begin, const Tensor& index, const Tensor& position,
-                      const std::vector<int64_t>& geometry) {
-  const Geometry g(geometry);
-  const int64_t batch = grad.size(3);
-  Tensor grad_x = empty_of(grad, {g.rows, g.y.input, g.x.input, batch});
-  const View view =
-      make_view(begin, index, position, g, grad.size(0) / g.groups * g.y.kernel * g.x.kernel);
-  const int64_t phases = g.y.stride * g.x.stride;
-  std::vector<int32_t> taps_y, taps_x;
-  with_type(grad, [&]<class T>(T*) {
-    for (int64_t phase = 0; phase < phases; ++phase) {
-      const Pass pass{transposed_axis(g.y, phase / g.x.stride, taps_y),
-                      transposed_axis(g.x, phase % g.x.stride, taps_x), g.groups, phase, batch};
-      run_gather<T>({view, pass, make_weights<T>(values, magnitudes), nullptr, data<T>(grad),
-                     mutable_data<T>(grad_x)},
-                    2 * (index.numel() / phases + g.rows) * pass.y.grid * pass.x.grid * batch);
-    }
-  });
-  return grad_x;
-}
-
-// Sums the threads' gradients, in their order, into the first one.
+// The gradient of the input, batch-last or row-major.
 template <class T>
-void reduce_parts(T* sums, int64_t parts, int64_t nnz, const Weights<T>& weights) {
-  for_parts(nnz < kSerialFlops / 4 ? 1 : parts,
-            [&, pieces = nnz < kSerialFlops / 4 ? 1 : parts](int64_t p) {
-              const int64_t end = nnz * (p + 1) / pieces;
-              for (int64_t part = 1; part < parts; ++part) {
-                for (int64_t k = nnz * p / pieces; k < end; ++k) sums[k] += sums[part * nnz + k];
-              }
-              for (int64_t k = nnz * p / pieces; k < end; ++k) {
-                sums[k] *= weights.magnitudes == nullptr ? weights.constant : weights.magnitudes[k];
-              }
-            });
-}
+class InputGradient {
+ public:
+  InputGradient(const Geometry& g, const Operand& grad, const Tensor& stored,
+                const Magnitudes* magnitudes, const ViewTensors& tensors, bool row_major)
+      : flops_(2 * (tensors.nnz() + g.in) * g.y.output * g.x.output * grad.chunk()),
+        features_(g.in_features()),
+        grad_(grad),
+        view_(tensors.view(g.out / g.groups * g.taps())),
+        weights_(make_weights<T>(stored, magnitudes)),
+        row_major_(row_major),
+        memory_(row_major ? features_ * padded(grad.chunk()) * int64_t{sizeof(T)} : 0) {
+    const std::vector<int64_t> size{grad.batch(), g.in, g.y.input, g.x.input};
+    result_ = row_major ? torch::stable::new_empty(stored, size) : empty_batch_last(stored, size);
+    for (int64_t phase = 0; phase < g.y.stride * g.x.stride; ++phase) {
+      passes_.push_back(OwningPass::transposed(g, phase));
+    }
+  }
 
-Tensor weight_gradient(const Tensor& grad, const Tensor& x, const Magnitudes* magnitudes,
-                       const Tensor& begin, const Tensor& index,
-                       const std::vector<int64_t>& geometry) {
-  const Geometry g(geometry);
-  const int64_t batch = x.size(3), nnz = index.numel();
-  Tensor grad_values = empty_of(x, {nnz});
-  std::vector<int32_t> taps_y, taps_x;
-  const Pass pass{forward_axis(g.y, taps_y), forward_axis(g.x, taps_x), g.groups, 0, batch};
-  const View view =
-      make_view(begin, index, std::nullopt, g, x.size(0) / g.groups * g.y.kernel * g.x.kernel);
-  with_type(x, [&]<class T>(T*) {
-    const auto& kernels = sparse_conv2d_kernels<T>();
-    const int64_t items = kernels.items(pass);
-    const int64_t flops = 2 * nnz * g.y.output * g.x.output * batch;
-    const int64_t parts = std::min(thread_parts(flops), std::max<int64_t>(items, 1));
-    Tensor partial = parts == 1 ? grad_values : empty_of(x, {parts, nnz});
-    T* sums = mutable_data<T>(partial);
+  int64_t flops() const { return flops_; }
+  Tensor result() const { return result_; }
+
+  void run(int64_t first, int64_t p, int64_t parts) const {
+    T* to = row_major_ ? memory_.as<T>() : mutable_data<T>(result_) + first;
+    const Samples out{row_major_ ? kLanePadding : grad_.batch(),
+                      row_major_ ? kLanePadding * features_ : kLanePadding};
+    // The padding of an own buffer may be written, too, in whole vectors.
+    const int64_t samples = row_major_ ? padded(grad_.samples(first)) : grad_.samples(first);
+    for (const OwningPass& pass : passes_) {
+      gather_part<T>(
+          {view_, pass.of(samples, lying(grad_), out), weights_, nullptr, grad_.data<T>(first), to},
+          p, parts);
+    }
+  }
+
+  // Once all parts have run.
+  void turn(int64_t first) const {
+    if (!row_major_) return;
+    const int64_t samples = grad_.samples(first);
+    const int64_t parts = thread_parts(kFlopsACopy * features_ * samples);
     for_parts(parts, [&](int64_t p) {
-      std::fill_n(sums + p * nnz, nnz, T{0});
-      kernels.sample({view, pass, data<T>(grad), data<T>(x), sums + p * nnz}, items * p / parts,
-                     items * (p + 1) / parts, workspace<T>(kernels.sample_scratch(view, pass)));
+      const Stretch features(features_, p, parts);
+      for (int64_t n = 0; n < samples; n += kLanePadding) {
+        batch_last_kernels<T>().transpose(
+            memory_.as<T>() + n * features_ + features.begin * kLanePadding, kLanePadding,
+            mutable_data<T>(result_) + (first + n) * features_ + features.begin, features_,
+            features.end - features.begin, 0, std::min(kLanePadding, samples - n));
+      }
     });
-    reduce_parts(sums, parts, nnz, make_weights<T>(grad_values, magnitudes));
-    if (parts > 1) std::copy_n(sums, nnz, mutable_data<T>(grad_values));
+  }
+
+ private:
+  int64_t flops_, features_;
+  const Operand& grad_;
+  View view_;
+  Weights<T> weights_;
+  bool row_major_;
+  Workspace memory_;
+  std::vector<OwningPass> passes_;
+  Tensor result_;
+};
+
+// The gradient of the stored elements, [nnz].
+template <class T>
+class StoredGradient {
+ public:
+  StoredGradient(const Geometry& g, const Operand& grad, const Operand& x, const Tensor& stored,
+                 const Magnitudes* magnitudes, const ViewTensors& tensors)
+      : nnz_(tensors.nnz()),
+        flops_(2 * nnz_ * g.y.output * g.x.output * grad.chunk()),
+        grad_(grad),
+        x_(x),
+        view_(tensors.view(g.in / g.groups * g.taps())),
+        weights_(make_weights<T>(stored, magnitudes)),
+        pass_(OwningPass::forward(g)),
+        result_(empty_of(stored, {nnz_})) {}
+
+  int64_t flops() const { return flops_; }
+  Tensor result() const { return result_; }
+
+  // Each part sums on its own, from zero on. Sums are taken up to the chunk's padding.
+  void start(int64_t parts) {
+    others_.emplace((parts - 1) * nnz_ * int64_t{sizeof(T)});
+    for (int64_t p = 0; p < parts; ++p) std::fill_n(sums(p), nnz_, T{0});
+  }
+
+  void run(int64_t first, int64_t p, int64_t parts) const {
+    const auto& kernels = sparse_conv2d_kernels<T>();
+    const Pass pass = pass_.of(padded(grad_.samples(first)), lying(x_), lying(grad_));
+    const int64_t items = kernels.items(pass);
+    const Workspace scratch(kernels.sample_scratch(view_, pass) * int64_t{sizeof(T)});
+    kernels.sample({view_, pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
+                   items * p / parts, items * (p + 1) / parts, scratch.as<T>());
+  }
+
+  // Adds the parts' sums up, in their order.
+  void finish(int64_t parts) const {
+    const int64_t pieces = thread_parts(parts * nnz_);
+    for_parts(pieces, [&](int64_t piece) {
+      const int64_t begin = nnz_ * piece / pieces, end = nnz_ * (piece + 1) / pieces;
+      T* total = sums(0);
+      for (int64_t p = 1; p < parts; ++p) {
+        const T* part = sums(p);
+        for (int64_t k = begin; k < end; ++k) total[k] += part[k];
+      }
+      if (weights_.kind == WeightKind::kValues) return;
+      for (int64_t k = begin; k < end; ++k) {
+        total[k] *= weights_.magnitudes == nullptr ? weights_.constant : weights_.magnitudes[k];
+      }
+    });
+  }
+
+ private:
+  T* sums(int64_t part) const {
+    return part == 0 ? mutable_data<T>(result_) : others_->template as<T>() + (part - 1) * nnz_;
+  }
+
+  int64_t nnz_, flops_;
+  const Operand &grad_, &x_;
+  View view_;
+  Weights<T> weights_;
+  OwningPass pass_;
+  Tensor result_;
+  std::optional<Workspace> others_;
+};
+
+// sum of grad[n, channel, pixel] over samples and pixels, [channels].
+template <class T>
+class BiasGradient {
+ public:
+  BiasGradient(const Geometry& g, const Operand& grad, const Tensor& like)
+      : channels_(g.out),
+        pixels_(g.y.output * g.x.output),
+        grad_(grad),
+        result_(empty_of(like, {channels_})),
+        totals_(channels_) {}
+
+  int64_t flops() const { return grad_.features() * grad_.chunk(); }
+
+  void run(int64_t first, int64_t p, int64_t parts) {
+    for (int64_t c = channels_ * p / parts; c < channels_ * (p + 1) / parts; ++c) {
+      const T* from = grad_.data<T>(first) + c * pixels_ * grad_.ld();
+      const int64_t samples = grad_.samples(first), width = std::min(grad_.ld(), samples);
+      for (int64_t n = 0; n < samples; n += width, from += grad_.group()) {
+        // A group's padding is zero.
+        if (width == grad_.ld()) {
+          totals_[c] += sum(from, pixels_ * width);
+        } else {
+          for (int64_t i = 0; i < pixels_; ++i) totals_[c] += sum(from + i * grad_.ld(), width);
+        }
+      }
+    }
+  }
+
+  Tensor result() const {
+    T* to = mutable_data<T>(result_);
+    for (int64_t c = 0; c < channels_; ++c) to[c] = static_cast<T>(totals_[c]);
+    return result_;
+  }
+
+ private:
+  int64_t channels_, pixels_;
+  const Operand& grad_;
+  Tensor result_;
+  std::vector<double> totals_;
+};
+
+// x is read for the stored elements' gradient alone.
+Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
+                   const Magnitudes* magnitudes, const ViewTensors& view,
+                   const ViewTensors& transposed, const std::vector<int64_t>& geometry,
+                   const std::vector<int64_t>& wanted) {
+  const Geometry g(geometry);
+  const int64_t batch = grad.size(0);
+  Gradients gradients;
+  with_type(stored, [&]<class T>(T*) {
+    const bool moves = !lies_padded(grad) || wanted[0] == kRowMajor ||
+                       (wanted.at(1) != 0 && !lies_padded(x.value()));
+    const Operand gradient(grad, chunk_for<T>(g, batch, moves));
+    std::optional<Operand> operand;
+    if (wanted.at(1) != 0) operand.emplace(x.value(), gradient.chunk());
+    std::optional<InputGradient<T>> input;
+    std::optional<StoredGradient<T>> kept;
+    std::optional<BiasGradient<T>> sums;
+    int64_t flops = 0;
+    const auto add = [&](auto& job, const auto&... arguments) {
+      flops += job.emplace(arguments...).flops();
+    };
+    if (wanted[0] != kNone) {
+      add(input, g, gradient, stored, magnitudes, transposed, wanted[0] == kRowMajor);
+    }
+    if (operand) add(kept, g, gradient, *operand, stored, magnitudes, view);
+    if (wanted.at(2) != 0) add(sums, g, gradient, stored);
+    const int64_t parts = thread_parts(flops);
+    if (kept) kept->start(parts);
+    for (int64_t first = 0; first < batch; first += gradient.chunk()) {
+      read_operands<T>(first, {&gradient, operand ? &*operand : nullptr});
+      for_parts(parts, [&](int64_t p) {
+        if (input) input->run(first, p, parts);
+        if (kept) kept->run(first, p, parts);
+        if (sums) sums->run(first, p, parts);
+      });
+      if (input) input->turn(first);
+    }
+    if (kept) kept->finish(parts);
+    const auto result = [&](const auto& job) {
+      return job ? job->result() : empty_of(stored, {0});
+    };
+    gradients = {result(input), result(kept), result(sums)};
   });
-  return grad_values;
+  return gradients;
 }
 
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
-                     const Tensor& begin, const Tensor& index, std::vector<int64_t> geometry) {
-  return forward(x, values, nullptr, bias, begin, index, geometry);
+                     const Tensor& begin, const Tensor& index,
+                     const std::optional<Tensor>& position, const Tensor& work, int64_t block,
+                     std::vector<int64_t> geometry) {
+  return forward(x, values, nullptr, bias, {begin, index, position, work, block}, geometry);
 }
 
-Tensor sparse_conv2d_input_grad(const Tensor& grad, const Tensor& values, const Tensor& begin,
-                                const Tensor& index, const Tensor& position,
-                                std::vector<int64_t> geometry) {
-  return input_gradient(grad, values, nullptr, begin, index, position, geometry);
-}
-
-Tensor sparse_conv2d_grad(const Tensor& grad, const Tensor& x, const Tensor& begin,
-                          const Tensor& index, std::vector<int64_t> geometry) {
-  return weight_gradient(grad, x, nullptr, begin, index, geometry);
+Gradients sparse_conv2d_backward(const Tensor& grad, const std::optional<Tensor>& x,
+                                 const Tensor& values, const Tensor& begin, const Tensor& index,
+                                 const std::optional<Tensor>& position, const Tensor& work,
+                                 int64_t block, const Tensor& begin_t, const Tensor& index_t,
+                                 const std::optional<Tensor>& position_t, const Tensor& work_t,
+                                 int64_t block_t, std::vector<int64_t> geometry,
+                                 std::vector<int64_t> wanted) {
+  return backward(grad, x, values, nullptr, {begin, index, position, work, block},
+                  {begin_t, index_t, position_t, work_t, block_t}, geometry, wanted);
 }
 
 Tensor sign_conv2d(const Tensor& x, const Tensor& scores, const std::optional<Tensor>& magnitudes,
                    double constant, const std::optional<Tensor>& bias, const Tensor& begin,
-                   const Tensor& index, std::vector<int64_t> geometry) {
+                   const Tensor& index, const std::optional<Tensor>& position, const Tensor& work,
+                   int64_t block, std::vector<int64_t> geometry) {
   const Magnitudes sign{magnitudes, constant};
-  return forward(x, scores, &sign, bias, begin, index, geometry);
+  return forward(x, scores, &sign, bias, {begin, index, position, work, block}, geometry);
 }
 
-Tensor sign_conv2d_input_grad(const Tensor& grad, const Tensor& scores,
-                              const std::optional<Tensor>& magnitudes, double constant,
-                              const Tensor& begin, const Tensor& index, const Tensor& position,
-                              std::vector<int64_t> geometry) {
+Gradients sign_conv2d_backward(const Tensor& grad, const std::optional<Tensor>& x,
+                               const Tensor& scores, const std::optional<Tensor>& magnitudes,
+                               double constant, const Tensor& begin, const Tensor& index,
+                               const std::optional<Tensor>& position, const Tensor& work,
+                               int64_t block, const Tensor& begin_t, const Tensor& index_t,
+                               const std::optional<Tensor>& position_t, const Tensor& work_t,
+                               int64_t block_t, std::vector<int64_t> geometry,
+                               std::vector<int64_t> wanted) {
   const Magnitudes sign{magnitudes, constant};
-  return input_gradient(grad, scores, &sign, begin, index, position, geometry);
-}
-
-Tensor sign_conv2d_grad(const Tensor& grad, const Tensor& x,
-                        const std::optional<Tensor>& magnitudes, double constant,
-                        const Tensor& begin, const Tensor& index, std::vector<int64_t> geometry) {
-  const Magnitudes sign{magnitudes, constant};
-  return weight_gradient(grad, x, &sign, begin, index, geometry);
+  return backward(grad, x, scores, &sign, {begin, index, position, work, block},
+                  {begin_t, index_t, position_t, work_t, block_t}, geometry, wanted);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsefl, CPU, m) {
   m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
-  m.impl("sparse_conv2d_input_grad", TORCH_BOX(&sparse_conv2d_input_grad));
-  m.impl("sparse_conv2d_grad", TORCH_BOX(&sparse_conv2d_grad));
+  m.impl("sparse_conv2d_backward", TORCH_BOX(&sparse_conv2d_backward));
   m.impl("sign_conv2d", TORCH_BOX(&sign_conv2d));
-  m.impl("sign_conv2d_input_grad", TORCH_BOX(&sign_conv2d_input_grad));
-  m.impl("sign_conv2d_grad", TORCH_BOX(&sign_conv2d_grad));
+  m.impl("sign_conv2d_backward", TORCH_BOX(&sign_conv2d_backward));
 }
 
 }  // namespace

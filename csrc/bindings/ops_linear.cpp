@@ -1,10 +1,8 @@
 // sparse_linear, sign_linear and the transposition into batch-last memory, for torch's CPU backend.
-// Operands are feature-major: [features, batch], contiguous.
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -34,17 +32,6 @@ Tensor transpose(const Tensor& x) {
   return y;
 }
 
-View make_view(const Tensor& begin, const Tensor& index, const std::optional<Tensor>& position,
-               const Tensor& work, int64_t columns, int64_t block) {
-  return {work.numel() - 1,
-          columns,
-          block,
-          data<int32_t>(begin),
-          reinterpret_cast<const uint16_t*>(data<int16_t>(index)),
-          data<int32_t>(position),
-          data<int64_t>(work)};
-}
-
 // Rows [part / parts, (part + 1) / parts) of the work.
 int64_t row_at(const View& view, int64_t part, int64_t parts) {
   const int64_t goal = view.work[view.rows] * part / parts;
@@ -64,26 +51,14 @@ Part part_of(const View& view, int64_t batch, int64_t part, int64_t parts) {
           0, batch};
 }
 
-// The tensors of a view, in the operators' order.
-struct ViewTensors {
-  const Tensor &begin, &index;
-  const std::optional<Tensor>& position;
-  const Tensor& work;
-  int64_t block;
-
-  View view(int64_t columns) const {
-    return make_view(begin, index, position, work, columns, block);
-  }
-};
-
 // y = weight @ operand + bias, batch-last or row-major, [batch, rows].
 template <class T>
 class Product {
  public:
   Product(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
           const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
-      : rows_(tensors.work.numel() - 1),
-        flops_(2 * (tensors.index.numel() + rows_) * operand.batch()),
+      : rows_(tensors.rows()),
+        flops_(2 * (tensors.nnz() + rows_) * operand.batch()),
         batch_last_(empty_batch_last(stored, {operand.batch(), rows_})),
         args_{tensors.view(operand.features()),
               make_weights<T>(stored, magnitudes),
@@ -104,7 +79,8 @@ class Product {
   void run(int64_t p, int64_t parts) const {
     const Part part = part_of(args_.view, args_.batch, p, parts);
     const auto& kernels = sparse_linear_kernels<T>();
-    kernels.spmm(args_, part, workspace<T>(kernels.spmm_scratch(args_, part)));
+    const Workspace scratch(kernels.spmm_scratch(args_, part) * int64_t{sizeof(T)});
+    kernels.spmm(args_, part, scratch.as<T>());
     if (!row_major_.has_value()) return;
     batch_last_kernels<T>().transpose(args_.y + part.row_begin * args_.ldy, args_.ldy,
                                       mutable_data<T>(*row_major_) + part.row_begin, rows_,
@@ -123,11 +99,11 @@ class Product {
 template <class T>
 class Sampling {
  public:
-  Sampling(const Operand& grad, const Operand& x, const Magnitudes* magnitudes,
+  Sampling(const Operand& grad, const Operand& x, const Tensor& like, const Magnitudes* magnitudes,
            const ViewTensors& tensors)
-      : nnz_(tensors.index.numel()),
+      : nnz_(tensors.nnz()),
         flops_(2 * nnz_ * x.batch()),
-        result_(empty_of(x.tensor(), {nnz_})),
+        result_(empty_of(like, {nnz_})),
         args_{tensors.view(x.features()),
               make_weights<T>(result_, magnitudes),
               grad.data<T>(),
@@ -155,30 +131,12 @@ class Sampling {
   SddmmArgs<T> args_;
 };
 
-// Sums in lanes and in double between stretches of them, so that a long batch loses no precision.
-template <class T>
-T sum(const T* x, int64_t n) {
-  constexpr int64_t kLanes = 16, kStretch = 1024;
-  double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kStretch) {
-    const int64_t end = std::min(n, begin + kStretch);
-    T lanes[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
-    }
-    for (; i < end; ++i) lanes[i - end + kLanes] += x[i];
-    for (T lane : lanes) total += lane;
-  }
-  return static_cast<T>(total);
-}
-
 // sum_n grad[row, n], [rows].
 template <class T>
 class BiasGradient {
  public:
-  explicit BiasGradient(const Operand& grad)
-      : grad_(grad), result_(empty_of(grad.tensor(), {grad.features()})) {}
+  BiasGradient(const Operand& grad, const Tensor& like)
+      : grad_(grad), result_(empty_of(like, {grad.features()})) {}
 
   int64_t flops() const { return grad_.features() * grad_.batch(); }
   Tensor result() const { return result_; }
@@ -188,7 +146,7 @@ class BiasGradient {
     T* to = mutable_data<T>(result_);
     const int64_t end = grad_.features() * (p + 1) / parts;
     for (int64_t f = grad_.features() * p / parts; f < end; ++f) {
-      to[f] = sum(from + f * grad_.ld(), grad_.batch());
+      to[f] = static_cast<T>(sum(from + f * grad_.ld(), grad_.batch()));
     }
   }
 
@@ -197,27 +155,13 @@ class BiasGradient {
   Tensor result_;
 };
 
-// Moves what does not lie as the kernels read it; null operands are none.
-template <class T>
-void read_operands(std::initializer_list<const Operand*> operands) {
-  int64_t flops = 0;
-  for (const Operand* operand : operands) flops += operand == nullptr ? 0 : operand->flops();
-  if (flops == 0) return;
-  const int64_t parts = thread_parts(flops);
-  for_parts(parts, [&](int64_t p) {
-    for (const Operand* operand : operands) {
-      if (operand != nullptr) operand->read_part<T>(p, parts);
-    }
-  });
-}
-
 Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
                const std::optional<Tensor>& bias, const ViewTensors& view) {
   const Operand operand(x);
   Tensor y;
   with_type(x, [&]<class T>(T*) {
     const Product<T> product(operand, stored, magnitudes, bias, view, false);
-    read_operands<T>({&operand});
+    read_operands<T>(0, {&operand});
     const int64_t parts = thread_parts(product.flops());
     for_parts(parts, [&](int64_t p) { product.run(p, parts); });
     y = product.result();
@@ -225,14 +169,8 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
   return y;
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-// What a backward is asked for, in this order: the input's gradient (kNone, kBatchLast or
-// kRowMajor, the memory order of the input), the stored elements' and the bias's.
-enum Wanted : int64_t { kNone = 0, kBatchLast = 1, kRowMajor = 2 };
-
-// What is not wanted comes back empty; x is read for the stored elements' gradient alone. All
-// gradients are computed in one parallel region: each more would cost its 5 to 9 us.
+// x is read for the stored elements' gradient alone. All gradients are computed in one parallel
+// region: each more would cost its 5 to 9 us.
 Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
                    const Magnitudes* magnitudes, const ViewTensors& view,
                    const ViewTensors& transposed, const std::vector<int64_t>& wanted) {
@@ -252,9 +190,9 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
       const bool row_major = wanted[0] == kRowMajor;
       add(product, gradient, stored, magnitudes, std::optional<Tensor>(), transposed, row_major);
     }
-    if (operand) add(sampling, gradient, *operand, magnitudes, view);
-    if (wanted.at(2) != 0) add(sums, gradient);
-    read_operands<T>({&gradient, operand ? &*operand : nullptr});
+    if (operand) add(sampling, gradient, *operand, stored, magnitudes, view);
+    if (wanted.at(2) != 0) add(sums, gradient, stored);
+    read_operands<T>(0, {&gradient, operand ? &*operand : nullptr});
     const int64_t parts = thread_parts(flops);
     for_parts(parts, [&](int64_t p) {
       if (product) product->run(p, parts);

@@ -8,9 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
-#include <memory>
 
 namespace sparsefl {
 
@@ -61,25 +59,6 @@ void for_parts(int64_t parts, const Run& run) {
     }
   });
   if (thrown != nullptr) std::rethrow_exception(thrown);
-}
-
-// This thread's workspace of at least so many elements, aligned to 64 bytes. It is kept for the
-// next call: fresh pages would cost more than many a kernel.
-template <class T>
-T* workspace(int64_t elements) {
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local int64_t capacity = 0;
-  const int64_t bytes = (elements * int64_t{sizeof(T)} + 63) / 64 * 64;
-  if (bytes > capacity) {
-    memory.reset();
-    memory.reset(std::aligned_alloc(64, bytes));
-    capacity = memory == nullptr ? 0 : bytes;
-    STD_TORCH_CHECK(memory != nullptr, "out of memory for a workspace of ", bytes, " bytes");
-  }
-  return static_cast<T*>(memory.get());
 }
 
 }  // namespace sparsefl

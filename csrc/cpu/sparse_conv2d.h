@@ -1,9 +1,10 @@
 // Sparse 2-d convolution without im2col, with the batch in the lanes.
 //
-// Images are batch-last: x[((channel * height + row) * width + column) * batch + sample]. One pass
-// gathers, for every point of a grid of output pixels, the kept taps of a window of the input. The
-// forward is one pass. The input gradient has stride^2 passes (phases): the output pixels with one
-// residue meet only the taps of that residue, and meet them at stride 1.
+// Images are batch-last, or groups of kLanePadding samples are, one after the other (Samples). What
+// is read of them is padded: every pixel has samples up to the next multiple of kLanePadding. One
+// pass gathers, for every point of a grid of output pixels, the kept taps of a window of the input.
+// The forward is one pass. The input gradient has stride^2 passes (phases): the output pixels with
+// one residue meet only the taps of that residue, and meet them at stride 1.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,23 @@ struct Axis {
   int64_t kernel;
 };
 
+// Where a pixel's samples lie: pixel p of channel c has sample n at
+// (c * pixels + p) * pixel + n / kLanePadding * group + n % kLanePadding.
+struct Samples {
+  int64_t pixel, group;
+
+  // Always inlined: the files of all instruction sets would share a copy of its own.
+  [[gnu::always_inline]] int64_t offset(int64_t sample) const {
+    return sample / kLanePadding * group + sample % kLanePadding;
+  }
+};
+
 struct Pass {
   Axis y, x;
   int64_t groups;
   int64_t phase;  // which phase of the view this pass walks
   int64_t batch;
+  Samples in, out;
 };
 
 // The view's rows are all groups' output channels; its columns one group's input channels times
@@ -38,14 +51,14 @@ struct GatherArgs {
   Weights<T> weights;
   const T* bias;  // [rows], or null
   const T* x;
-  T* y;  // must not alias x; only the grid's pixels are written
+  T* y;  // must not alias x; only the grid's pixels and the batch's samples are written
 };
 
 template <class T>
 struct SampleArgs {
   View view;  // the forward one: position is null
   Pass pass;
-  const T* grad;  // of the output
+  const T* grad;  // of the output; in the padding, it or x is zero
   const T* x;
   T* grad_weights;  // [nnz], added to
 };

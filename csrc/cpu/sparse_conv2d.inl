@@ -105,15 +105,6 @@ int64_t items(const Pass& pass) {
          ceil_div(pass.batch, Vec<T>::kLanes) * pass.groups;
 }
 
-template <class T>
-inline void copy_pixel(const T* from, T* to, int64_t lanes) {
-  if (lanes == Vec<T>::kLanes) {
-    store(to, load(from));
-  } else {
-    store(to, load_some(from, lanes));
-  }
-}
-
 // Copies the window of a block's channels into contiguous memory; pixels outside the input are
 // zero. Padding, stride and dilation end here.
 template <class T>
@@ -123,7 +114,8 @@ void copy_window(const T* x, const Pass& pass, const Window<T>& window, const It
   const int64_t top = item.y * pass.y.in_step + window.y.low;
   const int64_t left = item.x * pass.x.in_step + window.x.low;
   for (int64_t c = 0; c < channels; ++c) {
-    const T* plane = x + (first_channel + c) * pass.y.input * pass.x.input * pass.batch + item.lane;
+    const T* plane = x + (first_channel + c) * pass.y.input * pass.x.input * pass.in.pixel +
+                     pass.in.offset(item.lane);
     for (int64_t ry = 0; ry < window.y.residues; ++ry) {
       for (int64_t j = 0; j < window.y.length; ++j) {
         const int64_t row = top + ry + j * pass.y.in_step;
@@ -132,7 +124,7 @@ void copy_window(const T* x, const Pass& pass, const Window<T>& window, const It
           for (int64_t i = 0; i < window.x.length; ++i, to += kLanes) {
             const int64_t column = left + rx + i * pass.x.in_step;
             if (row_inside && column >= 0 && column < pass.x.input) {
-              copy_pixel(plane + (row * pass.x.input + column) * pass.batch, to, item.lanes);
+              store(to, load(plane + (row * pass.x.input + column) * pass.in.pixel));
             } else {
               store(to, typename Vec<T>::Type{});
             }
@@ -147,13 +139,14 @@ void copy_window(const T* x, const Pass& pass, const Window<T>& window, const It
 // channel.
 template <class T, class Run>
 inline void for_pixels(const Pass& pass, const Item& item, Run run) {
+  const int64_t lane = pass.out.offset(item.lane);
   for (int r = 0; r < kTileRows<T>; ++r) {
     if (item.y + r >= pass.y.grid) break;
     const int64_t row = pass.y.origin + (item.y + r) * pass.y.out_step;
     for (int q = 0; q < kTileColumns; ++q) {
       if (item.x + q >= pass.x.grid) break;
       const int64_t column = pass.x.origin + (item.x + q) * pass.x.out_step;
-      run(r * kTileColumns + q, (row * pass.x.output + column) * pass.batch + item.lane);
+      run(r * kTileColumns + q, (row * pass.x.output + column) * pass.out.pixel + lane);
     }
   }
 }
@@ -195,7 +188,7 @@ __attribute__((noinline)) void gather_block(const R& weight, const uint16_t* ind
 template <class T>
 void write_tile(const GatherArgs<T>& a, const Item& item, int64_t rows, const T* sums) {
   constexpr int kLanes = Vec<T>::kLanes;
-  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.batch;
+  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.out.pixel;
   T* y = a.y + item.group * rows * plane;
   for (int64_t row = 0; row < rows; ++row, y += plane, sums += kTile<T> * kLanes) {
     for_pixels<T>(a.pass, item, [&](int i, int64_t offset) {
@@ -261,12 +254,12 @@ int64_t sample_scratch(const View& view, const Pass& pass) {
 template <class T>
 void copy_gradients(const SampleArgs<T>& a, const Item& item, int64_t rows, T* to) {
   constexpr int kLanes = Vec<T>::kLanes;
-  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.batch;
+  const int64_t plane = a.pass.y.output * a.pass.x.output * a.pass.out.pixel;
   for (int64_t i = 0; i < rows * kTile<T>; ++i) store(to + i * kLanes, typename Vec<T>::Type{});
   for (int64_t r = 0; r < rows; ++r) {
     const T* from = a.grad + (item.group * rows + r) * plane;
     for_pixels<T>(a.pass, item, [&](int i, int64_t offset) {
-      copy_pixel(from + offset, to + (r * kTile<T> + i) * kLanes, item.lanes);
+      store(to + (r * kTile<T> + i) * kLanes, load(from + offset));
     });
   }
 }

@@ -10,8 +10,6 @@
 
 namespace sparsefl {
 
-constexpr int64_t kLanePadding = 16;
-
 template <class T>
 struct SpmmArgs {
   View view;

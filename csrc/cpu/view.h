@@ -5,6 +5,9 @@
 
 namespace sparsefl {
 
+// What kernels read has its batch padded to a multiple of this: the most lanes of a vector.
+constexpr int64_t kLanePadding = 16;
+
 // The kept positions of a [rows, columns] matrix, sorted by column block, row and column. A block
 // is sized so that the operand's part that it meets stays in the L1 cache. A convolution's matrix
 // is [out channels, in channels * kernel height * kernel width]; the input gradient's view is that

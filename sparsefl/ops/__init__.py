@@ -2,7 +2,7 @@
 
 from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
-from sparsefl.ops.batch_last import batch_last
+from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.sign_conv2d import sign_conv2d
 from sparsefl.ops.sign_linear import sign_linear
 from sparsefl.ops.sparse_conv2d import sparse_conv2d
@@ -14,6 +14,7 @@ __all__ = [
     "View",
     "batch_last",
     "isa",
+    "row_major",
     "sign_conv2d",
     "sign_linear",
     "sparse_conv2d",

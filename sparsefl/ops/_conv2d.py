@@ -1,7 +1,7 @@
 """Autograd shared by ``sparse_conv2d`` and ``sign_conv2d``.
 
-The latter has a magnitude. Operands are feature-major, ``[C, H, W, N]``. A pointwise convolution is
-a linear map with pixels and batch in the lanes.
+The latter has a magnitude. A pointwise convolution is a linear map with pixels and batch in the
+lanes.
 """
 
 from typing import Any
@@ -12,54 +12,10 @@ from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
 from sparsefl.ops._autograd import first_order
+from sparsefl.ops._linear import BATCH_LAST, NOT_WANTED, ROW_MAJOR
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops.batch_last import feature_major, sample_major
-
-
-def convolve(
-    x: Tensor,
-    stored: Tensor,
-    bias: Tensor | None,
-    magnitude: Magnitude | None,
-    plan: Conv2dPlan,
-) -> Tensor:
-    """Return the cross-correlation of ``x`` ``[C, H, W, N]`` with the plan's weight, batch-last."""
-    geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
-    begin, index = plan.forward[:2]
-    if magnitude is None:
-        return torch.ops.sparsefl.sparse_conv2d.default(x, stored, bias, begin, index, geometry)
-    return torch.ops.sparsefl.sign_conv2d.default(
-        x, stored, *magnitude, bias, begin, index, geometry
-    )
-
-
-def input_gradient(
-    grad: Tensor,
-    stored: Tensor,
-    magnitude: Magnitude | None,
-    size: tuple[int, int],
-    plan: Conv2dPlan,
-) -> Tensor:
-    """Return the gradient of an input of ``size`` (height, width), ``[C, H, W, N]``."""
-    geometry = plan.geometry(*size, transposed=True)
-    begin, index, position = plan.transposed[:3]
-    if magnitude is None:
-        return torch.ops.sparsefl.sparse_conv2d_input_grad.default(
-            grad, stored, begin, index, position, geometry
-        )
-    return torch.ops.sparsefl.sign_conv2d_input_grad.default(
-        grad, stored, *magnitude, begin, index, position, geometry
-    )
-
-
-def sample(grad: Tensor, x: Tensor, magnitude: Magnitude | None, plan: Conv2dPlan) -> Tensor:
-    """Return the gradient of the stored elements, ``[nnz]``."""
-    geometry = plan.geometry(x.shape[1], x.shape[2], transposed=False)
-    begin, index = plan.forward[:2]
-    if magnitude is None:
-        return torch.ops.sparsefl.sparse_conv2d_grad.default(grad, x, begin, index, geometry)
-    return torch.ops.sparsefl.sign_conv2d_grad.default(grad, x, *magnitude, begin, index, geometry)
+from sparsefl.ops.batch_last import empty_batch_last, row_major
 
 
 class SparseConv2dFunction(torch.autograd.Function):
@@ -74,27 +30,64 @@ class SparseConv2dFunction(torch.autograd.Function):
         magnitude: Magnitude | None,
         plan: Conv2dPlan,
     ) -> Tensor:
-        operand = feature_major(x)  # [C, H, W, N]
-        ctx.magnitude, ctx.plan, ctx.size = magnitude, plan, (x.shape[2], x.shape[3])
-        ctx.batch_last = x.movedim(0, -1).is_contiguous()
         needs_x, needs_stored = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(operand if needs_stored else None, stored if needs_x else None)
-        return convolve(operand, stored, bias, magnitude, plan)  # [N, O, P, Q]
+        wanted_x = BATCH_LAST if x.movedim(0, -1).is_contiguous() else ROW_MAJOR
+        geometry = plan.geometry(x.shape[2], x.shape[3])
+        ctx.magnitude, ctx.plan, ctx.geometry = magnitude, plan, geometry
+        ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
+        ctx.save_for_backward(x if needs_stored else None, stored)
+        if magnitude is None:
+            return torch.ops.sparsefl.sparse_conv2d.default(
+                x, stored, bias, *plan.forward, geometry
+            )
+        return torch.ops.sparsefl.sign_conv2d.default(
+            x, stored, *magnitude, bias, *plan.forward, geometry
+        )
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        operand, stored = ctx.saved_tensors
-        gradient = feature_major(grad)  # [O, P, Q, N]
-        grad_x = grad_stored = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            flat = input_gradient(gradient, stored, ctx.magnitude, ctx.size, ctx.plan)
-            grad_x = flat.movedim(-1, 0) if ctx.batch_last else sample_major(flat)
-        if ctx.needs_input_grad[1]:
-            grad_stored = sample(gradient, operand, ctx.magnitude, ctx.plan)
-        if ctx.needs_input_grad[2]:
-            grad_bias = gradient.flatten(1).sum(1)
-        return grad_x, grad_stored, grad_bias, None, None
+        x, stored = ctx.saved_tensors
+        _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
+        wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
+        views = (*ctx.plan.forward, *ctx.plan.transposed)
+        if ctx.magnitude is None:
+            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sparse_conv2d_backward.default(
+                grad, x, stored, *views, ctx.geometry, wanted
+            )
+        else:
+            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sign_conv2d_backward.default(
+                grad, x, stored, *ctx.magnitude, *views, ctx.geometry, wanted
+            )
+        return (
+            grad_x if ctx.wanted_x else None,
+            grad_stored if needs_stored else None,
+            grad_bias if needs_bias else None,
+            None,
+            None,
+        )
+
+
+def fake_forward(x: Tensor, geometry: list[int]) -> Tensor:
+    """Return an output ``[N, O, P, Q]`` of the shape and strides that a forward operator gives."""
+    return empty_batch_last(x, x.shape[0], geometry[0], geometry[5], geometry[6])
+
+
+def fake_backward(
+    grad: Tensor, stored: Tensor, geometry: list[int], wanted: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of the shapes and strides that a backward operator gives."""
+    out, inner, _, height, width, *_ = geometry
+    grad_x = grad.new_empty(0)
+    if wanted[0] == BATCH_LAST:
+        grad_x = empty_batch_last(grad, grad.shape[0], inner, height, width)
+    elif wanted[0] == ROW_MAJOR:
+        grad_x = grad.new_empty(grad.shape[0], inner, height, width)
+    return (
+        grad_x,
+        grad.new_empty(stored.shape[0] if wanted[1] else 0),
+        grad.new_empty(out if wanted[2] else 0),
+    )
 
 
 def dense_conv2d(
@@ -107,6 +100,8 @@ def dense_conv2d(
     """Return the convolution through dense torch; an uneven ``"same"`` padding is padded here."""
     (top, height), (left, width) = (axis.pad_total() for axis in plan.axes)
     x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
+    if x.movedim(0, -1).is_contiguous():
+        x = row_major(x)  # torch would copy it itself, more slowly
     return DenseConv2dFunction.apply(x, stored, bias, magnitude, plan, (top, left))
 
 

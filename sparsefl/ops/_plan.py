@@ -348,14 +348,13 @@ class Conv2dPlan:
         """Return the output extents of an input of ``height`` x ``width`` pixels."""
         return self.axes[0].output(height), self.axes[1].output(width)
 
-    def geometry(self, height: int, width: int, *, transposed: bool) -> list[int]:
+    def geometry(self, height: int, width: int) -> list[int]:
         """Return the operators' ``geometry`` argument (csrc/bindings/ops_conv2d.cpp)."""
         out, inner, kh, kw = self.support.shape
         y, x = self.axes
-        rows = inner * self.groups if transposed else out
-        block = (self.transposed if transposed else self.forward).block
         return [
-            *(rows, block, self.groups, height, width, *self.output_size(height, width), kh, kw),
+            *(out, inner * self.groups, self.groups),
+            *(height, width, *self.output_size(height, width), kh, kw),
             *(y.stride, x.stride, y.pad_total()[0], x.pad_total()[0], y.dilation, x.dilation),
         ]
 

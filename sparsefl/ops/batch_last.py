@@ -30,6 +30,27 @@ def batch_last(x: Tensor) -> Tensor:
     return torch.movedim(_FeatureMajor.apply(x), -1, 0)
 
 
+def row_major(x: Tensor) -> Tensor:
+    """Return ``x`` contiguous, with its batch (dimension 0) outermost: ``batch_last`` undone.
+
+    ``x.contiguous()`` gives the same; from batch-last memory this takes a third of its time. Wanted
+    where a dense layer of torch follows a sparse one. A contiguous tensor is returned as it is.
+    Differentiable.
+
+    Args:
+        x: ``[N, ...]`` of at least one dimension, any dtype and strides.
+
+    Returns:
+        Contiguous tensor equal to ``x``.
+
+    Raises:
+        TypeError: if ``x`` is not a tensor.
+        ValueError: if ``x`` has no dimension.
+    """
+    _check(x)
+    return x if x.is_contiguous() else _RowMajor.apply(x)
+
+
 def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
@@ -87,6 +108,22 @@ class _FeatureMajor(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         return grad.movedim(-1, 0)
+
+
+class _RowMajor(torch.autograd.Function):
+    """Sample-major memory; the gradient keeps its own."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return sample_major(x.movedim(0, -1))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return grad
 
 
 @torch.library.register_fake("sparsefl::transpose", lib=LIBRARY)

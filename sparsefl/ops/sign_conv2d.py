@@ -4,13 +4,15 @@ Source: sign supermasks of HideNseek (Vallapuram et al. 2022, arXiv 2206.04385);
 straight-through estimator of Bengio et al. 2013, arXiv 1308.3432.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
+from sparsefl.ops._conv2d import fake_backward, fake_forward
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops.batch_last import empty_batch_last
 from sparsefl.ops.sparse_conv2d import conv2d
 
 
@@ -45,54 +47,25 @@ def sign_conv2d(
 
 define(
     "sign_conv2d(Tensor x, Tensor scores, Tensor? magnitudes, float constant, Tensor? bias,"
-    " Tensor begin, Tensor index, int[] geometry) -> Tensor"
+    " Tensor begin, Tensor index, Tensor? position, Tensor work, int block, int[] geometry)"
+    " -> Tensor"
 )
 define(
-    "sign_conv2d_input_grad(Tensor grad, Tensor scores, Tensor? magnitudes, float constant,"
-    " Tensor begin, Tensor index, Tensor position, int[] geometry) -> Tensor"
-)
-define(
-    "sign_conv2d_grad(Tensor grad, Tensor x, Tensor? magnitudes, float constant, Tensor begin,"
-    " Tensor index, int[] geometry) -> Tensor"
+    "sign_conv2d_backward(Tensor grad, Tensor? x, Tensor scores, Tensor? magnitudes,"
+    " float constant, Tensor begin, Tensor index, Tensor? position, Tensor work, int block,"
+    " Tensor begin_t, Tensor index_t, Tensor? position_t, Tensor work_t, int block_t,"
+    " int[] geometry, int[] wanted) -> (Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.register_fake("sparsefl::sign_conv2d", lib=LIBRARY)
+def _(x: Tensor, scores: Tensor, *magnitude_to_geometry: Any) -> Tensor:
+    return fake_forward(x, magnitude_to_geometry[-1])
+
+
+@torch.library.register_fake("sparsefl::sign_conv2d_backward", lib=LIBRARY)
 def _(
-    x: Tensor,
-    scores: Tensor,
-    magnitudes: Tensor | None,
-    constant: float,
-    bias: Tensor | None,
-    begin: Tensor,
-    index: Tensor,
-    geometry: list[int],
-) -> Tensor:
-    return empty_batch_last(x, x.shape[3], geometry[0], geometry[5], geometry[6])  # [N, O, P, Q]
-
-
-@torch.library.register_fake("sparsefl::sign_conv2d_input_grad", lib=LIBRARY)
-def _(
-    grad: Tensor,
-    scores: Tensor,
-    magnitudes: Tensor | None,
-    constant: float,
-    begin: Tensor,
-    index: Tensor,
-    position: Tensor,
-    geometry: list[int],
-) -> Tensor:
-    return grad.new_empty(geometry[0], geometry[3], geometry[4], grad.shape[3])  # [C, H, W, N]
-
-
-@torch.library.register_fake("sparsefl::sign_conv2d_grad", lib=LIBRARY)
-def _(
-    grad: Tensor,
-    x: Tensor,
-    magnitudes: Tensor | None,
-    constant: float,
-    begin: Tensor,
-    index: Tensor,
-    geometry: list[int],
-) -> Tensor:
-    return x.new_empty(index.shape[0])  # [nnz]
+    grad: Tensor, x: Tensor | None, scores: Tensor, *magnitude_to_wanted: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, geometry, wanted = magnitude_to_wanted
+    return fake_backward(grad, scores, geometry, wanted)

@@ -4,16 +4,23 @@ Source: direct sparse convolution after Park et al. 2017, "Faster CNNs with Dire
 Convolutions and Guided Pruning", sec. 3, with register tiles of pixels and the batch in the lanes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
-from sparsefl.ops._conv2d import SparseConv2dFunction, dense_conv2d
+from sparsefl.ops._conv2d import (
+    SparseConv2dFunction,
+    dense_conv2d,
+    fake_backward,
+    fake_forward,
+)
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops.batch_last import batch_last, empty_batch_last
+from sparsefl.ops.batch_last import batch_last
 
 
 def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPlan) -> Tensor:
@@ -83,42 +90,24 @@ def _pointwise(
 
 define(
     "sparse_conv2d(Tensor x, Tensor values, Tensor? bias, Tensor begin, Tensor index,"
-    " int[] geometry) -> Tensor"
+    " Tensor? position, Tensor work, int block, int[] geometry) -> Tensor"
 )
 define(
-    "sparse_conv2d_input_grad(Tensor grad, Tensor values, Tensor begin, Tensor index,"
-    " Tensor position, int[] geometry) -> Tensor"
-)
-define(
-    "sparse_conv2d_grad(Tensor grad, Tensor x, Tensor begin, Tensor index, int[] geometry)"
-    " -> Tensor"
+    "sparse_conv2d_backward(Tensor grad, Tensor? x, Tensor values, Tensor begin, Tensor index,"
+    " Tensor? position, Tensor work, int block, Tensor begin_t, Tensor index_t,"
+    " Tensor? position_t, Tensor work_t, int block_t, int[] geometry, int[] wanted)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.register_fake("sparsefl::sparse_conv2d", lib=LIBRARY)
+def _(x: Tensor, values: Tensor, bias: Tensor | None, *view_and_geometry: Any) -> Tensor:
+    return fake_forward(x, view_and_geometry[-1])
+
+
+@torch.library.register_fake("sparsefl::sparse_conv2d_backward", lib=LIBRARY)
 def _(
-    x: Tensor,
-    values: Tensor,
-    bias: Tensor | None,
-    begin: Tensor,
-    index: Tensor,
-    geometry: list[int],
-) -> Tensor:
-    return empty_batch_last(x, x.shape[3], geometry[0], geometry[5], geometry[6])  # [N, O, P, Q]
-
-
-@torch.library.register_fake("sparsefl::sparse_conv2d_input_grad", lib=LIBRARY)
-def _(
-    grad: Tensor,
-    values: Tensor,
-    begin: Tensor,
-    index: Tensor,
-    position: Tensor,
-    geometry: list[int],
-) -> Tensor:
-    return grad.new_empty(geometry[0], geometry[3], geometry[4], grad.shape[3])  # [C, H, W, N]
-
-
-@torch.library.register_fake("sparsefl::sparse_conv2d_grad", lib=LIBRARY)
-def _(grad: Tensor, x: Tensor, begin: Tensor, index: Tensor, geometry: list[int]) -> Tensor:
-    return x.new_empty(index.shape[0])  # [nnz]
+    grad: Tensor, x: Tensor | None, values: Tensor, *views_geometry_wanted: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, geometry, wanted = views_geometry_wanted
+    return fake_backward(grad, values, geometry, wanted)

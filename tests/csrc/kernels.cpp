@@ -132,16 +132,23 @@ template <class T>
 void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support,
                 const Stored& stored, const Numbers& bias, const Numbers& x, const Numbers& grad,
                 const Expected& expected) {
-  const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias), operand(x),
-      gradient(grad);
+  // The input lies in groups of samples, the gradient does not.
+  const int64_t features = c.in * c.groups * c.y.input * c.x.input;
+  const Samples grouped{kLanePadding, features * kLanePadding};
+  const Samples wide{padded(c.batch), kLanePadding}, packed{c.batch, kLanePadding};
+  const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias),
+      operand = pad_groups<T>(x, features, c.batch),
+      gradient = pad<T>(grad, c.out * c.y.output * c.x.output, c.batch);
   const Weights<T> weights = weights_of(stored, values, magnitudes);
   std::vector<int32_t> taps_y, taps_x;
-  const Pass pass{forward_axis(c.y, taps_y), forward_axis(c.x, taps_x), c.groups, 0, c.batch};
+  Pass pass{
+      forward_axis(c.y, taps_y), forward_axis(c.x, taps_x), c.groups, 0, c.batch, grouped, packed};
   Block<T> y(expected.y.size()), grad_x(expected.grad_x.size());
   gather<T>(kernels, {support.forward, pass, weights, start.get(), operand.get(), y.get()});
   expect_equal(y, expected.y, kernels.name, gather_sum);
 
   Block<T> sums(Numbers(support.nnz));
+  pass.out = wide;
   const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), sums.get()};
   in_parts(kernels.conv2d.items(pass), [&](int64_t begin, int64_t end) {
     const Block<T> scratch(kernels.conv2d.sample_scratch(args.view, pass), true);
@@ -155,7 +162,12 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
 
   for (int64_t phase = 0; phase < c.y.stride * c.x.stride; ++phase) {
     const Pass back{transposed_axis(c.y, phase / c.x.stride, taps_y),
-                    transposed_axis(c.x, phase % c.x.stride, taps_x), c.groups, phase, c.batch};
+                    transposed_axis(c.x, phase % c.x.stride, taps_x),
+                    c.groups,
+                    phase,
+                    c.batch,
+                    wide,
+                    packed};
     gather<T>(kernels, {support.transposed, back, weights, nullptr, gradient.get(), grad_x.get()});
   }
   expect_equal(grad_x, expected.grad_x, kernels.name, gather_sum);

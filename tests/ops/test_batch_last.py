@@ -53,6 +53,27 @@ def test_batch_last_tensor_is_returned_without_a_copy():
     assert ops.batch_last(x).data_ptr() == x.data_ptr()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_row_major_undoes_it(shape, dtype):
+    x = torch.randint(-99, 99, shape).to(dtype)
+    y = ops.row_major(ops.batch_last(x))
+    assert torch.equal(x, y)
+    assert y.stride() == x.stride()
+
+
+def test_row_major_tensor_is_returned_as_it_is():
+    x = torch.randn(20, 3, 6, 5)
+    assert ops.row_major(x) is x
+
+
+def test_row_major_of_other_strides():
+    x = torch.randn(20, 3, 6, 5)
+    for y in (x.transpose(2, 3), x[:, :, ::2], x[:1].expand(x.shape), ops.batch_last(x)[3:]):
+        assert torch.equal(ops.row_major(y), y)
+        assert ops.row_major(y).is_contiguous()
+
+
 def test_gradient_is_the_identity():
     x = torch.randn(20, 3, 6, 5, requires_grad=True)
     weight = torch.randn(20, 3, 6, 5)
@@ -63,6 +84,7 @@ def test_gradient_is_the_identity():
 def test_gradcheck():
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ops.batch_last, x)
+    assert torch.autograd.gradcheck(lambda x: ops.row_major(x.transpose(0, 2)), x)
 
 
 def test_opcheck():
@@ -74,3 +96,5 @@ def test_bad_input_is_named():
         ops.batch_last(torch.tensor(1.0))
     with pytest.raises(TypeError, match="expected a tensor, got list"):
         ops.batch_last([1.0])
+    with pytest.raises(ValueError, match="at least one dimension"):
+        ops.row_major(torch.tensor(1.0))

@@ -15,6 +15,7 @@ pytestmark = [
 ]
 
 KINDS = ("values", "sign_constant", "sign_tensor")
+LAYOUTS = ["row-major", "batch-last"]
 
 
 class Case(NamedTuple):
@@ -152,38 +153,75 @@ def test_gradcheck(stride):
     assert torch.autograd.gradcheck(call, (x, values, bias))
 
 
+@pytest.mark.parametrize("wanted", [[1, 1, 1], [2, 1, 0], [0, 0, 1], [1, 0, 0]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_opcheck(kind):
+def test_opcheck(kind, wanted):
     plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2), (2, 2), (1, 1))
-    x, stored, bias = torch.randn(4, 7, 8, 5), torch.randn(plan.support.nnz), torch.randn(6)
-    grad = torch.randn(6, *plan.output_size(7, 8), 5)
-    forward = (*plan.forward[:2], plan.geometry(7, 8, transposed=False))
-    transposed = (*plan.transposed[:3], plan.geometry(7, 8, transposed=True))
+    x, stored, bias = torch.randn(5, 4, 7, 8), torch.randn(plan.support.nnz), torch.randn(6)
+    grad, geometry = torch.randn(5, 6, *plan.output_size(7, 8)), plan.geometry(7, 8)
     if kind == "values":
-        names, sign = "sparse_conv2d", ()
+        name, sign = "sparse_conv2d", ()
     else:
-        names, sign = "sign_conv2d", (stored.abs() if kind == "sign_tensor" else None, 0.5)
-    op = lambda suffix: getattr(torch.ops.sparsefl, names + suffix)  # noqa: E731
-    torch.library.opcheck(op(""), (x, stored, *sign, bias, *forward))
-    torch.library.opcheck(op("_input_grad"), (grad, stored, *sign, *transposed))
-    torch.library.opcheck(op("_grad"), (grad, x, *sign, *forward))
+        name, sign = "sign_conv2d", (stored.abs() if kind == "sign_tensor" else None, 0.5)
+    forward = getattr(torch.ops.sparsefl, name)
+    backward = getattr(torch.ops.sparsefl, name + "_backward")
+    views = (*plan.forward, *plan.transposed)
+    operand = x if wanted[1] else None
+    torch.library.opcheck(forward, (x, stored, *sign, bias, *plan.forward, geometry))
+    torch.library.opcheck(backward, (grad, operand, stored, *sign, *views, geometry, wanted))
+
+
+@pytest.mark.parametrize("wanted", [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]], ids=str)
+def test_backward_skips_what_is_not_wanted(wanted):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x, values, grad = (
+        torch.randn(5, 4, 7, 8),
+        torch.randn(plan.support.nnz),
+        torch.randn(5, 6, 5, 6),
+    )
+    arguments = (*plan.forward, *plan.transposed, plan.geometry(7, 8), wanted)
+    gradients = torch.ops.sparsefl.sparse_conv2d_backward(grad, x, values, *arguments)
+    assert [g.numel() > 0 for g in gradients] == [w > 0 for w in wanted]
 
 
 @pytest.mark.parametrize(
-    ("frozen", "called"),
-    [
-        ("x", {"sparse_conv2d_input_grad": 0, "sparse_conv2d_grad": 1}),
-        ("values", {"sparse_conv2d_input_grad": 1, "sparse_conv2d_grad": 0}),
-    ],
+    ("trained", "wanted"),
+    [("x", [2, 0, 0]), ("values", [0, 1, 0]), ("bias", [0, 0, 1]), ("x values bias", [2, 1, 1])],
+    ids=["x", "values", "bias", "all"],
 )
 @pytest.mark.usefixtures("sparse_layout")
-def test_backward_skips_what_is_not_asked_for(op_calls, frozen, called):
+def test_backward_asks_for_what_is_trained(op_calls, trained, wanted):
     plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
-    x = torch.randn(4, 4, 6, 6, requires_grad=frozen == "values")
-    values = torch.randn(plan.support.nnz, requires_grad=frozen == "x")
+    x, values, bias = torch.randn(4, 4, 6, 6), torch.randn(plan.support.nnz), torch.randn(6)
+    for name, tensor in (("x", x), ("values", values), ("bias", bias)):
+        tensor.requires_grad_(name in trained.split())
     with op_calls() as calls:
-        ops.sparse_conv2d(x, values, None, plan).sum().backward()
-    assert {name: calls[name] for name in called} == called
+        ops.sparse_conv2d(x, values, bias, plan).sum().backward()
+    assert calls["sparse_conv2d"] == calls["sparse_conv2d_backward"] == 1
+    assert calls.arguments["sparse_conv2d_backward"][-1] == wanted
+
+
+@pytest.mark.parametrize("batch_last", [False, True], ids=["row-major", "batch-last"])
+def test_input_gradient_lies_as_the_input(batch_last):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x = torch.randn(8, 4, 6, 6)
+    x = (ops.batch_last(x) if batch_last else x).requires_grad_()
+    y = ops.sparse_conv2d(x, torch.randn(plan.support.nnz), None, plan)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert grad.stride() == x.stride()
+
+
+@pytest.mark.parametrize("grad_layout", [torch.Tensor.contiguous, ops.batch_last], ids=LAYOUTS)
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, ops.batch_last], ids=LAYOUTS)
+@pytest.mark.parametrize("batch", [64, 83])
+def test_chunks_of_samples_cover_the_batch(
+    make_problem, assert_op_matches, batch, layout, grad_layout
+):
+    # 40 x 40 pixels of 24 channels are 154 KB a sample: 64 of them are several chunks.
+    case = Case(batch, 24, 6, (40, 40), (3, 3), (2, 2), (1, 1))
+    problem = problem_of(make_problem, case, 0.1, "sign_tensor")
+    problem.x, problem.grad = layout(problem.x), grad_layout(problem.grad)
+    assert_op_matches(problem)
 
 
 def test_saves_no_input_for_a_frozen_weight(saved_sizes):
