@@ -15,6 +15,7 @@ LAYERS = {
     "sparsefl.support": 1,
     "sparsefl.random": 1,
     "sparsefl.timing": 1,
+    "sparsefl.measuring": 1,
     "sparsefl.names": 1,
     "sparsefl.defaults": 1,
     "sparsefl.messages": 1,

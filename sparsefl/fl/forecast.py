@@ -24,6 +24,7 @@ from sparsefl.fl.experiment import Problem, Setting, prepare
 from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.training import accuracy, local_step
+from sparsefl.measuring import torch_threads
 from sparsefl.nn import FrozenConv2d, FrozenLinear
 from sparsefl.ops import isa
 from sparsefl.ops._dispatch import layout
@@ -133,15 +134,9 @@ def forecast(
 @contextlib.contextmanager
 def _surroundings(threads: int | None, seed: int) -> Iterator[None]:
     """Set torch's threads and generator for a while."""
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _forecast(

@@ -25,6 +25,7 @@ from sparsefl import codec
 from sparsefl.fl.loading import load_callable
 from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.training import local_step
+from sparsefl.measuring import saved_bytes
 
 # Momentum and Adam's moments exist from the first step on; the others let the allocator settle.
 _STEPS = 4
@@ -176,24 +177,6 @@ def _tensor_bytes(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
 
-def _saved_bytes(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
-    """Count the storages that autograd saves in one forward pass, parameters and batch left out."""
-    known = [*model.parameters(), *model.buffers(), inputs, labels]
-    skipped = {tensor.untyped_storage().data_ptr() for tensor in known}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in skipped:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = nn.functional.cross_entropy(model(inputs), labels)
-    del loss
-    return sum(saved.values())
-
-
 def _measure(folder: pathlib.Path) -> Memory:
     cell = Cell(**json.loads((folder / _CELL).read_text()))
     torch.set_num_threads(cell.threads)
@@ -214,7 +197,8 @@ def _measure(folder: pathlib.Path) -> Memory:
     parameters = _tensor_bytes([*model.parameters(), *model.buffers()])
     gradients = _tensor_bytes(parameter.grad for parameter in model.parameters())
     states = _tensor_bytes(v for state in optimizer.state.values() for v in state.values())
-    activations = _saved_bytes(model, inputs, labels)
+    known = [*model.parameters(), *model.buffers(), inputs, labels]
+    activations = saved_bytes(lambda: nn.functional.cross_entropy(model(inputs), labels), known)
     accounted = parameters + gradients + states + activations
     return Memory(peak, parameters, gradients, states, activations, max(0, peak - accounted))
 

@@ -1,10 +1,9 @@
 """One call for a whole run: build the federation, play its rounds, measure, evaluate."""
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
 from sparsefl.fl.training import Loss, accuracy
+from sparsefl.measuring import torch_threads
 from sparsefl.names import METHODS
 from sparsefl.timing import TIMED_STEPS
 
@@ -130,7 +130,7 @@ def run(
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
-    with _threads(threads):
+    with torch_threads(threads):
         task = _task(model, data, {"test": test, "dev": dev}, seed, density, given, rounds)
         config = _config(chosen, task, data, schedule, rounds, description, loss)
         kept = _checkpoint(checkpoint, config, data, task)
@@ -151,18 +151,6 @@ def run(
             model=final,
             model_sha256=model_sha256(final),
         )
-
-
-@contextlib.contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    """Set torch's threads for a while."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_memory_cell(method: Method, description: Description) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefl.measuring import torch_threads
+
 
 def check_model(model: object) -> None:
     """Refuse what is no network on the CPU.
@@ -126,12 +128,6 @@ def make_inputs(
 @contextmanager
 def surroundings(threads: int | None, seed: int) -> Iterator[None]:
     """Set threads and random state for a while, with gradients on."""
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch_threads(threads), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        yield

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefl.measuring import saved_bytes
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -58,7 +60,7 @@ def count(
         parameters_bytes=_bytes([*parameters, *buffers]),
         gradients_bytes=_bytes(parameter.grad for parameter in parameters),
         optimizer_bytes=_bytes(value for state in states for value in state.values()),
-        activations_bytes=_saved_bytes(forward, [*parameters, *buffers, *batch]),
+        activations_bytes=saved_bytes(forward, [*parameters, *buffers, *batch]),
         index_bytes=sum(_plan_bytes(getattr(module, "plan", None)) for module in inside),
     )
 
@@ -79,21 +81,3 @@ def _plan_bytes(plan: object) -> int:
     for value in vars(plan).values():
         total += _bytes(value if isinstance(value, tuple) else [value])
     return total + int(vars(plan)["support"].packed.nbytes)
-
-
-def _saved_bytes(forward: Callable[[], object], known: Iterable[Any]) -> int:
-    """Count the distinct storages that autograd saves in a forward pass, known ones left out."""
-    skipped = {t.untyped_storage().data_ptr() for t in known if isinstance(t, Tensor)}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in skipped:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # Held until all is counted, so that no storage is freed and its address used again.
-        result = forward()
-    del result
-    return sum(saved.values())

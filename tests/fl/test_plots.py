@@ -85,8 +85,12 @@ def test_reference_rows_are_grey_and_dashed(axes, png):
 
 
 @pytest.mark.parametrize("curves", [{}, {"a": []}, {"a": [(5, 0.5)]}], ids=["none", "empty", "one"])
-def test_plots_are_drawn_of_little(curves, png):
+def test_plots_are_drawn_of_little(curves, axes, png):
     plots.plot_curves(curves, png)
+    drawn = [line for line in axes[0].get_lines() if len(line.get_xdata())]
+    assert [line.get_label() for line in drawn] == [
+        name for name, points in curves.items() if points
+    ]
 
 
 def test_factors_stand_where_they_belong(axes, png):
@@ -97,8 +101,9 @@ def test_factors_stand_where_they_belong(axes, png):
     assert labels(axes[0]) == ["fedpt", "bytes up", "local step"]
 
 
-def test_factors_are_drawn_of_nothing(png):
+def test_factors_are_drawn_of_nothing(axes, png):
     plots.plot_factors([], png)
+    assert not any(len(c.get_offsets()) for c in axes[0].collections)
 
 
 def test_memory_is_stacked_to_its_sum(axes, png):
