@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sparsefl.allocator import describe_allocator
 from sparsefl.fl.experiment import Setting, check, load_problem, play
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seeds
@@ -163,7 +164,6 @@ def _memory_cells(named: Mapping[str, Sequence[Run]]) -> dict[str, Mapping[str, 
 
 def machine() -> dict[str, Any]:
     """Describe what measurements were made on and with."""
-    allocator = {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))}
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -174,7 +174,7 @@ def machine() -> dict[str, Any]:
         "isa": isa(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
-        "allocator": f"{' '.join(platform.libc_ver())} {allocator or 'defaults'}",
+        "allocator": describe_allocator(),
         "denormals_flushed": bool(torch.tensor(1e-39).mul(1.0) == 0),
     }
 

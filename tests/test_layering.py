@@ -14,6 +14,7 @@ LAYERS = {
     "sparsefl._codec": 0,
     "sparsefl.support": 1,
     "sparsefl.random": 1,
+    "sparsefl.allocator": 1,
     "sparsefl.timing": 1,
     "sparsefl.measuring": 1,
     "sparsefl.names": 1,

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from sparsefl.allocator import keep_freed_memory
 from sparsefl.cli import bench, compare, info, inspect, profile, report, run
 from sparsefl.messages import one_line
 
@@ -20,10 +21,13 @@ _USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, R
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 after an error of the user's.
 
+    The process keeps the memory that it frees (:mod:`sparsefl.allocator`).
+
     Args:
         argv: Arguments; ``sys.argv[1:]`` if absent.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     if arguments[:1] == ["bench"]:
         return bench.hand_over(arguments[1:])
     try:

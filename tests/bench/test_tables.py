@@ -27,9 +27,10 @@ def test_ops_table_takes_the_fastest_variant_on_all_threads():
         row("sparsefl", 800.0, threads=1),
         row("sparsefl", 100.0, mode="fwd"),
         row("torch_sparse", 1.0, correct=False),
+        row("sparsefl", 10.0, density=0.5),
     ]
     lines = tables.ops_table(rows).splitlines()
-    assert lines[2] == "| `sparse_linear` 8x9, batch 4 | 0.1 | 1,500 | - | 400 | 4.00x |"
+    assert lines[2] == "| `sparse_linear` 8x9, batch 4 | 1,500 | - | 400 | 4.00x |"
     assert lines[3] == ""
 
 
