@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "bindings/arguments.h"
 #include "bindings/parallel.h"

@@ -81,7 +81,7 @@ template <class T>
 void gather_part(const GatherArgs<T>& args, int64_t p, int64_t parts) {
   const auto& kernels = sparse_conv2d_kernels<T>();
   const int64_t items = kernels.items(args.pass);
-  const Workspace scratch(kernels.gather_scratch(args.view, args.pass) * int64_t{sizeof(T)});
+  const Workspace scratch(kernels.scratch(args.view, args.pass) * int64_t{sizeof(T)});
   kernels.gather(args, items * p / parts, items * (p + 1) / parts, scratch.as<T>());
 }
 
@@ -150,7 +150,7 @@ class InputGradient {
   }
 
   // Once all parts have run.
-  void turn(int64_t first) const {
+  void write_row_major(int64_t first) const {
     if (!row_major_) return;
     const int64_t samples = grad_.samples(first);
     const int64_t parts = thread_parts(kFlopsACopy * features_ * samples);
@@ -204,7 +204,7 @@ class StoredGradient {
     const auto& kernels = sparse_conv2d_kernels<T>();
     const Pass pass = pass_.of(padded(grad_.samples(first)), lying(x_), lying(grad_));
     const int64_t items = kernels.items(pass);
-    const Workspace scratch(kernels.sample_scratch(view_, pass) * int64_t{sizeof(T)});
+    const Workspace scratch(kernels.scratch(view_, pass) * int64_t{sizeof(T)});
     kernels.sample({view_, pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
                    items * p / parts, items * (p + 1) / parts, scratch.as<T>());
   }
@@ -316,7 +316,7 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
         if (kept) kept->run(first, p, parts);
         if (sums) sums->run(first, p, parts);
       });
-      if (input) input->turn(first);
+      if (input) input->write_row_major(first);
     }
     if (kept) kept->finish(parts);
     const auto result = [&](const auto& job) {

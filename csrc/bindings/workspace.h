@@ -39,8 +39,8 @@ class Workspace {
     std::unique_ptr<void, Free> memory;
     int64_t bytes;
   };
-  // Of a buffer; larger ones are rare, and their pages cost little beside what is done with them.
-  static constexpr int64_t kMostKept = int64_t{64} << 20;
+  // Of a buffer. The pages of larger ones cost little beside what is done with them.
+  static constexpr int64_t kMostKept = int64_t{16} << 20;
 
   static std::vector<Buffer>& kept() {
     thread_local std::vector<Buffer> buffers;

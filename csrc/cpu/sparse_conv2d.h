@@ -70,10 +70,10 @@ struct SparseConv2dKernels {
   // y[n, o, p] = bias[o] + sum over kept (c, t) of weight[o, c, t] * x[n, c, p * in_step + tap[t]],
   // for the items [begin, end); pixels outside the input count as zero.
   void (*gather)(const GatherArgs<T>&, int64_t begin, int64_t end, T* scratch);
-  int64_t (*gather_scratch)(const View&, const Pass&);  // elements, 64-byte aligned
   // grad_weights[k] += sum over n, p of grad[n, o, p] * x[n, c, p * in_step + tap[t]].
   void (*sample)(const SampleArgs<T>&, int64_t begin, int64_t end, T* scratch);
-  int64_t (*sample_scratch)(const View&, const Pass&);
+  // Elements of either one's scratch, 64-byte aligned.
+  int64_t (*scratch)(const View&, const Pass&);
 };
 
 template <class T>

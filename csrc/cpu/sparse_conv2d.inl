@@ -201,8 +201,9 @@ void write_tile(const GatherArgs<T>& a, const Item& item, int64_t rows, const T*
   }
 }
 
+// Of either kernel: a table, a window, and a tile of all rows' sums or gradients.
 template <class T>
-int64_t gather_scratch(const View& view, const Pass& pass) {
+int64_t scratch_elements(const View& view, const Pass& pass) {
   const Window<T> window(view, pass);
   return window.table_elements() + window.elements() +
          view.rows / pass.groups * kTile<T> * Vec<T>::kLanes;
@@ -241,13 +242,6 @@ void gather(const GatherArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
                   window_data + window.elements());
     }
   });
-}
-
-template <class T>
-int64_t sample_scratch(const View& view, const Pass& pass) {
-  const Window<T> window(view, pass);
-  return window.table_elements() + window.elements() +
-         view.rows / pass.groups * kTile<T> * Vec<T>::kLanes;
 }
 
 // The tile's gradients of all rows of the group; points outside the grid are zero.
@@ -330,7 +324,6 @@ void sample(const SampleArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
 
 }  // namespace
 
-#define SPARSEFL_SPARSE_CONV2D_TABLE(T) \
-  {items<T>, gather<T>, gather_scratch<T>, sample<T>, sample_scratch<T>}
+#define SPARSEFL_SPARSE_CONV2D_TABLE(T) {items<T>, gather<T>, sample<T>, scratch_elements<T>}
 
 }  // namespace sparsefl

@@ -35,7 +35,7 @@ class SparseConv2dFunction(torch.autograd.Function):
         geometry = plan.geometry(x.shape[2], x.shape[3])
         ctx.magnitude, ctx.plan, ctx.geometry = magnitude, plan, geometry
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        ctx.save_for_backward(x if needs_stored else None, stored)
+        ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
         if magnitude is None:
             return torch.ops.sparsefl.sparse_conv2d.default(
                 x, stored, bias, *plan.forward, geometry
@@ -48,6 +48,8 @@ class SparseConv2dFunction(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
+        if stored is None:
+            stored = grad.new_empty(ctx.plan.support.nnz)  # its size is asked for, not its elements
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         views = (*ctx.plan.forward, *ctx.plan.transposed)

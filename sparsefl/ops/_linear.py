@@ -14,7 +14,7 @@ from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import View
 from sparsefl.ops.batch_last import empty_batch_last
 
-# How the backward operators are asked for an input's gradient (csrc/bindings/ops_linear.cpp).
+# How the backward operators are asked for an input's gradient (csrc/bindings/arguments.h).
 NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
 
 
@@ -38,7 +38,7 @@ class SparseLinearFunction(torch.autograd.Function):
         wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
         ctx.magnitude, ctx.views = magnitude, views
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        ctx.save_for_backward(x if needs_stored else None, stored)
+        ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
         if magnitude is None:
             return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0])
         return torch.ops.sparsefl.sign_linear.default(x, stored, *magnitude, bias, *views[0])
@@ -48,6 +48,8 @@ class SparseLinearFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         forward, transposed = ctx.views
+        if stored is None:
+            stored = grad.new_empty(len(forward.columns))  # its size is asked for, not its elements
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         if ctx.magnitude is None:

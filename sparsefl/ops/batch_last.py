@@ -58,7 +58,7 @@ def _check(x: Tensor) -> None:
         raise ValueError("x: expected at least one dimension, got a scalar")
 
 
-def feature_major(x: Tensor) -> Tensor:
+def _feature_major(x: Tensor) -> Tensor:
     """Return ``x`` ``[N, ...]`` as a contiguous ``[..., N]``: a view where it is batch-last."""
     moved = x.t() if x.dim() == 2 else x.movedim(0, -1)
     if moved.is_contiguous():
@@ -68,10 +68,10 @@ def feature_major(x: Tensor) -> Tensor:
     if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
         return moved.contiguous()
     flat = x.contiguous().view(x.shape[0], -1)  # [N, features]
-    return _TRANSPOSE(flat).view(moved.shape)
+    return _unviewed(_TRANSPOSE(flat), moved.shape)
 
 
-def sample_major(x: Tensor) -> Tensor:
+def _sample_major(x: Tensor) -> Tensor:
     """Return ``x`` ``[..., N]`` as a contiguous ``[N, ...]``."""
     if x.dim() == 2 and x.is_contiguous() and x.dtype == torch.float32 and x.numel() > 0:
         return _TRANSPOSE(x)
@@ -79,7 +79,13 @@ def sample_major(x: Tensor) -> Tensor:
     if not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
         return moved.contiguous()
     flat = x.view(-1, x.shape[-1])  # [features, N]
-    return _TRANSPOSE(flat).view(moved.shape)
+    return _unviewed(_TRANSPOSE(flat), moved.shape)
+
+
+def _unviewed(x: Tensor, shape: torch.Size) -> Tensor:
+    """Return a fresh tensor in another shape; autograd refuses in-place operations on its view."""
+    result: Tensor = torch.ops.aten._unsafe_view.default(x, shape)
+    return result
 
 
 def empty_batch_last(like: Tensor, *size: int) -> Tensor:
@@ -93,11 +99,11 @@ def empty_batch_last(like: Tensor, *size: int) -> Tensor:
 
 
 class _FeatureMajor(torch.autograd.Function):
-    """``feature_major`` whose gradient is the same tensor seen sample-major again."""
+    """``_feature_major`` whose gradient is the same tensor seen sample-major again."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        result = feature_major(x)
+        result = _feature_major(x)
         # A view of an input has to be another tensor than the one that the input's view is.
         return result.view_as(result) if x.movedim(0, -1).is_contiguous() else result
 
@@ -115,7 +121,7 @@ class _RowMajor(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return sample_major(x.movedim(0, -1))
+        return _sample_major(x.movedim(0, -1))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -123,7 +123,7 @@ void in_parts(int64_t items, const Run& run) {
 template <class T>
 void gather(const Kernels<T>& kernels, const GatherArgs<T>& args) {
   in_parts(kernels.conv2d.items(args.pass), [&](int64_t begin, int64_t end) {
-    const Block<T> scratch(kernels.conv2d.gather_scratch(args.view, args.pass), true);
+    const Block<T> scratch(kernels.conv2d.scratch(args.view, args.pass), true);
     kernels.conv2d.gather(args, begin, end, scratch.get());
   });
 }
@@ -151,7 +151,7 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
   pass.out = wide;
   const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), sums.get()};
   in_parts(kernels.conv2d.items(pass), [&](int64_t begin, int64_t end) {
-    const Block<T> scratch(kernels.conv2d.sample_scratch(args.view, pass), true);
+    const Block<T> scratch(kernels.conv2d.scratch(args.view, pass), true);
     kernels.conv2d.sample(args, begin, end, scratch.get());
   });
   Numbers kept(support.nnz);

@@ -81,6 +81,15 @@ def test_gradient_is_the_identity():
     assert torch.equal(x.grad, weight)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("shape", [(20, 7), (20, 3, 6, 5)], ids=str)
+def test_results_may_be_changed_in_place(shape, dtype):
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    moved = ops.batch_last(x.detach()).requires_grad_()
+    ops.row_major(moved).relu_().sum().backward()
+    assert torch.equal(moved.grad, (x > 0).to(dtype))
+
+
 def test_gradcheck():
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ops.batch_last, x)

@@ -224,6 +224,12 @@ def test_chunks_of_samples_cover_the_batch(
     assert_op_matches(problem)
 
 
+def test_saves_no_weight_for_a_frozen_input(saved_sizes):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x, values = torch.randn(4, 4, 16, 16), torch.randn(plan.support.nnz, requires_grad=True)
+    assert saved_sizes(lambda: ops.sparse_conv2d(x, values, None, plan)) == [x.numel()]
+
+
 def test_saves_no_input_for_a_frozen_weight(saved_sizes):
     plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
     x = torch.randn(4, 4, 16, 16, requires_grad=True)

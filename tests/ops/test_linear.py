@@ -155,6 +155,12 @@ def test_input_gradient_lies_as_the_input(batch_last):
     assert grad.stride() == x.stride()
 
 
+def test_saves_no_weight_for_a_frozen_input(saved_sizes):
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x, values = torch.randn(64, 20), torch.randn(plan.support.nnz, requires_grad=True)
+    assert saved_sizes(lambda: ops.sparse_linear(x, values, None, plan)) == [x.numel()]
+
+
 def test_saves_no_input_for_a_frozen_weight(saved_sizes: Callable[..., list[int]]):
     plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
     x = torch.randn(64, 20, requires_grad=True)
