@@ -22,6 +22,7 @@ from typing import Any
 import tqdm
 
 from sparsefl import fl
+from sparsefl.allocator import keep_freed_memory
 from sparsefl.fl import experiment
 from sparsefl.fl.experiment import Problem, load_problem
 from sparsefl.report import commit, machine
@@ -111,6 +112,7 @@ def run_jobs(
 
 def play(study: Study, job: Job) -> tuple[str, dict[str, Any]]:
     """Make one run; a trial never sees the test set."""
+    keep_freed_memory()
     row, setting = study.rows[job.row], study.settings[job.setting]
     trial, rounds = job.stage == "tune", study.rounds_of(job)
     problem = load_problem(federation(study, setting), job.seed)

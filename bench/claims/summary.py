@@ -1,4 +1,4 @@
-"""``python -m sparsefl.bench.claims.summary``: what the study found, as tables and a plot.
+"""``python -m sparsefl.bench.claims.summary``: what the studies found, as tables and a plot.
 
 A row that has not been run with every seed says with how many.
 """
@@ -16,11 +16,13 @@ from sparsefl.bench.markdown import markdown
 from sparsefl.fl.seeds import Spread
 from sparsefl.fl.table import size
 
-from .accuracy import RESULTS, STUDY, Results, found_widths
+from .accuracy import HERE, RESULTS, STUDY, Results, found_widths
 from .study import Row, Study, choose
 
+STUDIES = (STUDY, HERE / "longer.toml")
 PICTURE = RESULTS.with_suffix(".png")
-HEAD = ("", "accuracy", "clients: mean", "worst tenth", "bytes, all", "step", "seeds")
+TABLES = RESULTS.with_suffix(".md")
+HEAD = ("", "accuracy", "clients: mean", "worst tenth", "bytes, all", "step", "seeds", "chosen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +52,26 @@ class Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each setting, and draw accuracy against bytes."""
+    """Write the tables of every study and setting; draw the first one's accuracy against bytes."""
     parser = argparse.ArgumentParser(prog="python -m sparsefl.bench.claims.summary")
-    parser.add_argument("--study", type=pathlib.Path, default=STUDY, help="what was run")
+    parser.add_argument(
+        "--study", type=pathlib.Path, nargs="+", default=STUDIES, help="what was run"
+    )
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="its JSON lines")
     parser.add_argument("--plot", type=pathlib.Path, default=PICTURE, help="the picture")
+    parser.add_argument("--tables", type=pathlib.Path, default=TABLES, help="the tables, markdown")
     args = parser.parse_args(argv)
-    study = Study.read(args.study)
-    found = list(summarise(study, Results(args.results)))
-    print(tables(study, found))
-    if found:
-        draw(found, args.plot)
+    studies, results = [Study.read(path) for path in args.study], Results(args.results)
+    found = [list(summarise(study, results)) for study in studies]
+    parts = [
+        f"# {study.dataset}, {study.rounds} rounds of {study.local_steps} steps\n\n"
+        + tables(study, items)
+        for study, items in zip(studies, found, strict=True)
+    ]
+    args.tables.write_text("\n".join(parts))
+    print(args.tables.read_text())
+    if found[0]:
+        draw(found[0], args.plot)
     return 0
 
 
@@ -98,7 +109,7 @@ def tables(study: Study, found: Sequence[Found]) -> str:
     for setting in study.settings:
         lines = [line(item) for item in found if item.setting == setting]
         body = markdown(HEAD, iter(lines)) if lines else "not run yet\n"
-        texts.append(f"{setting}\n\n{body}")
+        texts.append(f"## {setting}\n\n{body}")
     return "\n".join(texts)
 
 
@@ -139,6 +150,7 @@ def line(item: Found) -> list[str]:
         size(item.total_bytes),
         step_of(item),
         str(item.seeds),
+        ", ".join(f"{name} {value}" for name, value in item.options.items()),
     ]
 
 

@@ -158,9 +158,17 @@ def test_summary_is_over_the_seeds_that_were_run(small, results):
 
 def test_table_says_what_was_not_run_and_not_measured(small, results):
     text = summary.tables(small, list(summary.summarise(small, results)))
-    assert "| fedavg | 85.0 ± 7.1 | 75.0 ± 7.1 | 65.0 ± 7.1 | 2 kB | - | 2 |" in text
-    assert "| second | 80.0 | 70.0 | 60.0 | 2 kB | - | 1 |" in text
+    assert "| fedavg | 85.0 ± 7.1 | 75.0 ± 7.1 | 65.0 ± 7.1 | 2 kB | - | 2 | lr 0.05 |" in text
+    assert "| second | 80.0 | 70.0 | 60.0 | 2 kB | - | 1 | lr 0.05 |" in text
     assert "some\n\nnot run yet" in text
+
+
+def test_committed_tables_are_those_of_the_committed_results(tmp_path, capsys):
+    written = tmp_path / "accuracy.md"
+    assert summary.main(["--tables", str(written), "--plot", str(tmp_path / "accuracy.png")]) == 0
+    assert written.read_text() == summary.TABLES.read_text() == capsys.readouterr().out[:-1]
+    rounds = [study.Study.read(path).rounds for path in summary.STUDIES]
+    assert [f"{n} rounds of" in written.read_text() for n in rounds] == [True] * len(rounds)
 
 
 def test_picture_is_drawn(small, results, tmp_path):
