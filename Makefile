@@ -30,6 +30,7 @@ bench: $(VENV)/.built
 figures: demo
 	cp demo/compare.json demo/accuracy.png demo/factors.png bench/results/
 	$(RUN) -m sparsefl bench --json bench/results/cpu.json --plot bench/results/cpu.png
+	$(RUN) -m sparsefl.bench.claims.summary
 	$(RUN) -m sparsefl.bench.tables README.md bench/results
 
 lint: $(VENV)/.dependencies
