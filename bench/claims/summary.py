@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sparsefl.bench.markdown import markdown
+from sparsefl.figures import COLOURS, MARKERS
 from sparsefl.fl.seeds import Spread
 from sparsefl.fl.table import size
 
@@ -171,40 +172,42 @@ def in_percent(spread: Spread) -> str:
 
 
 def draw(found: Sequence[Found], path: pathlib.Path) -> None:
-    """Draw accuracy against bytes, a panel a setting; the linear row is the line to beat."""
+    """Draw accuracy against bytes, a panel a setting; the linear row is the line to beat.
+
+    The densities of HideNseek are one line, each named beside its point.
+    """
     from matplotlib.figure import Figure
 
     settings = list(dict.fromkeys(item.setting for item in found))
-    figure = Figure(figsize=(4.4 * len(settings), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
+    figure = Figure(figsize=(4.4 * len(settings), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(settings), squeeze=False, sharex=True, sharey=True)[0]
     for axes, setting in zip(panels, settings, strict=True):
-        rows = [item for item in found if item.setting == setting]
-        for item in rows:
-            if item.row.model == "linear":
-                axes.axhline(100 * item.accuracy.mean, color="#555555", linestyle="--", zorder=0)
-        frontier = sorted(
-            (i for i in rows if i.row.method == "hidenseek"), key=lambda i: i.total_bytes
-        )
-        axes.plot(
-            [i.total_bytes for i in frontier], [100 * i.accuracy.mean for i in frontier], "#0072B2"
-        )
-        for item in rows:
-            color = "#0072B2" if item.row.method == "hidenseek" else "#D55E00"
-            error = None if item.accuracy.std is None else 100 * item.accuracy.std
-            place = (item.total_bytes, 100 * item.accuracy.mean)
-            axes.errorbar(*place, yerr=error, fmt="o", color=color, capsize=3)
-            axes.annotate(
-                item.row.name,
-                place,
-                xytext=(4, 4 if item.row.like else -10),
-                textcoords="offset points",
-                fontsize=7,
-            )
-        axes.set(xscale="log", xlabel="bytes of all messages", title=setting)
-        axes.margins(x=0.2)
-        axes.title.set_fontsize(9)
+        series: dict[str, list[Found]] = {}
+        for item in (item for item in found if item.setting == setting):
+            series.setdefault(item.row.name.split(" .")[0], []).append(item)
+        for (name, items), marker, color in zip(series.items(), MARKERS, COLOURS, strict=False):
+            draw_series(axes, name, items, marker, color)
+        axes.set(xscale="log", xlabel="bytes of all messages")
+        axes.set_title(setting, fontsize=9)
     panels[0].set_ylabel("test accuracy, %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def draw_series(axes: Any, name: str, items: Sequence[Found], marker: str, color: str) -> None:
+    """Draw the rows of one name, by their bytes, with the deviation over the seeds."""
+    items = sorted(items, key=lambda item: item.total_bytes)
+    sizes = [item.total_bytes for item in items]
+    heights = [100 * item.accuracy.mean for item in items]
+    errors = [100 * (item.accuracy.std or 0.0) for item in items]
+    axes.errorbar(sizes, heights, yerr=errors, fmt=f"{marker}-", color=color, capsize=3, label=name)
+    if any(item.row.model == "linear" for item in items):
+        axes.axhline(heights[0], color=color, linestyle="--", zorder=0)
+    for item, place in zip(items, zip(sizes, heights, strict=True), strict=True):
+        if item.row.method == "hidenseek":
+            text = f"{item.row.density:g}"
+            axes.annotate(text, place, (5, 5), textcoords="offset points", color=color, fontsize=8)
 
 
 if __name__ == "__main__":
