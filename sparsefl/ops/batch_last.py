@@ -7,6 +7,8 @@ from sparsefl.ops._library import LIBRARY, define
 
 define("transpose(Tensor x) -> Tensor")
 _TRANSPOSE = torch.ops.sparsefl.transpose.default
+# Below so many elements an autograd function in Python costs more than torch's slower copy.
+_LEAST_TURNED = 1 << 17
 
 
 def batch_last(x: Tensor) -> Tensor:
@@ -33,9 +35,9 @@ def batch_last(x: Tensor) -> Tensor:
 def row_major(x: Tensor) -> Tensor:
     """Return ``x`` contiguous, with its batch (dimension 0) outermost: ``batch_last`` undone.
 
-    ``x.contiguous()`` gives the same; from batch-last memory this takes a third of its time. Wanted
-    where a dense layer of torch follows a sparse one. A contiguous tensor is returned as it is.
-    Differentiable.
+    ``x.contiguous()`` gives the same; for a large tensor in batch-last memory this takes a third of
+    its time. Wanted where a dense layer of torch follows a sparse one. A contiguous tensor is
+    returned as it is. Differentiable.
 
     Args:
         x: ``[N, ...]`` of at least one dimension, any dtype and strides.
@@ -48,7 +50,9 @@ def row_major(x: Tensor) -> Tensor:
         ValueError: if ``x`` has no dimension.
     """
     _check(x)
-    return x if x.is_contiguous() else _RowMajor.apply(x)
+    if x.numel() < _LEAST_TURNED or x.is_contiguous():
+        return x.contiguous()
+    return _RowMajor.apply(x)  # type: ignore[no-any-return]
 
 
 def _check(x: Tensor) -> None:
