@@ -7,7 +7,40 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from sparsefl.ops.batch_last import empty_batch_last
+
 Gradients: TypeAlias = tuple[Tensor | None, ...]
+
+# How the backward operators are asked for an input's gradient (csrc/bindings/arguments.h).
+NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
+
+
+def only_wanted(gradients: tuple[Tensor, ...], wanted: list[int]) -> Gradients:
+    """Return a backward operator's gradients, None in place of those that it was not asked for."""
+    return tuple(g if asked else None for g, asked in zip(gradients, wanted, strict=True))
+
+
+def fake_backward(
+    grad: Tensor, stored: Tensor, size: tuple[int, ...], wanted: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of the shapes and strides that a backward operator gives.
+
+    Args:
+        grad: Of the output, ``[N, out, ...]``.
+        stored: The stored elements, ``[nnz]``.
+        size: Of the input.
+        wanted: What the operator is asked for.
+    """
+    grad_x = grad.new_empty(0)
+    if wanted[0] == BATCH_LAST:
+        grad_x = empty_batch_last(grad, *size)
+    elif wanted[0] == ROW_MAJOR:
+        grad_x = grad.new_empty(size)
+    return (
+        grad_x,
+        grad.new_empty(stored.shape[0] if wanted[1] else 0),
+        grad.new_empty(grad.shape[1] if wanted[2] else 0),
+    )
 
 
 class _NoSecondDerivative(torch.autograd.Function):

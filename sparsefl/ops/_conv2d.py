@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
-from sparsefl.ops._autograd import first_order
-from sparsefl.ops._linear import BATCH_LAST, NOT_WANTED, ROW_MAJOR
+from sparsefl.ops._autograd import BATCH_LAST, NOT_WANTED, ROW_MAJOR, first_order, only_wanted
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
 from sparsefl.ops.batch_last import empty_batch_last, row_major
@@ -54,20 +53,14 @@ class SparseConv2dFunction(torch.autograd.Function):
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         views = (*ctx.plan.forward, *ctx.plan.transposed)
         if ctx.magnitude is None:
-            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sparse_conv2d_backward.default(
+            gradients = torch.ops.sparsefl.sparse_conv2d_backward.default(
                 grad, x, stored, *views, ctx.geometry, wanted
             )
         else:
-            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sign_conv2d_backward.default(
+            gradients = torch.ops.sparsefl.sign_conv2d_backward.default(
                 grad, x, stored, *ctx.magnitude, *views, ctx.geometry, wanted
             )
-        return (
-            grad_x if ctx.wanted_x else None,
-            grad_stored if needs_stored else None,
-            grad_bias if needs_bias else None,
-            None,
-            None,
-        )
+        return (*only_wanted(gradients, wanted), None, None)
 
 
 def fake_forward(x: Tensor, geometry: list[int]) -> Tensor:
@@ -75,21 +68,10 @@ def fake_forward(x: Tensor, geometry: list[int]) -> Tensor:
     return empty_batch_last(x, x.shape[0], geometry[0], geometry[5], geometry[6])
 
 
-def fake_backward(
-    grad: Tensor, stored: Tensor, geometry: list[int], wanted: list[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gradients of the shapes and strides that a backward operator gives."""
-    out, inner, _, height, width, *_ = geometry
-    grad_x = grad.new_empty(0)
-    if wanted[0] == BATCH_LAST:
-        grad_x = empty_batch_last(grad, grad.shape[0], inner, height, width)
-    elif wanted[0] == ROW_MAJOR:
-        grad_x = grad.new_empty(grad.shape[0], inner, height, width)
-    return (
-        grad_x,
-        grad.new_empty(stored.shape[0] if wanted[1] else 0),
-        grad.new_empty(out if wanted[2] else 0),
-    )
+def input_size(grad: Tensor, geometry: list[int]) -> tuple[int, int, int, int]:
+    """Return the size ``[N, C, H, W]`` of the input of an output's gradient."""
+    _, inner, _, height, width, *_ = geometry
+    return grad.shape[0], inner, height, width
 
 
 def dense_conv2d(

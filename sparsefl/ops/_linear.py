@@ -9,13 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _dense
-from sparsefl.ops._autograd import first_order
+from sparsefl.ops._autograd import BATCH_LAST, NOT_WANTED, ROW_MAJOR, first_order, only_wanted
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import View
-from sparsefl.ops.batch_last import empty_batch_last
-
-# How the backward operators are asked for an input's gradient (csrc/bindings/arguments.h).
-NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
 
 
 class SparseLinearFunction(torch.autograd.Function):
@@ -53,37 +49,14 @@ class SparseLinearFunction(torch.autograd.Function):
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         if ctx.magnitude is None:
-            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sparse_linear_backward.default(
+            gradients = torch.ops.sparsefl.sparse_linear_backward.default(
                 grad, x, stored, *forward, *transposed, wanted
             )
         else:
-            grad_x, grad_stored, grad_bias = torch.ops.sparsefl.sign_linear_backward.default(
+            gradients = torch.ops.sparsefl.sign_linear_backward.default(
                 grad, x, stored, *ctx.magnitude, *forward, *transposed, wanted
             )
-        return (
-            grad_x if ctx.wanted_x else None,
-            grad_stored if needs_stored else None,
-            grad_bias if needs_bias else None,
-            None,
-            None,
-        )
-
-
-def fake_backward(
-    grad: Tensor, stored: Tensor, features: int, wanted: list[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gradients of the shapes and strides that a backward operator gives."""
-    batch, out_features = grad.shape
-    grad_x = grad.new_empty(0)
-    if wanted[0] == BATCH_LAST:
-        grad_x = empty_batch_last(grad, batch, features)
-    elif wanted[0] == ROW_MAJOR:
-        grad_x = grad.new_empty(batch, features)
-    return (
-        grad_x,
-        grad.new_empty(stored.shape[0] if wanted[1] else 0),
-        grad.new_empty(out_features if wanted[2] else 0),
-    )
+        return (*only_wanted(gradients, wanted), None, None)
 
 
 class DenseLinearFunction(torch.autograd.Function):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
-from sparsefl.ops._conv2d import fake_backward, fake_forward
+from sparsefl.ops._autograd import fake_backward
+from sparsefl.ops._conv2d import fake_forward, input_size
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Conv2dPlan
 from sparsefl.ops.sparse_conv2d import conv2d
@@ -68,4 +69,4 @@ def _(
     grad: Tensor, x: Tensor | None, scores: Tensor, *magnitude_to_wanted: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *_, geometry, wanted = magnitude_to_wanted
-    return fake_backward(grad, scores, geometry, wanted)
+    return fake_backward(grad, scores, input_size(grad, geometry), wanted)

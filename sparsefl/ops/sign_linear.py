@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
+from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._linear import fake_backward
 from sparsefl.ops._plan import LinearPlan
 from sparsefl.ops.batch_last import empty_batch_last
 from sparsefl.ops.sparse_linear import linear
@@ -84,4 +84,4 @@ def _(
     *views_and_wanted: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     *_, work_t, _, wanted = views_and_wanted
-    return fake_backward(grad, scores, work_t.shape[0] - 1, wanted)
+    return fake_backward(grad, scores, (grad.shape[0], work_t.shape[0] - 1), wanted)

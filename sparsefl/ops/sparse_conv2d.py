@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
+from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._conv2d import (
     SparseConv2dFunction,
     dense_conv2d,
-    fake_backward,
     fake_forward,
+    input_size,
 )
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
@@ -110,4 +111,4 @@ def _(
     grad: Tensor, x: Tensor | None, values: Tensor, *views_geometry_wanted: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *_, geometry, wanted = views_geometry_wanted
-    return fake_backward(grad, values, geometry, wanted)
+    return fake_backward(grad, values, input_size(grad, geometry), wanted)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
+from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, fake_backward
+from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
 from sparsefl.ops.batch_last import empty_batch_last
@@ -95,4 +96,4 @@ def _(
     grad: Tensor, x: Tensor | None, values: Tensor, *views_and_wanted: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *_, work_t, _, wanted = views_and_wanted
-    return fake_backward(grad, values, work_t.shape[0] - 1, wanted)
+    return fake_backward(grad, values, (grad.shape[0], work_t.shape[0] - 1), wanted)
