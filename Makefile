@@ -29,7 +29,7 @@ bench: $(VENV)/.built
 # The committed results and the README's figures from them; wants a machine that does nothing else.
 figures: demo
 	cp demo/compare.json demo/accuracy.png demo/factors.png bench/results/
-	$(RUN) -m sparsefl bench --json bench/results/cpu.json --plot bench/results/cpu.png
+	$(RUN) -m sparsefl bench --table all --json bench/results/cpu.json --plot bench/results/cpu.png
 	$(RUN) -m sparsefl.bench.claims.summary
 	$(RUN) -m sparsefl.bench.tables README.md bench/results
 

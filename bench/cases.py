@@ -12,32 +12,13 @@ from sparsefl import ops
 from sparsefl.support import Support
 
 from . import baselines
-from .problem import Conv, Problem, Shape, Step, autograd_step
+from .problem import Conv, Gradients, Problem, Step, autograd_step
+from .sweeps import CONV_SWEEP, LINEAR_SWEEP, SIGN_CONV_SWEEP, SIGN_LINEAR_SWEEP, Point
 
-DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
-# The sign ops run the loops of the sparse ones: fewer points show the same curve.
-FEW_DENSITIES = (0.01, 0.1, 0.5)
 # Constant magnitude of the sign ops, as signed-constant initialisation of a layer this size gives.
 MAGNITUDE = 0.05
 
 Providers = Mapping[str, Mapping[str, Callable[[Problem], Step | None]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One cell of a sweep.
-
-    Attributes:
-        shape: Named sizes.
-        density: Share of kept weights.
-        floor: The least accepted ratio to dense torch of a full step on two threads, if any.
-        quick: Whether it is small enough for ``--quick``, which the tests run.
-    """
-
-    shape: Shape
-    density: float
-    floor: float | None = None
-    quick: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +59,7 @@ def linear_problem(op: str, point: Point) -> Problem:
         support=support,
         magnitudes=magnitudes(op),
         conv=None,
+        batch_last=point.batch_last,
     )
 
 
@@ -101,6 +83,7 @@ def conv_problem(op: str, point: Point) -> Problem:
         support=support,
         magnitudes=magnitudes(op),
         conv=Conv((stride, stride), (padding, padding)),
+        batch_last=point.batch_last,
     )
 
 
@@ -120,7 +103,7 @@ def masked_weight(
 
 
 def sparsefl_step(problem: Problem) -> Step:
-    """Prepare the op of this project: row-major tensors in, row-major tensors out."""
+    """Prepare the op of this project: the same memory order in and out, the problem's."""
     op = getattr(ops, problem.op)
     plan: ops.LinearPlan | ops.Conv2dPlan
     if problem.conv is None:
@@ -130,20 +113,42 @@ def sparsefl_step(problem: Problem) -> Step:
     # A score of any magnitude has the same sign, so the weight itself serves as one.
     stored = problem.weight[problem.support.to_mask()][plan.order].requires_grad_()
 
+    given = problem.turned() if problem.batch_last else problem
+    order = ops.batch_last if problem.batch_last else ops.row_major
+
     def call(x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = op(x, stored, *problem.magnitudes, bias, plan)
-        return ops.row_major(out)
+        return order(op(x, stored, *problem.magnitudes, bias, plan))
 
     def row_major(grad: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(grad)
         out[plan.order] = grad
         return out
 
-    return autograd_step(call, problem, stored, row_major)
+    return autograd_step(call, given, stored, row_major)
 
 
-def dense_step(memory_format: torch.memory_format) -> Callable[[Problem], Step]:
-    """Return what prepares dense torch, through autograd, in a memory format."""
+def values_step(problem: Problem) -> Step:
+    """Prepare the op of real weights on the support of a sign op."""
+    step = sparsefl_step(
+        dataclasses.replace(problem, op=problem.op.replace("sign_", "sparse_"), magnitudes=())
+    )
+
+    def gradients() -> Gradients:
+        found = step.gradients()
+        return found._replace(weight=found.weight * problem.score_scale)
+
+    return step._replace(gradients=gradients)
+
+
+def dense_step(
+    memory_format: torch.memory_format, autocast: bool = False
+) -> Callable[[Problem], Step]:
+    """Return what prepares dense torch, through autograd, in a memory format.
+
+    Args:
+        memory_format: Of the tensors of a convolution.
+        autocast: Whether it computes in bfloat16 under autocast.
+    """
 
     def prepare(problem: Problem) -> Step:
         moved = problem.to(memory_format)
@@ -151,78 +156,45 @@ def dense_step(memory_format: torch.memory_format) -> Callable[[Problem], Step]:
         weight = moved.weight.clone().requires_grad_()
 
         def call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-            if problem.conv is None:
-                return F.linear(x, weight, bias)
-            return F.conv2d(x, weight, bias, problem.conv.stride, problem.conv.padding)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                if problem.conv is None:
+                    return F.linear(x, weight, bias)
+                return F.conv2d(x, weight, bias, problem.conv.stride, problem.conv.padding)
 
         return autograd_step(call, moved, weight, lambda grad: grad[mask] * problem.score_scale)
 
     return prepare
 
 
+NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 LINEAR_PROVIDERS: Providers = {
     "sparsefl": {"batch_last": sparsefl_step},
     "torch_dense": {
-        "autograd": dense_step(torch.contiguous_format),
+        "autograd": dense_step(NCHW),
         "preallocated": baselines.preallocated_linear,
     },
+    "torch_bf16": {"autocast": dense_step(NCHW, autocast=True)},
     "torch_sparse": {"csr": baselines.csr_linear},
 }
 CONV_PROVIDERS: Providers = {
     "sparsefl": {"batch_last": sparsefl_step},
-    "torch_dense": {
-        "nchw": dense_step(torch.contiguous_format),
-        "channels_last": dense_step(torch.channels_last),
+    "torch_dense": {"nchw": dense_step(NCHW), "channels_last": dense_step(CHANNELS_LAST)},
+    "torch_bf16": {
+        "nchw": dense_step(NCHW, autocast=True),
+        "channels_last": dense_step(CHANNELS_LAST, autocast=True),
     },
     "torch_sparse": {"im2col_csr": baselines.csr_conv2d},
 }
-
-
-def linear(batch: int, columns: int, rows: int) -> Shape:
-    """Name the sizes of a linear layer."""
-    return {"batch": batch, "in_features": columns, "out_features": rows}
-
-
-def conv(batch: int, channels: int, size: int, kernel: int = 3, stride: int = 1) -> Shape:
-    """Name the sizes of a convolution with as many output as input channels."""
-    sizes = {"batch": batch, "in_channels": channels, "out_channels": channels}
-    return {**sizes, "size": size, "kernel": kernel, "stride": stride}
-
-
-def sweeps(
-    shape: Shape, floor: float | None = None, densities: tuple[float, ...] = DENSITIES
-) -> tuple[Point, ...]:
-    """Make a point for each density; the floor is for density 0.1."""
-    return tuple(Point(shape, d, floor=floor if d == 0.1 else None) for d in densities)
-
-
-SMALL_LINEAR = Point(linear(16, 65, 33), 0.1, quick=True)
-SMALL_CONV = Point(conv(16, 8, 6), 0.1, quick=True)
-LINEAR_SWEEP = (
-    SMALL_LINEAR,
-    *sweeps(linear(64, 1024, 1024), floor=3.5),
-    *(Point(linear(batch, 1024, 1024), 0.1) for batch in (1, 16, 50, 256)),
-    Point(linear(32, 3136, 512), 0.1),
-    Point(linear(32, 256, 64), 0.1),
-)
-# The widest convolution takes half a minute a density on one thread, so only one is timed.
-CONV_SWEEP = (
-    SMALL_CONV,
-    *sweeps(conv(64, 64, 8)),
-    Point(conv(64, 128, 16), 0.1, floor=2.5),
-    Point(conv(64, 64, 8, stride=2), 0.1),
-    Point(conv(64, 64, 8, kernel=1), 0.1),
-    Point(conv(32, 32, 16), 0.1),
-)
-SIGN_LINEAR_SWEEP = (SMALL_LINEAR, *sweeps(linear(64, 1024, 1024), densities=FEW_DENSITIES))
-SIGN_CONV_SWEEP = (SMALL_CONV, *sweeps(conv(64, 64, 8), densities=FEW_DENSITIES))
+REAL_WEIGHTS: Providers = {"sparse_op": {"equal_density": values_step}}
+SIGN_LINEAR_PROVIDERS = {**LINEAR_PROVIDERS, **REAL_WEIGHTS}
+SIGN_CONV_PROVIDERS = {**CONV_PROVIDERS, **REAL_WEIGHTS}
 
 CASES = {
     case.op: case
     for case in (
         Case("sparse_linear", linear_problem, LINEAR_PROVIDERS, LINEAR_SWEEP),
         Case("sparse_conv2d", conv_problem, CONV_PROVIDERS, CONV_SWEEP),
-        Case("sign_linear", linear_problem, LINEAR_PROVIDERS, SIGN_LINEAR_SWEEP),
-        Case("sign_conv2d", conv_problem, CONV_PROVIDERS, SIGN_CONV_SWEEP),
+        Case("sign_linear", linear_problem, SIGN_LINEAR_PROVIDERS, SIGN_LINEAR_SWEEP),
+        Case("sign_conv2d", conv_problem, SIGN_CONV_PROVIDERS, SIGN_CONV_SWEEP),
     )
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from sparsefl import reference
+from sparsefl import ops, reference
 from sparsefl.support import Support
 
 from .tolerance import allowed_error, max_error
@@ -61,6 +62,7 @@ class Problem:
         support: Kept positions of the weight.
         magnitudes: That of every kept weight for the sign ops, nothing for the others.
         conv: Stride and padding; None for linear layers.
+        batch_last: Whether our input and the output's gradient are wanted batch-last.
     """
 
     op: str
@@ -71,6 +73,7 @@ class Problem:
     support: Support
     magnitudes: tuple[float, ...]
     conv: Conv | None
+    batch_last: bool = False
 
     @property
     def score_scale(self) -> float:
@@ -87,6 +90,11 @@ class Problem:
 
         x, weight, bias, grad = map(move, (self.x, self.weight, self.bias, self.grad))
         return dataclasses.replace(self, x=x, weight=weight, bias=bias, grad=grad)
+
+    def turned(self) -> Problem:
+        """Return the problem with its input and the output's gradient batch-last in memory."""
+        x, grad = ops.batch_last(self.x), ops.batch_last(self.grad)
+        return dataclasses.replace(self, x=x, grad=grad)
 
     def reference(self) -> tuple[torch.Tensor, Gradients]:
         """Compute the output and the gradients by ``sparsefl.reference`` in the problem's dtype."""
@@ -130,13 +138,19 @@ def autograd_step(
         assert bias.grad is not None
         return Gradients(x.grad, kept(weight.grad), bias.grad)
 
+    @functools.cache
+    def grad(dtype: torch.dtype) -> torch.Tensor:
+        return problem.grad.to(dtype)
+
     def backward(out: torch.Tensor) -> None:
-        torch.autograd.backward(out, problem.grad)
+        torch.autograd.backward(out, grad(out.dtype))
 
     return Step(reset, lambda: call(*leaves), backward, gradients)
 
 
 # A peer that adds in another order may err more than dense torch, and is no less a baseline for it.
+# In bfloat16, of 8 bits, operands are rounded to 2**-9 of themselves, and a result once more.
+TOLERANCES = {"sparsefl": 0.0, "torch_bf16": 2.0**-6}
 PEER_TOLERANCE = 1e-4
 
 
@@ -150,20 +164,22 @@ class Checker:
         self.exact = (exact, *exact_gradients)
         singles = (single, *single_gradients)
         self.allowed = [allowed_error(e, s) for e, s in zip(self.exact, singles, strict=True)]
-        self.allowed_of_peers = [PEER_TOLERANCE * e.abs().max().item() for e in self.exact]
+        self.largest = [e.abs().max().item() for e in self.exact]
 
-    def correct(self, step: Step, peer: bool = False) -> bool:
+    def correct(self, step: Step, provider: str = "sparsefl") -> bool:
         """Say whether the output and all three gradients of a step are right.
 
         Args:
             step: What is checked; it is run once.
-            peer: Whether errors up to ``PEER_TOLERANCE`` of the largest element are accepted.
+            provider: Whose it is. Ours obeys the tolerance rule; of the others, errors up to a
+                share of the largest element are accepted.
         """
         step.reset()
         out = step.forward()
         step.backward(out)
         actual = (out.detach(), *step.gradients())
-        bounds = self.allowed_of_peers if peer else self.allowed
+        share = TOLERANCES.get(provider, PEER_TOLERANCE)
+        bounds = [share * largest for largest in self.largest] if share else self.allowed
         return all(
             a.shape == e.shape and max_error(a, e) <= bound
             for a, e, bound in zip(actual, self.exact, bounds, strict=True)

@@ -13,12 +13,14 @@ from typing import Any
 
 from sparsefl.fl import table
 
+from . import goals, rows
 from .claims import summary
 from .claims.accuracy import RESULTS, STUDY, Results
 from .claims.study import Study
 from .markdown import fill, markdown
+from .rows import Row, shape_text
+from .sweeps import OPS
 
-Row = Mapping[str, Any]
 PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
 # The picture shows the others.
 DENSITY = 0.1
@@ -33,20 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tables_of(results: pathlib.Path) -> dict[str, str]:
     """Make every table, by name, from a folder of results."""
-    rows = json.loads((results / "cpu.json").read_text())["rows"]
+    measured = rows.read(results / "cpu.json")
     compared = json.loads((results / "compare.json").read_text())
     return {
-        "ops": ops_table(rows),
+        "ops": ops_table([row for row in measured if row["table"] == OPS]),
+        "goals": goals_table(measured),
         "methods": methods_table(compared),
         "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
     }
 
 
-def ops_table(rows: Sequence[Row]) -> str:
+def ops_table(measured: Sequence[Row]) -> str:
     """Make the table of full steps on all threads: a line a point, of the fastest variants."""
-    threads = max(row["threads"] for row in rows)
+    threads = max(row["threads"] for row in measured)
     points: dict[tuple[object, ...], dict[str, Row]] = {}
-    for row in rows:
+    for row in measured:
         if row["mode"] != "full" or row["threads"] != threads or not row["correct"]:
             continue
         if row["density"] != DENSITY:
@@ -59,21 +62,41 @@ def ops_table(rows: Sequence[Row]) -> str:
     def line(found: Mapping[str, Row]) -> list[str]:
         row = found["sparsefl"]
         times = [f"{found[p]['median_us']:,.0f}" if p in found else "-" for p in PROVIDERS]
-        label = f"`{row['op']}` {shape_text(row['shape'])}"
+        label = f"`{row['op']}` {shape_text(row)}"
         return [label, *times, f"{row['ratio_to_dense']:.2f}x"]
 
     head = [f"us, density {DENSITY:g}", "dense torch", "MKL CSR", "sparsefl", "faster"]
-    return markdown(head, map(line, points.values())) + "\n" + footing(rows[0], threads)
+    return markdown(head, map(line, points.values())) + "\n" + footing(measured[0], threads)
 
 
-def shape_text(shape: Mapping[str, int]) -> str:
-    """Name the sizes of a point in a few words."""
-    if "in_features" in shape:
-        return f"{shape['in_features']}x{shape['out_features']}, batch {shape['batch']}"
-    kernel = f"{shape['kernel']}x{shape['kernel']}"
-    text = f"{shape['in_channels']} channels, {kernel} on {shape['size']}x{shape['size']}"
-    stride = f", stride {shape['stride']}" if shape["stride"] > 1 else ""
-    return f"{text}{stride}, batch {shape['batch']}"
+LABELS = {
+    ("linear", "torch_dense"): "linear layers of 512 to 4096, batch 16 to 256: dense torch",
+    ("linear", "torch_sparse"): "the same: MKL CSR",
+    ("conv", "torch_dense"): "ResNet convolutions on CIFAR, batch 64: dense torch",
+    ("conv", "torch_sparse"): "the same: im2col and MKL CSR",
+    ("fl", "torch_dense"): "small layers of federated models, batch 10 to 32: dense torch",
+    (goals.STEP, "torch_dense"): "ResNet-18, whole step, batch 64: dense torch",
+    (goals.MEMORY, "torch_dense"): "its peak memory, of dense",
+}
+
+
+def goals_table(measured: Sequence[Row]) -> str:
+    """Make the table of means: a line a table and peer, a column a density; the worst below it."""
+    found = {(c.table, c.peer, c.density): c for c in goals.cells(measured)}
+    densities = sorted({d for table, peer, d in found if (table, peer) in LABELS}, reverse=True)
+
+    def text(cell: goals.Cell | None) -> str:
+        if cell is None:
+            return "-"
+        worst = "" if cell.shapes == 1 else f" ({cell.worst:.2g})"
+        return f"{cell.mean:.2f}{worst}" if cell.less else f"{cell.mean:.3g}x{worst}"
+
+    def line(key: tuple[str, str]) -> list[str]:
+        return [LABELS[key], *(text(found.get((*key, density))) for density in densities)]
+
+    present = [key for key in LABELS if any(key == (table, peer) for table, peer, _ in found)]
+    head = ["times faster (worst shape) than", *(f"density {d:g}" for d in densities)]
+    return markdown(head, map(line, present)) if present else "Not measured yet.\n"
 
 
 def footing(row: Row, threads: int) -> str:
@@ -106,9 +129,8 @@ def methods_table(compared: Mapping[str, Any]) -> str:
     head = ["method", "accuracy"]
     for quantity in ("bytes up", "step"):
         head += [f"{quantity}: claimed", "measured", "realised"]
-    rows = compared["rows"]
-    first = rows[0]
-    return markdown(head, map(line, rows)) + (
+    first = compared["rows"][0]
+    return markdown(head, map(line, compared["rows"])) + (
         f"\n{first['rounds']} rounds, {first['threads']} threads, seed {first['seed']}, "
         f"commit {compared['commit']}.\n"
     )

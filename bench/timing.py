@@ -13,10 +13,17 @@ from sparsefl import timing
 from sparsefl.timing import Effort, Key, Samples
 
 from .problem import Step
+from .sweeps import MODES
 
-MODES = ("fwd", "bwd", "full")
 FULL = Effort()
 QUICK = Effort(warmup=2, timed=5)
+
+# What a point of a table may take, and how it is spent: 90 points of linear layers, and a dense
+# step of 4096 features at batch 256 takes 0.2 s.
+POINT_S = 1.2
+LEAST_TIMED, MOST_TIMED, MOST_WARMUP = 5, 40, 5
+# Peers that take longer sit out four rounds of five: im2col takes 3 s at density 0.5.
+SLOW_S = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +40,16 @@ class Timing:
     def steps(self) -> int:
         """Number of timed steps."""
         return int(np.isfinite(self.samples["full"]).sum())
+
+
+def effort_for(steps: Mapping[Key, Step]) -> Effort:
+    """Return how often to run steps for about ``POINT_S``: few times where they are slow."""
+    each_s = [min(run(step)[-1] for _ in range(2)) for step in steps.values()]
+    round_s = sum(2 * s if s < Effort.short_s else s for s in each_s if s <= SLOW_S)
+    rounds = int(POINT_S / max(round_s, 1e-6))
+    timed = max(LEAST_TIMED, min(rounds * 4 // 5, MOST_TIMED))
+    warmup = max(1, min(rounds - timed, MOST_WARMUP))
+    return Effort(warmup, timed, probes=1, slow_s=SLOW_S)
 
 
 def interleave(steps: Mapping[Key, Step], effort: Effort) -> dict[Key, Timing]:

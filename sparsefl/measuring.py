@@ -1,6 +1,9 @@
-"""What measurements ask of torch: its threads for a while, and the bytes that autograd saves."""
+"""What measurements ask: torch's threads for a while, bytes saved by autograd, resident memory."""
 
 import contextlib
+import pathlib
+import resource
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -42,3 +45,22 @@ def saved_bytes(forward: Callable[[], object], known: Iterable[Any]) -> int:
         result = forward()
     del result
     return sum(saved.values())
+
+
+def resident_bytes(field: str) -> int:
+    """Read VmRSS or VmHWM of this process; elsewhere than on Linux, the peak so far."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Lower the recorded peak to what is resident now, where the kernel allows it."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return

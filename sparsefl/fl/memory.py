@@ -10,7 +10,6 @@ messages beside it.
 import functools
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from sparsefl import codec
 from sparsefl.fl.loading import load_callable
 from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.training import local_step
-from sparsefl.measuring import saved_bytes
+from sparsefl.measuring import forget_peak, resident_bytes, saved_bytes
 
 # Momentum and Adam's moments exist from the first step on; the others let the allocator settle.
 _STEPS = 4
@@ -128,25 +127,6 @@ def _measure_elsewhere(cell: str, setup: bytes | None, broadcast: bytes) -> Memo
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _resident_bytes(field: str) -> int:
-    """Read VmRSS or VmHWM of this process; elsewhere than on Linux, the peak so far."""
-    try:
-        status = pathlib.Path("/proc/self/status").read_text()
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
-
-
-def _forget_peak() -> None:
-    """Lower the recorded peak to what is resident now, where the kernel allows it."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def _warm_up() -> None:
     """Make a tiny dense step, for what torch imports and opens only then: some 80 MB."""
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
@@ -184,8 +164,8 @@ def _measure(folder: pathlib.Path) -> Memory:
     load_callable(cell.factory)
     load_method(cell.method)
     _warm_up()
-    _forget_peak()
-    before = _resident_bytes("VmRSS")
+    forget_peak()
+    before = resident_bytes("VmRSS")
     client = _rebuild(cell, folder)
     model = client.model.train()
     optimizer = load_method(cell.method).optimizer(client, 1)
@@ -193,7 +173,7 @@ def _measure(folder: pathlib.Path) -> Memory:
     labels = torch.randint(cell.classes, (cell.batch_size,))
     for _ in range(_STEPS):
         local_step(model, optimizer, inputs, labels)
-    peak = _resident_bytes("VmHWM") - before
+    peak = resident_bytes("VmHWM") - before
     parameters = _tensor_bytes([*model.parameters(), *model.buffers()])
     gradients = _tensor_bytes(parameter.grad for parameter in model.parameters())
     states = _tensor_bytes(v for state in optimizer.state.values() for v in state.values())

@@ -7,7 +7,7 @@ from sparsefl.bench.problem import Checker
 from sparsefl.bench.timing import run
 
 POINTS = [
-    pytest.param(case, point, prepare, id=f"{op}-{provider}-{variant}")
+    pytest.param(case, point, prepare, provider, id=f"{op}-{provider}-{variant}")
     for op, case in CASES.items()
     for point in case.sweep
     if point.quick
@@ -15,12 +15,12 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "point", "prepare"), POINTS)
-def test_step(benchmark, case, point, prepare):
+@pytest.mark.parametrize(("case", "point", "prepare", "provider"), POINTS)
+def test_step(benchmark, case, point, prepare, provider):
     problem = case.setup(case.op, point)
     step = prepare(problem)
     if step is None:
         pytest.skip("this variant is for larger weights")
-    assert Checker(problem).correct(step)
+    assert Checker(problem).correct(step, provider)
     times = benchmark(run, step)
     assert all(time > 0 for time in times)

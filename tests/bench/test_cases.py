@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from sparsefl import ops
-from sparsefl.bench import baselines, cases
-from sparsefl.bench.cases import CASES, Point
+from sparsefl.bench import baselines, cases, sweeps
+from sparsefl.bench.cases import CASES
 from sparsefl.bench.problem import Checker, Step
+from sparsefl.bench.sweeps import Point
 
 SHAPES = {
-    "linear": cases.linear(7, 65, 33),
-    "conv2d": cases.conv(5, 6, 7),
-    "strided_conv2d": cases.conv(3, 4, 9, stride=2),
+    "linear": sweeps.linear(7, 65, 33),
+    "conv2d": sweeps.conv(5, 6, 7),
+    "strided_conv2d": sweeps.conv(3, 4, 9, stride=2),
 }
 VARIANTS = [
-    pytest.param(op, shape, prepare, id=f"{op}-{name}-{provider}-{variant}")
+    pytest.param(op, shape, prepare, provider, id=f"{op}-{name}-{provider}-{variant}")
     for op, case in CASES.items()
     for name, shape in SHAPES.items()
     if name.split("_")[-1] == op.split("_")[-1]
@@ -41,13 +42,17 @@ def test_the_floors_are_measured():
     }
 
 
-@pytest.mark.parametrize(("op", "shape", "prepare"), VARIANTS)
-def test_provider_computes_the_op(op, shape, prepare, monkeypatch):
+@pytest.mark.parametrize("batch_last", [False, True], ids=["row_major", "batch_last"])
+@pytest.mark.parametrize(("op", "shape", "prepare", "provider"), VARIANTS)
+def test_provider_computes_the_op(op, shape, prepare, provider, batch_last, monkeypatch):
     monkeypatch.setattr(baselines, "LARGE_BUFFER_BYTES", 0)
-    problem = CASES[op].setup(op, Point(shape, 0.3))
+    problem = CASES[op].setup(op, Point(shape, 0.3, batch_last=batch_last))
     step = prepare(problem)
-    assert Checker(problem).correct(step)
-    assert Checker(problem).correct(step), "the second run of the step differs"
+    checker = Checker(problem)
+    # All but bfloat16 obey our own rule here.
+    judged = provider if provider == "torch_bf16" else "sparsefl"
+    assert checker.correct(step, judged)
+    assert checker.correct(step, judged), "the second run of the step differs"
 
 
 def test_small_weights_have_no_preallocated_baseline():
@@ -62,8 +67,8 @@ def test_peers_may_err_more_than_ours():
     wrong = right._replace(forward=lambda: right.forward() * (1 + 1e-3))
     checker = Checker(problem)
     assert not checker.correct(rough)
-    assert checker.correct(rough, peer=True)
-    assert not checker.correct(wrong, peer=True)
+    assert checker.correct(rough, "torch_sparse")
+    assert not checker.correct(wrong, "torch_sparse")
 
 
 @pytest.mark.parametrize("broken", ["output", "x", "weight", "bias"])

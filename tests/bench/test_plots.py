@@ -8,6 +8,7 @@ from sparsefl.bench import plots
 def row(density: float, ratio: float, **changes: object) -> dict[str, object]:
     base = {
         **{"op": "sparse_linear", "provider": "sparsefl", "mode": "full", "threads": 2},
+        "table": "ops",
         **{"shape": {"batch": 64}, "correct": True, "density": density, "ratio_to_dense": ratio},
         **{"cpu": "cpu", "isa": "avx2", "torch": "2", "commit": "c"},
     }

@@ -1,10 +1,8 @@
 """The command: rows, JSON, comparison, and the refusal to time what is wrong."""
 
-import json
-
 import pytest
 
-from sparsefl.bench import cases, runner
+from sparsefl.bench import cases, layers, rows, runner, sweeps
 
 # As style.md lists them.
 FIELDS = {
@@ -23,36 +21,36 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def rows(written):
-    return json.loads(written.read_text())["rows"]
+def found(written):
+    return rows.read(written)
 
 
-def test_rows_have_every_field(rows):
-    for row in rows:
+def test_rows_have_every_field(found):
+    for row in found:
         assert set(row) >= FIELDS
 
 
-def test_rows_cover_every_provider_and_mode(rows):
-    assert {(row["provider"], row["mode"]) for row in rows} == {
+def test_rows_cover_every_provider_and_mode(found):
+    assert {(row["provider"], row["mode"]) for row in found} == {
         (provider, mode)
-        for provider in ("sparsefl", "torch_dense", "torch_sparse")
+        for provider in ("sparsefl", "torch_dense", "torch_sparse", "torch_bf16")
         for mode in ("fwd", "bwd", "full")
     }
 
 
-def test_quantiles_are_ordered(rows):
-    for row in rows:
+def test_quantiles_are_ordered(found):
+    for row in found:
         assert 0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]
 
 
-def test_dense_baseline_has_ratio_one(rows):
-    full = [r for r in rows if r["mode"] == "full" and r["provider"] == "torch_dense"]
+def test_dense_baseline_has_ratio_one(found):
+    full = [r for r in found if r["mode"] == "full" and r["provider"] == "torch_dense"]
     assert [row["ratio_to_dense"] for row in full] == [1.0]
 
 
-def test_figures_count_kept_weights_only(rows):
+def test_figures_count_kept_weights_only(found):
     ours, dense = (
-        next(r for r in rows if r["provider"] == provider and r["mode"] == "fwd")
+        next(r for r in found if r["provider"] == provider and r["mode"] == "fwd")
         for provider in ("sparsefl", "torch_dense")
     )
     # x 16x65, out 16x33, bias 33, and 2145 weights of which a tenth is kept; 4 bytes each.
@@ -82,8 +80,8 @@ def test_wrong_results_are_not_timed(monkeypatch, capsys):
         return step._replace(forward=lambda: step.forward() * 1.1)
 
     providers = {**cases.LINEAR_PROVIDERS, "sparsefl": {"batch_last": wrong}}
-    case = cases.Case("sparse_linear", cases.linear_problem, providers, (cases.SMALL_LINEAR,))
-    monkeypatch.setitem(runner.CASES, "sparse_linear", case)
+    case = cases.Case("sparse_linear", cases.linear_problem, providers, (sweeps.SMALL_LINEAR,))
+    monkeypatch.setitem(layers.CASES, "sparse_linear", case)
     assert runner.main(["--quick", "--op", "sparse_linear", "--threads", "1"]) == 1
     line = next(x for x in capsys.readouterr().out.splitlines() if "sparsefl:batch_last" in x)
     assert "WRONG RESULT" in line
@@ -94,3 +92,28 @@ def test_bad_thread_counts_are_refused(argument, capsys):
     with pytest.raises(SystemExit):
         runner.main(["--threads", argument])
     assert "--threads" in capsys.readouterr().err
+
+
+def test_point_of_a_table_has_its_mode_and_ratios(monkeypatch):
+    point = sweeps.Point(sweeps.linear(1, 65, 33), 0.1, sweeps.SIGN_BATCH_1)
+    found = layers.measure_point(cases.CASES["sign_linear"], point, False, runner.context())
+    assert {row["mode"] for row in found} == {"fwd"}
+    ours = next(row for row in found if row["provider"] == "sparsefl")
+    assert set(ours["ratios"]) == {"torch_dense", "torch_sparse", "torch_bf16", "sparse_op"}
+
+
+def test_resumed_run_measures_what_is_missing(tmp_path, monkeypatch):
+    path, begun = tmp_path / "rows.json", []
+    measure_point = layers.measure_point
+
+    def counted(case, point, quick, described):
+        begun.append((case.op, point.table))
+        return measure_point(case, point, quick, described)
+
+    monkeypatch.setattr(layers, "measure_point", counted)
+    arguments = ["--quick", "--threads", "1", "--json", str(path), "--resume"]
+    runner.main([*arguments, "--seconds", "0"])
+    assert len(begun) == 1
+    runner.main(arguments)
+    assert len(begun) == len(set(begun)) == len(cases.CASES)
+    assert {row["op"] for row in rows.read(path)} == set(cases.CASES)

@@ -13,6 +13,7 @@ RESULTS = ROOT / "bench" / "results"
 def row(provider: str, median_us: float, **changes: object) -> dict[str, object]:
     base = {
         **{"op": "sparse_linear", "provider": provider, "mode": "full", "threads": 2},
+        "table": "ops",
         **{"shape": {"batch": 4, "in_features": 8, "out_features": 9}, "density": 0.1},
         **{"cpu": "cpu", "isa": "avx2", "torch": "2", "commit": "c", "correct": True},
     }

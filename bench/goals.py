@@ -1,0 +1,178 @@
+"""The tables' floors and aims, and what was seen beside them: mean, worst shape, what lags."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from . import sweeps
+from .rows import BASELINE, FLOPS_OF_MODE, OURS, Row, shape_text
+
+CSR, REAL_WEIGHTS, BF16 = "torch_sparse", "sparse_op", "torch_bf16"
+STEP, MEMORY, FROZEN = "resnet18_step", "resnet18_memory", "frozen"
+# A shape below this share of the mean has to be named.
+NAMED_BELOW = 0.7
+# What counts as behind a peer: more than 5 %, and more than 40 us.
+LAG_SHARE, LAG_US = 0.05, 40.0
+# Of a pass, from which on MKL CSR has to be met too.
+LEAST_FLOPS = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What a geometric mean is to reach.
+
+    Attributes:
+        floor: At least this.
+        aim: What it is for.
+    """
+
+    floor: float
+    aim: float
+
+    def verdict(self, seen: float, less: bool = False) -> str:
+        """Say in a word where a figure stands; ``less``: the smaller the better."""
+        sign = -1 if less else 1
+        if sign * seen >= sign * self.aim:
+            return "aim"
+        return "floor" if sign * seen >= sign * self.floor else "BELOW"
+
+
+def _goals(densities: Sequence[float], *pairs: tuple[float, float]) -> dict[float, Goal]:
+    return {d: Goal(*pair) for d, pair in zip(densities, pairs, strict=True)}
+
+
+_ALL, _FEW = sweeps.TABLE_DENSITIES, sweeps.FL_DENSITIES
+_EQUAL = [(1.0, 1.0)] * len(sweeps.FEW_DENSITIES)
+
+# By table and peer; ratios are peer / ours but for memory, which is ours / dense.
+GOALS: Mapping[tuple[str, str], Mapping[float, Goal]] = {
+    (sweeps.LINEAR, BASELINE): _goals(_ALL, (1.3, 1.8), (3.1, 4.2), (5, 8), (7.4, 13), (18, 40)),
+    (sweeps.LINEAR, CSR): _goals(_ALL, (2.2, 3.2), (2.3, 3.2), (2.1, 3.2), (1.9, 3.2), (1.7, 3)),
+    (sweeps.LINEAR, BF16): {},
+    (sweeps.CONV, BASELINE): _goals(_ALL, (1.3, 1.6), (2.9, 3.8), (4.7, 7), (7, 11), (10, 20)),
+    (sweeps.CONV, CSR): {},
+    (sweeps.CONV, BF16): {},
+    (sweeps.FL, BASELINE): _goals(_FEW, (1.5, 2), (1.8, 2.8), (2.2, 3.5), (3, 6)),
+    (sweeps.FL, CSR): {},
+    (sweeps.FL, BF16): {},
+    (sweeps.SIGN, REAL_WEIGHTS): _goals(sweeps.FEW_DENSITIES, *_EQUAL),
+    (sweeps.SIGN, BASELINE): {},
+    (sweeps.SIGN_BATCH_1, BASELINE): {0.1: Goal(15, 20)},
+    (sweeps.SIGN_BATCH_1, CSR): {0.1: Goal(1.5, 2)},
+    (STEP, BASELINE): _goals(_FEW, (2, 3), (3, 5.5), (4, 8), (5, 12)),
+    (STEP, BF16): {},
+    (MEMORY, BASELINE): {0.1: Goal(0.6, 0.45), 0.01: Goal(0.5, 0.35)},
+    (FROZEN, "step"): {},
+    (FROZEN, "activations"): {},
+}
+LESS_IS_BETTER = {MEMORY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What was seen of a table at one density against one peer.
+
+    Attributes:
+        table: Its name.
+        peer: The provider.
+        density: Share of kept weights; for frozen layers that of the frozen parameters.
+        mean: Geometric mean of the ratios over the shapes.
+        worst: The least favourable ratio.
+        worst_shape: Where that is.
+        shapes: How many there are.
+        goal: Floor and aim, if there are any.
+    """
+
+    table: str
+    peer: str
+    density: float
+    mean: float
+    worst: float
+    worst_shape: str
+    shapes: int
+    goal: Goal | None
+
+    @property
+    def less(self) -> bool:
+        """Whether smaller figures are better."""
+        return self.table in LESS_IS_BETTER
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the worst shape is so far from the mean that it has to be named."""
+        if self.less:
+            return self.worst > self.mean / NAMED_BELOW
+        return self.worst < NAMED_BELOW * self.mean
+
+    @property
+    def verdict(self) -> str:
+        """Where the mean stands: ``aim``, ``floor``, ``BELOW``, or nothing without a goal."""
+        return self.goal.verdict(self.mean, self.less) if self.goal else ""
+
+
+def cells(rows: Sequence[Row]) -> Iterator[Cell]:
+    """Summarise the rows, table by table."""
+    ours = [row for row in rows if row["provider"] == OURS and "ratios" in row]
+    threads = max((row["threads"] for row in ours), default=0)
+    ours = [row for row in ours if row["threads"] == threads]
+    for (table, peer), goals in GOALS.items():
+        of_table = [row for row in ours if row["table"] == table and peer in row["ratios"]]
+        for density in sorted({row["density"] for row in of_table}, reverse=True):
+            found = [row for row in of_table if row["density"] == density]
+            ratio = {id(row): row["ratios"][peer] for row in found}
+            pick = max if table in LESS_IS_BETTER else min
+            worst = pick(found, key=lambda row: ratio[id(row)])
+            yield Cell(
+                table,
+                peer,
+                density,
+                statistics.geometric_mean(ratio.values()),
+                ratio[id(worst)],
+                shape_text(worst),
+                len(found),
+                goals.get(density),
+            )
+
+
+def lagging(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each point of ours that is behind by more than 5 % and 40 us.
+
+    Behind dense torch anywhere, behind MKL CSR from ``LEAST_FLOPS`` a pass on. A row knows the
+    ratios to its peers; the peer's time follows from that and ours.
+    """
+    for row in rows:
+        if row["provider"] != OURS or row["mode"] == "memory":
+            continue
+        for peer, ratio in row.get("ratios", {}).items():
+            behind_us = row["median_us"] * (1 - ratio)
+            if not _matters(row, peer) or ratio >= 1 / (1 + LAG_SHARE) or behind_us <= LAG_US:
+                continue
+            where = f"{row['table']}: {row['op']} {shape_text(row)}, density {row['density']:g}"
+            yield f"{where}: {ratio:.2f}x {peer}, {behind_us:,.0f} us behind"
+
+
+def _matters(row: Row, peer: str) -> bool:
+    if peer == CSR and "gflops_per_s" in row:
+        flops = row["gflops_per_s"] * row["median_us"] * 1e3
+        return bool(flops >= FLOPS_OF_MODE[row["mode"]] * LEAST_FLOPS)
+    return peer == BASELINE
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return the tables as text: a line a density, and what lags."""
+    lines = [
+        f"{'table':16}{'against':14}{'density':>8}{'mean':>8}{'floor':>8}{'aim':>7}  reached  worst"
+    ]
+    for cell in cells(rows):
+        goal = (f"{cell.goal.floor:g}", f"{cell.goal.aim:g}") if cell.goal else ("-", "-")
+        named = f"  UNEVEN: under {NAMED_BELOW} of the mean" if cell.uneven else ""
+        lines.append(
+            f"{cell.table:16}{cell.peer:14}{cell.density:>8g}{cell.mean:>8.2f}{goal[0]:>8}"
+            f"{goal[1]:>7}  {cell.verdict or '-':9}{cell.worst:.2f} {cell.worst_shape}{named}"
+        )
+    behind = list(lagging(rows))
+    if behind:
+        lines += ["", f"behind a peer by more than {LAG_SHARE:.0%} and {LAG_US:g} us:", *behind]
+    return "\n".join(lines) if len(lines) > 1 else ""
