@@ -3,6 +3,13 @@
 from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 from sparsefl.ops.batch_last import batch_last, row_major
+from sparsefl.ops.packed_sign import (
+    PackedSigns,
+    pack_signs,
+    packed_nbytes,
+    packed_sign_conv2d,
+    packed_sign_linear,
+)
 from sparsefl.ops.sign_conv2d import sign_conv2d
 from sparsefl.ops.sign_linear import sign_linear
 from sparsefl.ops.sparse_conv2d import sparse_conv2d
@@ -11,9 +18,14 @@ from sparsefl.ops.sparse_linear import sparse_linear
 __all__ = [
     "Conv2dPlan",
     "LinearPlan",
+    "PackedSigns",
     "View",
     "batch_last",
     "isa",
+    "pack_signs",
+    "packed_nbytes",
+    "packed_sign_conv2d",
+    "packed_sign_linear",
     "row_major",
     "sign_conv2d",
     "sign_linear",
