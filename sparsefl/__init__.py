@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
-    from sparsefl.nn import densify, sparsify
+    from sparsefl.nn import densify, export_sign, load_sign, sparsify
     from sparsefl.ops import batch_last, row_major
     from sparsefl.profiling import profile, profile_crossover
     from sparsefl.support import Support
@@ -24,7 +24,9 @@ __all__ = [
     "codec",
     "data",
     "densify",
+    "export_sign",
     "fl",
+    "load_sign",
     "models",
     "nn",
     "ops",
@@ -41,6 +43,8 @@ _HOME_OF = {
     "Support": "sparsefl.support",
     "batch_last": "sparsefl.ops",
     "densify": "sparsefl.nn",
+    "export_sign": "sparsefl.nn",
+    "load_sign": "sparsefl.nn",
     "profile": "sparsefl.profiling",
     "profile_crossover": "sparsefl.profiling",
     "row_major": "sparsefl.ops",

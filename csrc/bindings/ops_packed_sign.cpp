@@ -92,8 +92,8 @@ class Inputs {
         memory_(rounded ? x.numel() * int64_t{sizeof(float)} : 0),
         scales_(rounded ? x.size(0) : 0) {
     if (!rounded) return;
-    const int64_t parts = std::min(thread_parts(kFlopsACopy * x.numel()),
-                                   std::max<int64_t>(x.size(0), 1));
+    const int64_t parts =
+        std::min(thread_parts(kFlopsACopy * x.numel()), std::max<int64_t>(x.size(0), 1));
     for_parts(parts, [&](int64_t p) {
       const int64_t end = x.size(0) * (p + 1) / parts;
       for (int64_t n = x.size(0) * p / parts; n < end; ++n) {

@@ -98,8 +98,7 @@ void unpack_lists(const Lists& lists, int64_t rows, int64_t columns, uint8_t* su
     const int32_t *plus = lists.begin + 2 * r, *minus = plus + 1;
     int32_t p = *plus, m = *minus;
     while (p < plus[1] || m < minus[1]) {
-      const bool take_minus =
-          p == plus[1] || (m < minus[1] && lists.index[m] < lists.index[p]);
+      const bool take_minus = p == plus[1] || (m < minus[1] && lists.index[m] < lists.index[p]);
       set_bit(support, r * columns + lists.index[take_minus ? m : p]);
       if (take_minus) set_bit(negative, rank);
       (take_minus ? m : p)++;

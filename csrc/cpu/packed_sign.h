@@ -25,7 +25,9 @@ constexpr int64_t kPackedColumns = 9;  // of a word
 constexpr int64_t kPackedRun = 28;
 
 // Always inlined: the files of all instruction sets would share a copy of its own.
-[[gnu::always_inline]] inline int64_t packed_blocks(int64_t rows) { return (rows + kPackedRows - 1) / kPackedRows; }
+[[gnu::always_inline]] inline int64_t packed_blocks(int64_t rows) {
+  return (rows + kPackedRows - 1) / kPackedRows;
+}
 [[gnu::always_inline]] inline int64_t packed_words(int64_t columns) {
   return (columns + kPackedColumns - 1) / kPackedColumns;
 }

@@ -89,10 +89,10 @@ struct Table {
   Floats operator[](Words pattern) const {
     typedef typename Vec<int32_t>::Type Ints;
     const Ints third = (Ints)(pattern << 28), fourth = (Ints)(pattern << 27);
-    const Floats low = third < 0 ? __builtin_shuffle(part[1], pattern)
-                                 : __builtin_shuffle(part[0], pattern);
-    const Floats high = third < 0 ? __builtin_shuffle(part[3], pattern)
-                                  : __builtin_shuffle(part[2], pattern);
+    const Floats low =
+        third < 0 ? __builtin_shuffle(part[1], pattern) : __builtin_shuffle(part[0], pattern);
+    const Floats high =
+        third < 0 ? __builtin_shuffle(part[3], pattern) : __builtin_shuffle(part[2], pattern);
     return fourth < 0 ? high : low;
   }
 };

@@ -11,7 +11,9 @@ from sparsefl.nn.batch_last import (
 )
 from sparsefl.nn.checkpoint import load_supports
 from sparsefl.nn.convert import SparsifyReport, densify, report, sparsify
+from sparsefl.nn.export import export_sign, load_sign
 from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
+from sparsefl.nn.packed_sign import PackedSignConv2d, PackedSignLinear
 from sparsefl.nn.sign import SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
 
@@ -22,12 +24,16 @@ __all__ = [
     "BatchLastMaxPool2d",
     "FrozenConv2d",
     "FrozenLinear",
+    "PackedSignConv2d",
+    "PackedSignLinear",
     "SignConv2d",
     "SignLinear",
     "SparseConv2d",
     "SparseLinear",
     "SparsifyReport",
     "densify",
+    "export_sign",
+    "load_sign",
     "load_supports",
     "report",
     "sparsify",

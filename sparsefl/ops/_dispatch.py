@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from sparsefl.ops._library import isa
 from sparsefl.support import Support
 
 Layout = Literal["sparse", "dense"]
+PackedLayout = Literal["triples", "lists"]
 
 # Above this density dense torch wins (bench/results/cpu.json, crossover of the linear and
 # convolution sweeps); the shipped default until a machine measures its own.
@@ -14,3 +16,24 @@ DENSE_ABOVE = 0.65
 def layout(support: Support) -> Layout:
     """Return the layout that a layer with this support computes in."""
     return "dense" if support.density > DENSE_ABOVE else "sparse"
+
+
+# Columns that a list's uint16 can name.
+MOST_LISTED = 65536
+# Up to this density lists of packed signs take less time than tables of triples for one sample:
+# 0.03 against 0.05 at 4096 x 4096 with AVX-512, which looks up 16 rows at a time. Elsewhere, and
+# from this many samples on, lists are faster up to twice the density at which they take more memory
+# than the 1.78 bits a weight of triples.
+_LISTS_BELOW = {"avx512": 0.045}
+_MANY_SAMPLES = 8
+_LISTS_SMALLER_BELOW = 1.78 / 16
+
+
+def packed_layout(support: Support, batch_size: int) -> PackedLayout:
+    """Return the layout that holds a sign layer's packed weight, for batches of this size."""
+    rows = support.shape[0]
+    columns = support.numel // rows if rows else 0
+    limit = _LISTS_SMALLER_BELOW
+    if batch_size < _MANY_SAMPLES:
+        limit = _LISTS_BELOW.get(isa(), limit)
+    return "lists" if support.density <= limit and columns <= MOST_LISTED else "triples"

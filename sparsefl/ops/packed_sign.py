@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
+from sparsefl.ops._dispatch import MOST_LISTED, PackedLayout
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Axis
 
 Activations = Literal["float32", "int8"]
-PackedLayout = Literal["triples", "lists"]
 
-# Columns that a list's uint16 can name.
-_MOST_COLUMNS = 65536
 _ROWS_A_BLOCK = 32
 _COLUMNS_A_WORD = 9
 _PAIR = (1, 1)
@@ -93,9 +91,9 @@ def pack_signs(
     if layout not in ("triples", "lists"):
         raise ValueError(f"layout: expected 'triples' or 'lists', got {layout!r}")
     rows, columns = _matrix(shape)
-    if layout == "lists" and columns > _MOST_COLUMNS:
+    if layout == "lists" and columns > MOST_LISTED:
         raise ValueError(
-            f"layout: lists hold at most {_MOST_COLUMNS} inputs of a row, the weight has {columns}"
+            f"layout: lists hold at most {MOST_LISTED} inputs of a row, the weight has {columns}"
         )
     if groups < 1 or rows % groups:
         raise ValueError(f"groups={groups} does not divide the weight's {rows} rows")
@@ -235,13 +233,25 @@ def _check(x: Tensor, signs: PackedSigns, magnitude: float, activations: str) ->
         raise RuntimeError(
             "x needs a gradient, and packed signs have none: run under torch.inference_mode()"
         )
-    if activations not in ("float32", "int8"):
-        raise ValueError(f"activations: expected 'float32' or 'int8', got {activations!r}")
+    check_activations(activations)
     if not 0.0 <= magnitude < float("inf"):
         raise ValueError(f"magnitude: expected a finite number of at least 0, got {magnitude}")
     if signs.data.device != x.device:
         raise ValueError(f"signs: expected on the input's {x.device}, got {signs.data.device}")
     return x
+
+
+def check_activations(activations: object) -> Activations:
+    """Return what says how inputs are rounded.
+
+    Raises:
+        ValueError: if it is neither ``"float32"`` nor ``"int8"``.
+    """
+    if activations == "float32":
+        return "float32"
+    if activations == "int8":
+        return "int8"
+    raise ValueError(f"activations: expected 'float32' or 'int8', got {activations!r}")
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
