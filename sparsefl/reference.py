@@ -64,6 +64,47 @@ def sign_conv2d(
     return sparse_conv2d(x, values, mask, bias, stride, padding, dilation, groups)
 
 
+def gates(x: Tensor, weight: Tensor, bias: Tensor, kept: int, sigmoid: bool = False) -> Tensor:
+    """Return ``relu(weight @ p + bias)``, ``[N, out]``, the ``kept`` largest of every sample.
+
+    ``p`` is the mean of every channel of ``x`` ``[N, in, H, W]``, or the mean's sigmoid.
+    """
+    p = x.mean((2, 3))
+    g = F.relu(F.linear(p.sigmoid() if sigmoid else p, weight, bias))
+    return g * torch.zeros_like(g).scatter(1, g.topk(kept, dim=1).indices, 1.0)
+
+
+def gated_norm(
+    z: Tensor,
+    g: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    all_samples: bool = False,
+    eps: float = 1e-5,
+    relu: bool = True,
+) -> Tensor:
+    """Return ``relu(g * norm(z))``; ``z`` is ``[N, C, H, W]``, ``g`` the gates ``[N, C]``.
+
+    The batch's mean and variance are those of the samples with an open gate, or of all.
+    """
+    if running is None:
+        of = torch.ones_like(g) if all_samples else (g > 0).to(g.dtype)
+        of = of[:, :, None, None]
+        count = (of.sum((0, 2, 3)) * z.shape[2] * z.shape[3]).clamp(min=1)
+        mean = (z * of).sum((0, 2, 3)) / count
+        variance = ((z - mean[:, None, None]).square() * of).sum((0, 2, 3)) / count
+    else:
+        mean, variance = running
+    h = (z - mean[:, None, None]) * (variance[:, None, None] + eps).rsqrt()
+    if weight is not None:
+        h = h * weight[:, None, None]
+    if bias is not None:
+        h = h + bias[:, None, None]
+    h = h * g[:, :, None, None]
+    return F.relu(h) if relu else h
+
+
 def batch_last(x: Tensor) -> Tensor:
     """Return ``x`` in memory order C, H, W, N."""
     return x.movedim(0, -1).contiguous().movedim(-1, 0)

@@ -1,6 +1,8 @@
 // The kernel tables of the instruction set in use.
 
 #include "cpu/batch_last.h"
+#include "cpu/gated_conv2d.h"
+#include "cpu/gated_norm.h"
 #include "cpu/isa.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
@@ -36,6 +38,8 @@ namespace sparsefl {
 
 SPARSEFL_KERNELS(SparseLinear, sparse_linear_kernels)
 SPARSEFL_KERNELS(SparseConv2d, sparse_conv2d_kernels)
+SPARSEFL_KERNELS(GatedConv2d, gated_conv2d_kernels)
+SPARSEFL_KERNELS(GatedNorm, gated_norm_kernels)
 SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
 
 }  // namespace sparsefl

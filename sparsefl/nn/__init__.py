@@ -13,6 +13,7 @@ from sparsefl.nn.checkpoint import load_supports
 from sparsefl.nn.convert import SparsifyReport, densify, report, sparsify
 from sparsefl.nn.export import export_sign, load_sign
 from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
+from sparsefl.nn.gated import GatedConvBN2d
 from sparsefl.nn.packed_sign import PackedSignConv2d, PackedSignLinear
 from sparsefl.nn.sign import SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
@@ -24,6 +25,7 @@ __all__ = [
     "BatchLastMaxPool2d",
     "FrozenConv2d",
     "FrozenLinear",
+    "GatedConvBN2d",
     "PackedSignConv2d",
     "PackedSignLinear",
     "SignConv2d",

@@ -1,8 +1,11 @@
 """Operators: argument checks, schemas, fakes and autograd over the compiled kernels."""
 
+from sparsefl.ops._dispatch import Layout, gated_layout
+from sparsefl.ops._gated import GatedGeometry, GatedOptions
 from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 from sparsefl.ops.batch_last import batch_last, row_major
+from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d
 from sparsefl.ops.packed_sign import (
     PackedSigns,
     pack_signs,
@@ -17,10 +20,17 @@ from sparsefl.ops.sparse_linear import sparse_linear
 
 __all__ = [
     "Conv2dPlan",
+    "GatedGeometry",
+    "GatedOptions",
+    "GatedTensors",
+    "Layout",
     "LinearPlan",
     "PackedSigns",
+    "Statistics",
     "View",
     "batch_last",
+    "gated_conv2d",
+    "gated_layout",
     "isa",
     "pack_signs",
     "packed_nbytes",

@@ -58,15 +58,15 @@ class _NoSecondDerivative(torch.autograd.Function):
         )
 
 
-def first_order(backward: Callable[[Any, Tensor], Gradients]) -> Callable[[Any, Tensor], Gradients]:
+def first_order(backward: Callable[[Any, Tensor], Gradients]) -> Callable[..., Gradients]:
     """Return a backward whose gradients raise where they are differentiated again.
 
     torch's ``once_differentiable`` cuts the gradients off their inputs instead, so that
-    ``torch.autograd.functional.hessian`` gets zeros.
+    ``torch.autograd.functional.hessian`` gets zeros. Only the first output is differentiable.
     """
 
     @functools.wraps(backward)
-    def run(ctx: Any, grad: Tensor) -> Gradients:
+    def run(ctx: Any, grad: Tensor, *_: Tensor | None) -> Gradients:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return backward(ctx, grad)
         saved = (t for t in ctx.saved_tensors if t is not None)

@@ -76,3 +76,18 @@ def _check_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     if tensor.device != x.device:
         raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
     return tensor.contiguous()
+
+
+def check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], x: Tensor) -> None:
+    """Check an optional tensor of a shape.
+
+    Raises:
+        TypeError: if it is no tensor or its dtype is not that of ``x``.
+        ValueError: if its shape is another, its device not that of ``x``, or it is not contiguous.
+    """
+    if tensor is None:
+        return
+    if isinstance(tensor, Tensor) and tensor.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
+    if _check_like(name, tensor, x) is not tensor:
+        raise ValueError(f"{name}: expected a contiguous tensor, got strides {tensor.stride()}")

@@ -1,7 +1,9 @@
 """The only choice of layout: sparse kernels, or dense torch on a scratch weight."""
 
+import math
 from typing import Literal
 
+from sparsefl.ops._gated import GatedGeometry
 from sparsefl.ops._library import isa
 from sparsefl.support import Support
 
@@ -11,6 +13,8 @@ PackedLayout = Literal["triples", "lists"]
 # Above this density dense torch wins (bench/results/cpu.json, crossover of the linear and
 # convolution sweeps); the shipped default until a machine measures its own.
 DENSE_ABOVE = 0.65
+# Below so many output pixels the gated kernels' vectors of pixels are mostly empty.
+LEAST_GATED_PIXELS = 16
 
 
 def layout(support: Support) -> Layout:
@@ -37,3 +41,9 @@ def packed_layout(support: Support, batch_size: int) -> PackedLayout:
     if batch_size < _MANY_SAMPLES:
         limit = _LISTS_BELOW.get(isa(), limit)
     return "lists" if support.density <= limit and columns <= MOST_LISTED else "triples"
+
+
+def gated_layout(geometry: GatedGeometry, height: int, width: int) -> Layout:
+    """Return the layout that a gated convolution of images of that size computes in."""
+    pixels = math.prod(geometry.output_size(height, width))
+    return "dense" if pixels < LEAST_GATED_PIXELS else "sparse"

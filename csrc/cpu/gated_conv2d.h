@@ -1,0 +1,68 @@
+// 2-d convolution that skips channels sample by sample: what is skipped of the input, of the output
+// and of the input's gradient is listed for every sample.
+//
+// Images are row-major, [N, C, H, W]. The lanes are pixels of one sample where channels are
+// gathered, and output channels of one sample where the weight's gradient is summed.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/sparse_conv2d.h"
+
+namespace sparsefl {
+
+// The channels of every sample that are not skipped, ascending.
+struct ChannelLists {
+  const int32_t* index;  // [samples, channels], the first count[n] of row n are valid
+  const int32_t* count;  // [samples]
+  int64_t channels;
+};
+
+// out[n, r, p] = start + sum over listed channels c and taps t of
+// weight[r * row_step + c * channel_step + t] * x[n, c, p * in_step + tap[t]] for the listed rows r
+// and the pixels p of the grid; pixels outside the input count as zero. Of the rows that are not
+// listed the same pixels are set to zero.
+template <class T>
+struct GatedGatherArgs {
+  Axis y, x;
+  ChannelLists channels, rows;
+  const T* weight;
+  int64_t row_step, channel_step;
+  const T* start;  // null, or start[n * start_step + r]
+  int64_t start_step;
+  const T* in;
+  T* out;  // must not alias in
+};
+
+// Sums over the samples of products of an output's gradient with the input.
+template <class T>
+struct GatedOuterArgs {
+  Axis y, x;                // of the forward pass
+  ChannelLists rows;        // the output channels
+  const uint8_t* channels;  // [samples, in_channels], not 0 where a channel is not skipped
+  int64_t in_channels, samples;
+  const T* in;
+  const T* turned;  // what `turn` wrote for the samples
+  T* grad_weight;   // [rows, in_channels, taps]
+};
+
+template <class T>
+struct GatedConv2dKernels {
+  // Scratch is 64-byte aligned; its elements are what the functions with `scratch` in their names
+  // return.
+  void (*gather)(const GatedGatherArgs<T>&, int64_t first_sample, int64_t last_sample, T* scratch);
+  int64_t (*gather_scratch)(const GatedGatherArgs<T>&);
+  // Turns the listed channels of grad [samples, channels, pixels] into lanes: of sample n, pixel p
+  // and listed channel i, turned[(n * pixels + p) * padded channels + i]. Padding is zero.
+  void (*turn)(const ChannelLists&, const T* grad, int64_t pixels, int64_t first_sample,
+               int64_t last_sample, T* turned);
+  int64_t (*turned_channels)(int64_t channels);
+  // Writes grad_weight[:, c, :] for the channels [first, last).
+  void (*outer)(const GatedOuterArgs<T>&, int64_t first, int64_t last, T* scratch);
+  int64_t (*outer_scratch)(const GatedOuterArgs<T>&);
+};
+
+template <class T>
+const GatedConv2dKernels<T>& gated_conv2d_kernels();
+
+}  // namespace sparsefl

@@ -1,0 +1,181 @@
+// The weight's gradient of the gated convolution: for every sample, products of the input's kept
+// channels with the gradient's kept channels, which lie in the lanes.
+
+namespace sparsefl {
+namespace {
+
+constexpr int kTapsAtOnce = 9;
+// Vectors of gradients that a pixel is broadcast to: as many as the registers hold sums of.
+constexpr int kGradientVectors = SPARSEFL_VECTOR_BYTES == 64 ? 3 : 1;
+
+template <class T>
+int64_t turned_channels(int64_t channels) {
+  return round_up(channels, Vec<T>::kLanes);
+}
+
+template <class T>
+void turn(const ChannelLists& lists, const T* grad, int64_t pixels, int64_t first_sample,
+          int64_t last_sample, T* turned) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t ld = turned_channels<T>(lists.channels);
+  for (int64_t n = first_sample; n < last_sample; ++n) {
+    const int32_t* listed = lists.index + n * lists.channels;
+    const T* from = grad + n * lists.channels * pixels;
+    T* to = turned + n * pixels * ld;
+    for (int64_t i = 0; i < lists.count[n]; i += kLanes) {
+      const int64_t channels = smaller(kLanes, lists.count[n] - i);
+      for (int64_t p = 0; p < pixels; p += kLanes) {
+        const int64_t width = smaller(kLanes, pixels - p);
+        typename Vec<T>::Type v[kLanes];
+        for (int j = 0; j < kLanes; ++j) {
+          v[j] = typename Vec<T>::Type{};
+          if (j >= channels) continue;
+          const T* row = from + listed[i + j] * pixels + p;
+          v[j] = width == kLanes ? load(row) : load_some(row, width);
+        }
+        transpose_square<T>(v);
+        for (int64_t j = 0; j < width; ++j) store(to + (p + j) * ld + i, v[j]);
+      }
+    }
+  }
+}
+
+// What the products of one sample's channel with some gradients read.
+template <class T>
+struct Product {
+  const T* turned;  // of the first gradient
+  int64_t ld;
+  const T* band;
+  int64_t row_step, rows, columns;
+};
+
+// to[t * ld_to + lane] = or += sum over pixels of band[pixel + place[t]] * turned[pixel][lane].
+template <class T, int kTaps, int kVectors>
+void outer_tile(const Product<T>& a, const int64_t* place, bool add, T* to, int64_t ld_to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typename Vec<T>::Type sum[kTaps][kVectors];
+  int64_t at[kTaps];
+#pragma GCC unroll 9
+  for (int t = 0; t < kTaps; ++t) {
+    at[t] = place[t];
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) {
+      sum[t][v] = add ? load(to + t * ld_to + v * kLanes) : typename Vec<T>::Type{};
+    }
+  }
+  const T* gradient = a.turned;
+  for (int64_t y = 0; y < a.rows; ++y) {
+    const T* row = a.band + y * a.row_step;
+    for (int64_t x = 0; x < a.columns; ++x, ++row, gradient += a.ld) {
+      typename Vec<T>::Type g[kVectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) g[v] = load(gradient + v * kLanes);
+#pragma GCC unroll 9
+      for (int t = 0; t < kTaps; ++t) {
+        const auto pixel = broadcast(row[at[t]]);
+#pragma GCC unroll 3
+        for (int v = 0; v < kVectors; ++v) sum[t][v] += pixel * g[v];
+      }
+    }
+  }
+#pragma GCC unroll 9
+  for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) store(to + t * ld_to + v * kLanes, sum[t][v]);
+  }
+}
+
+template <class T, int kTaps, int kVectors = kGradientVectors>
+inline void outer_vectors(int64_t vectors, const Product<T>& a, const int64_t* place, bool add,
+                          T* to, int64_t ld_to) {
+  if constexpr (kVectors > 0) {
+    if (vectors == kVectors) return outer_tile<T, kTaps, kVectors>(a, place, add, to, ld_to);
+    outer_vectors<T, kTaps, kVectors - 1>(vectors, a, place, add, to, ld_to);
+  }
+}
+
+// All taps, all `vectors` of gradients.
+template <class T>
+void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t vectors, bool add,
+                   T* to, int64_t ld_to) {
+  const int64_t groups = ceil_div(vectors, kGradientVectors);
+  const T* turned = a.turned;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t first = vectors * g / groups, count = vectors * (g + 1) / groups - first;
+    a.turned = turned + first * Vec<T>::kLanes;
+    T* out = to + first * Vec<T>::kLanes;
+    int64_t t = 0;
+    for (; t + kTapsAtOnce <= taps; t += kTapsAtOnce) {
+      outer_vectors<T, kTapsAtOnce>(count, a, place + t, add, out + t * ld_to, ld_to);
+    }
+    for (; t + 3 <= taps; t += 3) {
+      outer_vectors<T, 3>(count, a, place + t, add, out + t * ld_to, ld_to);
+    }
+    for (; t < taps; ++t) outer_vectors<T, 1>(count, a, place + t, add, out + t * ld_to, ld_to);
+  }
+}
+
+// Elements of the scratch: the places of the taps, a channel's padded rows, one channel's sums over
+// the samples, one sample's products.
+template <class T>
+struct OuterSizes {
+  int64_t place, band, sums;
+
+  OuterSizes(const GatedOuterArgs<T>& a, const Band& in) {
+    const int64_t taps = a.y.kernel * a.x.kernel;
+    place = round_up(taps * int64_t{sizeof(int64_t)}, 64) / int64_t{sizeof(T)};
+    band = round_up(in.elements(a.y.grid), 16);
+    sums = round_up(turned_channels<T>(a.rows.channels) * taps, 16);
+  }
+};
+
+template <class T>
+int64_t outer_scratch(const GatedOuterArgs<T>& a) {
+  const OuterSizes<T> sizes(a, Band(a.y, a.x, 1));
+  return sizes.place + sizes.band + 2 * sizes.sums;
+}
+
+template <class T>
+void outer(const GatedOuterArgs<T>& a, int64_t first, int64_t last, T* scratch) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const Band band(a.y, a.x, 1);
+  const OuterSizes<T> sizes(a, band);
+  int64_t* place = reinterpret_cast<int64_t*>(scratch);
+  T* padded = scratch + sizes.place;
+  T *sums = padded + sizes.band, *products = sums + sizes.sums;
+  const int64_t taps = a.y.kernel * a.x.kernel, rows = a.rows.channels;
+  const int64_t ld = turned_channels<T>(rows), pixels = a.y.grid * a.x.grid;
+  for (int64_t t = 0; t < taps; ++t) {
+    place[t] = band.place(a.y.tap[t / a.x.kernel], a.x.tap[t % a.x.kernel]);
+  }
+  for (int64_t c = first; c < last; ++c) {
+    fill_zero(sums, taps * ld);
+    for (int64_t n = 0; n < a.samples; ++n) {
+      const int64_t count = a.rows.count[n];
+      if (a.channels[n * a.in_channels + c] == 0 || count == 0) continue;
+      const T* plane = a.in + (n * a.in_channels + c) * a.y.input * a.x.input;
+      copy_band(band, a.y, a.x, plane, 0, a.y.grid, padded);
+      const Product<T> product{a.turned + n * pixels * ld, ld,       padded,
+                               band.step_y * band.pitch,   a.y.grid, a.x.grid};
+      const int64_t vectors = ceil_div(count, kLanes);
+      if (count == rows) {
+        outer_product(product, place, taps, vectors, true, sums, ld);
+        continue;
+      }
+      outer_product(product, place, taps, vectors, false, products, ld);
+      const int32_t* listed = a.rows.index + n * rows;
+      for (int64_t t = 0; t < taps; ++t) {
+        for (int64_t i = 0; i < count; ++i) {
+          sums[t * ld + listed[i]] += products[t * ld + i];
+        }
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      T* to = a.grad_weight + (r * a.in_channels + c) * taps;
+      for (int64_t t = 0; t < taps; ++t) to[t] = sums[t * ld + r];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sparsefl

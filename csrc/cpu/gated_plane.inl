@@ -1,0 +1,97 @@
+// Bands of a channel's rows with their padding, as the gated convolution's kernels read them.
+
+namespace sparsefl {
+namespace {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The input coordinates that the taps of an axis reach from a grid point.
+struct Span {
+  int64_t low = 0, high = -1;
+
+  explicit Span(const Axis& axis) {
+    bool any = false;
+    for (int64_t t = 0; t < axis.kernel; ++t) {
+      const int64_t tap = axis.tap[t];
+      if (tap == Axis::kNoTap) continue;
+      low = any && low < tap ? low : tap;
+      high = any && high > tap ? high : tap;
+      any = true;
+    }
+  }
+  bool empty() const { return high < low; }
+};
+
+// Some rows of the grid, all columns, and the input rows that they reach. A row lies sorted by the
+// residue of its column modulo the step, so that neighbours on the grid are neighbours in memory.
+struct Band {
+  Span y, x;
+  int64_t step_y, step_x, length, pitch, lead;
+
+  // The first pixel of every row is aligned to `alignment` elements.
+  Band(const Axis& axis_y, const Axis& axis_x, int64_t alignment)
+      : y(axis_y),
+        x(axis_x),
+        step_y(axis_y.in_step),
+        step_x(axis_x.in_step),
+        length(axis_x.grid + (x.high - x.low) / step_x),
+        pitch(round_up(step_x * length, alignment)),
+        lead(step_x == 1 && x.low < 0 ? (alignment + x.low % alignment) % alignment : 0) {}
+
+  int64_t rows(int64_t grid_rows) const { return (grid_rows - 1) * step_y + y.high - y.low + 1; }
+  int64_t elements(int64_t grid_rows) const { return lead + rows(grid_rows) * pitch; }
+  // Of the pixel that a tap reaches from the band's first grid point.
+  int64_t place(int64_t tap_y, int64_t tap_x) const {
+    const int64_t column = tap_x - x.low;
+    return lead + (tap_y - y.low) * pitch + column % step_x * length + column / step_x;
+  }
+};
+
+template <class T>
+inline void copy_elements(const T* from, int64_t count, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+template <class T>
+inline void fill_zero(T* to, int64_t count) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, typename Vec<T>::Type{});
+  for (; i < count; ++i) to[i] = T{0};
+}
+
+// Copies the input rows of `grid_rows` rows of the grid from `first` on; zero outside the input.
+template <class T>
+void copy_band(const Band& band, const Axis& y, const Axis& x, const T* plane, int64_t first,
+               int64_t grid_rows, T* to) {
+  fill_zero(to, band.elements(grid_rows));
+  to += band.lead;
+  const int64_t top = first * band.step_y + band.y.low, rows = band.rows(grid_rows);
+  const int64_t end = band.x.low + band.step_x * band.length;
+  const int64_t left = band.x.low > 0 ? band.x.low : 0;
+  const int64_t right = smaller(end, x.input);
+  for (int64_t r = 0; r < rows; ++r, to += band.pitch) {
+    const int64_t row = top + r;
+    if (row < 0 || row >= y.input) continue;
+    const T* from = plane + row * x.input;
+    if (band.step_x == 1) {
+      if (right > left) copy_elements(from + left, right - left, to + left - band.x.low);
+      continue;
+    }
+    for (int64_t residue = 0; residue < band.step_x; ++residue) {
+      T* part = to + residue * band.length;
+      for (int64_t i = 0; i < band.length; ++i) {
+        const int64_t column = band.x.low + residue + i * band.step_x;
+        if (column >= 0 && column < x.input) part[i] = from[column];
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sparsefl

@@ -1,0 +1,196 @@
+"""Autograd of ``gated_conv2d``, and what it takes beside tensors."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from sparsefl.ops._autograd import Gradients, first_order
+from sparsefl.ops._dense import without_autocast
+
+Pair: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GatedGeometry:
+    """Extents of a 2-d convolution of one group, ``(height, width)`` each; zero padding."""
+
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    def output_size(self, height: int, width: int) -> Pair:
+        """Return height and width of the output of an input of that size."""
+        return self._output(0, height), self._output(1, width)
+
+    def sizes(self, height: int, width: int) -> list[int]:
+        """Return the operators' ``geometry``: of either axis input, output and the rest."""
+        return [
+            number
+            for axis, size in enumerate((height, width))
+            for number in (
+                *(size, self._output(axis, size), self.kernel_size[axis], self.stride[axis]),
+                *(self.padding[axis], self.dilation[axis]),
+            )
+        ]
+
+    def _output(self, axis: int, size: int) -> int:
+        reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+
+
+@dataclass(frozen=True)
+class GatedOptions:
+    """What a gated convolution does beside its tensors.
+
+    Attributes:
+        kept: Output channels that a sample keeps at most.
+        all_samples: Whether the batch statistics are of all pairs, not of the open ones alone.
+        sigmoid: Whether the gates see the sigmoid of the channels' means.
+        relu: Whether the result passes a ReLU.
+        eps: Added to the variance.
+    """
+
+    kept: int
+    all_samples: bool
+    sigmoid: bool
+    relu: bool
+    eps: float
+
+
+class GatedConv2dFunction(torch.autograd.Function):
+    """The gated convolution; saves the input, the convolution's result and small tensors."""
+
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        geometry: GatedGeometry,
+        options: GatedOptions,
+        running: tuple[Tensor, Tensor] | None,
+        handed: Tensor | None,
+        dense: bool,
+    ) -> tuple[Tensor, ...]:
+        ops = torch.ops.sparsefl
+        pooled, nonzero = ops.gated_pool.default(x)
+        seen = pooled.sigmoid() if options.sigmoid else pooled  # [N, in]
+        gates = _keep_largest(torch.addmm(gate_bias, seen, gate_weight.t()).relu_(), options.kept)
+        opened = gates > 0
+        everything = options.all_samples and running is None
+        computed = torch.ones_like(opened) if everything else opened
+        sizes = geometry.sizes(x.shape[2], x.shape[3])
+        if dense:
+            z = conv2d(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation)
+        else:
+            z = ops.gated_conv2d.default(x, weight, bias, nonzero, computed, sizes)
+        batch: tuple[Tensor, ...] = ()
+        if running is None:
+            batch = ops.gated_moments.default(z, computed)
+        mean, variance = running or batch[:2]
+        norm = (norm_weight, norm_bias, options.eps, options.relu)
+        y = ops.gated_norm.default(z, gates, computed, mean, variance, *norm)
+        ctx.geometry, ctx.options, ctx.dense, ctx.sizes = geometry, options, dense, sizes
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(
+            *(
+                x if ctx.needs_input_grad[1] else None,
+                z,
+                weight,
+                gate_weight,
+                norm_weight,
+                norm_bias,
+                seen,
+                gates,
+                nonzero,
+            ),
+            *(_wanted(nonzero, handed), computed, mean, variance, None if running else batch[2]),
+        )
+        ctx.mark_non_differentiable(opened, *batch)
+        return (y, opened, *batch)
+
+    @staticmethod
+    @without_autocast
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, z, weight, gate_weight, norm_weight, norm_bias, seen, gates, *rest = ctx.saved_tensors
+        nonzero, wanted, computed, mean, variance, planes = rest
+        options, needs = ctx.options, ctx.needs_input_grad
+        grad_z, grad_gates, grad_norm_weight, grad_norm_bias = (
+            torch.ops.sparsefl.gated_norm_backward.default(
+                *(grad.contiguous(), z, gates, computed, mean, variance, planes),
+                *(norm_weight, norm_bias, options.eps, options.relu),
+            )
+        )
+        grad_gates.mul_(
+            gates > 0
+        )  # of the closed ones, those below zero among them, nothing passes
+        start = None
+        if needs[0]:
+            grad_seen = grad_gates @ gate_weight  # [N, in]
+            if options.sigmoid:
+                grad_seen *= seen * (1 - seen)
+            start = grad_seen / (ctx.sizes[0] * ctx.sizes[6])
+        asked = [int(needs[0]), int(needs[1])]
+        if not any(asked):
+            grad_x = grad_weight = None
+        elif ctx.dense:
+            if x is None:  # only its shape is asked for
+                size = (grad_z.shape[0], weight.shape[1], ctx.sizes[0], ctx.sizes[6])
+                x = grad_z.new_empty(1).expand(size)
+            grad_x, grad_weight = _dense_gradients(grad_z, x, weight, start, ctx.geometry, asked)
+        else:
+            grad_x, grad_weight = torch.ops.sparsefl.gated_conv2d_backward.default(
+                *(grad_z, x, weight, start, nonzero, wanted, computed, ctx.sizes, asked)
+            )
+        return (
+            grad_x if needs[0] else None,
+            grad_weight if needs[1] else None,
+            grad_z.sum((0, 2, 3)) if ctx.has_bias and needs[2] else None,
+            grad_gates.t() @ seen if needs[3] else None,
+            grad_gates.sum(0) if needs[4] else None,
+            grad_norm_weight if norm_weight is not None and needs[5] else None,
+            grad_norm_bias if norm_bias is not None and needs[6] else None,
+            *5 * (None,),
+        )
+
+
+def _keep_largest(gates: Tensor, kept: int) -> Tensor:
+    """Return the ``kept`` largest of every row of ``gates`` ``[N, out]``, zero elsewhere."""
+    if kept == gates.shape[1]:
+        return gates
+    values, places = gates.topk(kept, dim=1, sorted=False)
+    return torch.zeros_like(gates).scatter_(1, places, values)
+
+
+def _wanted(nonzero: Tensor, handed: Tensor | None) -> Tensor:
+    """Return the pairs whose input gradient is asked for, ``[N, in]`` bool."""
+    if handed is None or bool((nonzero & ~handed).any()):
+        return torch.ones_like(nonzero)
+    return handed
+
+
+def _dense_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    start: Tensor | None,
+    geometry: GatedGeometry,
+    asked: list[int],
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        *(grad, x, weight, None, geometry.stride, geometry.padding, geometry.dilation),
+        *(False, (0, 0), 1, (bool(asked[0]), bool(asked[1]), False)),
+    )
+    if start is not None:
+        grad_x += start[:, :, None, None]
+    return grad_x, grad_weight
