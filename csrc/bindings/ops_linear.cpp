@@ -51,84 +51,116 @@ Part part_of(const View& view, int64_t batch, int64_t part, int64_t parts) {
           0, batch};
 }
 
-// y = weight @ operand + bias, batch-last or row-major, [batch, rows].
+// A result [batch, features] that kernels write batch-last, and that may be asked for row-major.
+template <class T>
+class Output {
+ public:
+  Output(const Tensor& like, int64_t batch, int64_t features, bool row_major)
+      : batch_(batch), features_(features), batch_last_(empty_batch_last(like, {batch, features})) {
+    if (row_major) row_major_ = empty_of(like, {batch, features});
+  }
+
+  T* data() const { return mutable_data<T>(batch_last_); }
+  int64_t ld() const { return batch_; }
+  Tensor result() const { return row_major_.has_value() ? *row_major_ : batch_last_; }
+
+  // What a part has just written is still in its caches.
+  void turn(const Part& part) const {
+    if (!row_major_.has_value()) return;
+    batch_last_kernels<T>().transpose(
+        data() + part.row_begin * batch_, batch_, mutable_data<T>(*row_major_) + part.row_begin,
+        features_, part.row_end - part.row_begin, part.lane_begin, part.lane_end);
+  }
+
+ private:
+  int64_t batch_, features_;
+  Tensor batch_last_;
+  std::optional<Tensor> row_major_;
+};
+
+// y = weight @ operand + bias, [batch, rows].
 template <class T>
 class Product {
  public:
   Product(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
           const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
-      : rows_(tensors.rows()),
-        flops_(2 * (tensors.nnz() + rows_) * operand.batch()),
-        batch_last_(empty_batch_last(stored, {operand.batch(), rows_})),
+      : flops_(2 * (tensors.nnz() + tensors.rows()) * operand.batch()),
+        output_(stored, operand.batch(), tensors.rows(), row_major),
         args_{tensors.view(operand.features()),
               make_weights<T>(stored, magnitudes),
               sparsefl::data<T>(bias),
               operand.data<T>(),
               operand.ld(),
-              mutable_data<T>(batch_last_),
-              operand.batch(),
-              operand.batch()} {
-    if (row_major) row_major_ = empty_of(stored, {operand.batch(), rows_});
-  }
+              output_.data(),
+              output_.ld(),
+              operand.batch()} {}
 
   int64_t flops() const { return flops_; }
+  Tensor result() const { return output_.result(); }
 
-  Tensor result() const { return row_major_.has_value() ? *row_major_ : batch_last_; }
-
-  // A part turns its own rows: they are still in its caches.
   void run(int64_t p, int64_t parts) const {
     const Part part = part_of(args_.view, args_.batch, p, parts);
     const auto& kernels = sparse_linear_kernels<T>();
     const Workspace scratch(kernels.spmm_scratch(args_, part) * int64_t{sizeof(T)});
     kernels.spmm(args_, part, scratch.as<T>());
-    if (!row_major_.has_value()) return;
-    batch_last_kernels<T>().transpose(args_.y + part.row_begin * args_.ldy, args_.ldy,
-                                      mutable_data<T>(*row_major_) + part.row_begin, rows_,
-                                      part.row_end - part.row_begin, part.lane_begin,
-                                      part.lane_end);
+    output_.turn(part);
   }
 
  private:
-  int64_t rows_, flops_;
-  Tensor batch_last_;
-  std::optional<Tensor> row_major_;
+  int64_t flops_;
+  Output<T> output_;
   SpmmArgs<T> args_;
 };
 
-// sum_n grad[row, n] * x[column, n] on the support, [nnz].
+// The stored elements' gradient, [nnz], and the input's, [batch, rows], if that is wanted.
 template <class T>
-class Sampling {
+class BothGradients {
  public:
-  Sampling(const Operand& grad, const Operand& x, const Tensor& like, const Magnitudes* magnitudes,
-           const ViewTensors& tensors)
-      : nnz_(tensors.nnz()),
-        flops_(2 * nnz_ * x.batch()),
-        result_(empty_of(like, {nnz_})),
-        args_{tensors.view(x.features()),
-              make_weights<T>(result_, magnitudes),
+  BothGradients(const Operand& grad, const Operand& x, const Tensor& stored,
+                const Magnitudes* magnitudes, const ViewTensors& tensors, int64_t wanted_input)
+      : flops_((wanted_input == kNone ? 2 : 4) * tensors.nnz() * x.batch()),
+        values_(empty_of(stored, {tensors.nnz()})),
+        args_{tensors.view(grad.features()),
+              make_weights<T>(stored, magnitudes),
               grad.data<T>(),
               grad.ld(),
               x.data<T>(),
               x.ld(),
-              mutable_data<T>(result_),
+              nullptr,
+              0,
+              mutable_data<T>(values_),
               x.batch()} {
-    if (x.batch() == 0) std::fill_n(args_.grad_values, nnz_, T{0});
+    STD_TORCH_CHECK(args_.view.position == nullptr, "the view is not that of the stored order");
+    if (wanted_input != kNone) {
+      input_.emplace(stored, x.batch(), tensors.rows(), wanted_input == kRowMajor);
+      args_.grad_x = input_->data();
+      args_.ld_grad_x = input_->ld();
+    }
+    if (x.batch() == 0) std::fill_n(args_.grad_values, tensors.nnz(), T{0});
   }
 
   int64_t flops() const { return flops_; }
-  Tensor result() const { return result_; }
+  Tensor values() const { return values_; }
+  std::optional<Tensor> input() const {
+    return input_ ? std::optional<Tensor>(input_->result()) : std::nullopt;
+  }
 
   void run(int64_t p, int64_t parts) const {
     if (args_.batch == 0) return;
     const View& view = args_.view;
     const int64_t end = p + 1 == parts ? view.rows : row_at(view, p + 1, parts);
-    sparse_linear_kernels<T>().sddmm(args_, {row_at(view, p, parts), end, 0, args_.batch});
+    const Part part{row_at(view, p, parts), end, 0, args_.batch};
+    const auto& kernels = sparse_linear_kernels<T>();
+    const Workspace scratch(kernels.gradients_scratch(args_) * int64_t{sizeof(T)});
+    kernels.gradients(args_, part, scratch.as<T>());
+    if (input_) input_->turn(part);
   }
 
  private:
-  int64_t nnz_, flops_;
-  Tensor result_;
-  SddmmArgs<T> args_;
+  int64_t flops_;
+  Tensor values_;
+  std::optional<Output<T>> input_;
+  GradientsArgs<T> args_;
 };
 
 // sum_n grad[row, n], [rows].
@@ -172,37 +204,40 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
 // x is read for the stored elements' gradient alone. All gradients are computed in one parallel
 // region: each more would cost its 5 to 9 us.
 Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
-                   const Magnitudes* magnitudes, const ViewTensors& view,
-                   const ViewTensors& transposed, const std::vector<int64_t>& wanted) {
+                   const Magnitudes* magnitudes, const ViewTensors& transposed,
+                   const std::vector<int64_t>& wanted) {
   const Operand gradient(grad);
   std::optional<Operand> operand;
   if (wanted.at(1) != 0) operand.emplace(x.value());
   Gradients gradients;
   with_type(stored, [&]<class T>(T*) {
     std::optional<Product<T>> product;
-    std::optional<Sampling<T>> sampling;
+    std::optional<BothGradients<T>> both;
     std::optional<BiasGradient<T>> sums;
     int64_t flops = 0;
     const auto add = [&](auto& job, const auto&... arguments) {
       flops += job.emplace(arguments...).flops();
     };
-    if (wanted[0] != kNone) {
+    if (operand) {
+      add(both, gradient, *operand, stored, magnitudes, transposed, wanted[0]);
+    } else if (wanted[0] != kNone) {
       const bool row_major = wanted[0] == kRowMajor;
       add(product, gradient, stored, magnitudes, std::optional<Tensor>(), transposed, row_major);
     }
-    if (operand) add(sampling, gradient, *operand, stored, magnitudes, view);
     if (wanted.at(2) != 0) add(sums, gradient, stored);
     read_operands<T>(0, {&gradient, operand ? &*operand : nullptr});
     const int64_t parts = thread_parts(flops);
     for_parts(parts, [&](int64_t p) {
       if (product) product->run(p, parts);
-      if (sampling) sampling->run(p, parts);
+      if (both) both->run(p, parts);
       if (sums) sums->run(p, parts);
     });
-    const auto result = [&](const auto& job) {
-      return job ? job->result() : empty_of(stored, {0});
-    };
-    gradients = {result(product), result(sampling), result(sums)};
+    const auto input = both ? both->input() : std::nullopt;
+    gradients = {input     ? *input
+                 : product ? product->result()
+                           : empty_of(stored, {0}),
+                 both ? both->values() : empty_of(stored, {0}),
+                 sums ? sums->result() : empty_of(stored, {0})};
   });
   return gradients;
 }
@@ -216,11 +251,8 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const std::optional<
 Gradients sparse_linear_backward(const Tensor& grad, const std::optional<Tensor>& x,
                                  const Tensor& values, const Tensor& begin, const Tensor& index,
                                  const std::optional<Tensor>& position, const Tensor& work,
-                                 int64_t block, const Tensor& begin_t, const Tensor& index_t,
-                                 const std::optional<Tensor>& position_t, const Tensor& work_t,
-                                 int64_t block_t, std::vector<int64_t> wanted) {
-  return backward(grad, x, values, nullptr, {begin, index, position, work, block},
-                  {begin_t, index_t, position_t, work_t, block_t}, wanted);
+                                 int64_t block, std::vector<int64_t> wanted) {
+  return backward(grad, x, values, nullptr, {begin, index, position, work, block}, wanted);
 }
 
 Tensor sign_linear(const Tensor& x, const Tensor& scores, const std::optional<Tensor>& magnitudes,
@@ -235,12 +267,9 @@ Gradients sign_linear_backward(const Tensor& grad, const std::optional<Tensor>& 
                                const Tensor& scores, const std::optional<Tensor>& magnitudes,
                                double constant, const Tensor& begin, const Tensor& index,
                                const std::optional<Tensor>& position, const Tensor& work,
-                               int64_t block, const Tensor& begin_t, const Tensor& index_t,
-                               const std::optional<Tensor>& position_t, const Tensor& work_t,
-                               int64_t block_t, std::vector<int64_t> wanted) {
+                               int64_t block, std::vector<int64_t> wanted) {
   const Magnitudes sign{magnitudes, constant};
-  return backward(grad, x, scores, &sign, {begin, index, position, work, block},
-                  {begin_t, index_t, position_t, work_t, block_t}, wanted);
+  return backward(grad, x, scores, &sign, {begin, index, position, work, block}, wanted);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsefl, CompositeExplicitAutograd, m) {

@@ -45,6 +45,18 @@ inline typename Vec<T>::Type broadcast(T value) {
   return value - typename Vec<T>::Type{};
 }
 
+// Keeps a loaded vector in a register: compilers would load what is used twice twice.
+template <class V>
+inline void keep(V& v) {
+#if SPARSEFL_VECTOR_BYTES == 64
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 template <int... I>
 struct Lanes {};
 template <int N, int... I>

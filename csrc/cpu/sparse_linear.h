@@ -1,4 +1,4 @@
-// Sparse times dense, and the gradient of the sparse factor's values, with the batch in the lanes.
+// Sparse times dense, and the gradients of both factors, with the batch in the lanes.
 //
 // Operands are feature-major: x[column * ldx + sample]. The batch is padded: every row of x and
 // grad can be read up to the next multiple of kLanePadding samples, and what lies there is zero.
@@ -22,14 +22,19 @@ struct SpmmArgs {
   int64_t batch;
 };
 
+// The gradients of y = weight * x in one walk of the transposed view, in whose order the weights
+// are stored (position is null): a row of grad that a kept position meets is loaded once for its
+// two products.
 template <class T>
-struct SddmmArgs {
-  View view;
-  Weights<T> weights;  // kValues: only the kind is read
-  const T* grad;       // [rows, ldg]
+struct GradientsArgs {
+  View view;  // rows: of x, columns: of grad
+  Weights<T> weights;
+  const T* grad;  // [columns, ldg]
   int64_t ldg;
-  const T* x;  // [columns, ldx]
+  const T* x;  // [rows, ldx]
   int64_t ldx;
+  T* grad_x;  // [rows, ld_grad_x], or null: grad_values alone
+  int64_t ld_grad_x;
   T* grad_values;  // [nnz], every element is written
   int64_t batch;
 };
@@ -46,9 +51,12 @@ struct SparseLinearKernels {
   // positions get the bias. scratch: spmm_scratch elements, 64-byte aligned.
   void (*spmm)(const SpmmArgs<T>&, const Part&, T* scratch);
   int64_t (*spmm_scratch)(const SpmmArgs<T>&, const Part&);
-  // grad_values[k] = sum_n grad[row(k), n] * x[column(k), n], times the magnitude for signs. The
-  // view is the forward one (position is null); a part covers the whole batch.
-  void (*sddmm)(const SddmmArgs<T>&, const Part&);
+  // grad_x[c, n] = sum_r weight[r, c] * grad[r, n] over the kept r of column c, and
+  // grad_values[k] = sum_n grad[r(k), n] * x[c(k), n], times the magnitude for signs; for the rows
+  // of a part, which covers the whole batch, of at least one sample. scratch: gradients_scratch
+  // elements, 64-byte aligned.
+  void (*gradients)(const GradientsArgs<T>&, const Part&, T* scratch);
+  int64_t (*gradients_scratch)(const GradientsArgs<T>&);
 };
 
 template <class T>

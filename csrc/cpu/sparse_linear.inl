@@ -20,10 +20,6 @@ bool copies_blocks(const SpmmArgs<T>& a) {
          (a.ldx * int64_t{sizeof(T)} >= kPageBytes && a.view.columns <= kCopiedColumns);
 }
 
-inline int64_t padded_lanes(int64_t lanes) {
-  return (lanes + kLanePadding - 1) / kLanePadding * kLanePadding;
-}
-
 template <class T>
 int64_t spmm_scratch(const SpmmArgs<T>& a, const Part& part) {
   const int64_t lanes = kTileVectors<T> * Vec<T>::kLanes;
@@ -81,6 +77,20 @@ inline void store_row(T* y, const typename Vec<T>::Type* acc, int64_t lanes) {
       store(y + v * kLanes, acc[v]);
     } else if (left > 0) {
       store_some(y + v * kLanes, acc[v], left);
+    }
+  }
+}
+
+// Reads what store_row wrote.
+template <class T, int kVectors>
+inline void load_row(const T* y, typename Vec<T>::Type* acc, int64_t lanes) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t left = lanes - v * kLanes;
+    if (left >= kLanes) {
+      acc[v] = load(y + v * kLanes);
+    } else if (left > 0) {
+      acc[v] = load_some(y + v * kLanes, left);
     }
   }
 }
@@ -150,63 +160,14 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
   });
 }
 
-// Dot products of one tile of lanes. Each kept position's products stay a vector until there are
-// as many as lanes; one shuffle tree then sums them all, across the ends of rows.
-template <class T, int kVectors>
-void sddmm_tile(const SddmmArgs<T>& a, const Part& part, int64_t block, int64_t lane) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  const int32_t* begin = a.view.begin + block * a.view.rows;
-  const T* x = a.x + block * a.view.block * a.ldx + lane;
-  typename Vec<T>::Type waiting[kLanes];
-  int count = 0;
-  T* out = a.grad_values + begin[part.row_begin];
-  const auto flush = [&] {
-    const auto sums = sum_each<T>(waiting);
-    if (lane == 0) {
-      count == kLanes ? store(out, sums) : store_some(out, sums, count);
-    } else {
-      count == kLanes ? store(out, load(out) + sums)
-                      : store_some(out, load_some(out, count) + sums, count);
-    }
-    out += count;
-    count = 0;
-  };
-  for (int64_t row = part.row_begin; row < part.row_end; ++row) {
-    if (begin[row] == begin[row + 1]) continue;
-    typename Vec<T>::Type g[kVectors];
-    for (int v = 0; v < kVectors; ++v) g[v] = load(a.grad + row * a.ldg + lane + v * kLanes);
-    for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
-      const T* p = x + a.view.index[k] * a.ldx;
-      auto sum = g[0] * load(p);
-      for (int v = 1; v < kVectors; ++v) sum += g[v] * load(p + v * kLanes);
-      waiting[count] = sum;
-      if (++count == kLanes) flush();
-    }
-  }
-  if (count > 0) {
-    for (int i = count; i < kLanes; ++i) waiting[i] = typename Vec<T>::Type{};
-    flush();
-  }
-}
-
-template <class T>
-void sddmm(const SddmmArgs<T>& a, const Part& part) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  constexpr int64_t kTile = kTileVectors<T> * kLanes;
-  for (int64_t block = 0; block < a.view.blocks(); ++block) {
-    for (int64_t lane = 0; lane < a.batch; lane += kTile) {
-      const int64_t left = padded_lanes(a.batch - lane);
-      with_vectors<kTileVectors<T>>(
-          static_cast<int>((left < kTile ? left : kTile) / kLanes),
-          [&]<int kVectors>(Lanes<kVectors>) { sddmm_tile<T, kVectors>(a, part, block, lane); });
-    }
-    const int32_t* begin = a.view.begin + block * a.view.rows;
-    scale_gradient(a.weights, a.grad_values, begin[part.row_begin], begin[part.row_end]);
-  }
-}
-
 }  // namespace
+}  // namespace sparsefl
 
-#define SPARSEFL_SPARSE_LINEAR_TABLE(T) {spmm<T>, spmm_scratch<T>, sddmm<T>}
+#include "cpu/sparse_linear_gradients.inl"
+
+namespace sparsefl {
+
+#define SPARSEFL_SPARSE_LINEAR_TABLE(T) \
+  {spmm<T>, spmm_scratch<T>, gradients<T>, gradients_scratch<T>}
 
 }  // namespace sparsefl

@@ -40,15 +40,5 @@ inline void with_reader(const Weights<T>& w, const int32_t* position, Run run) {
   }
 }
 
-// dL/dvalue from dL/dweight: the straight-through gradient of a score is times its magnitude.
-template <class T>
-inline void scale_gradient(const Weights<T>& w, T* gradient, int64_t begin, int64_t end) {
-  if (w.kind == WeightKind::kSignConstant) {
-    for (int64_t k = begin; k < end; ++k) gradient[k] *= w.constant;
-  } else if (w.kind == WeightKind::kSignTensor) {
-    for (int64_t k = begin; k < end; ++k) gradient[k] *= w.magnitudes[k];
-  }
-}
-
 }  // namespace
 }  // namespace sparsefl

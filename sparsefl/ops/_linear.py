@@ -32,7 +32,7 @@ class SparseLinearFunction(torch.autograd.Function):
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
-        ctx.magnitude, ctx.views = magnitude, views
+        ctx.magnitude, ctx.transposed = magnitude, views[1]
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
         if magnitude is None:
@@ -43,18 +43,18 @@ class SparseLinearFunction(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
-        forward, transposed = ctx.views
+        view = ctx.transposed
         if stored is None:
-            stored = grad.new_empty(len(forward.columns))  # its size is asked for, not its elements
+            stored = grad.new_empty(len(view.columns))  # its size is asked for, not its elements
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
         if ctx.magnitude is None:
             gradients = torch.ops.sparsefl.sparse_linear_backward.default(
-                grad, x, stored, *forward, *transposed, wanted
+                grad, x, stored, *view, wanted
             )
         else:
             gradients = torch.ops.sparsefl.sign_linear_backward.default(
-                grad, x, stored, *ctx.magnitude, *forward, *transposed, wanted
+                grad, x, stored, *ctx.magnitude, *view, wanted
             )
         return (*only_wanted(gradients, wanted), None, None)
 

@@ -1,9 +1,10 @@
 """Plans: a support sorted the way the kernels walk it, built once a support.
 
 A view cuts the weight's columns into blocks and sorts the kept positions by block, row and column,
-so that the part of the operand that a block meets stays in the L1 cache while all rows meet it.
-Values are stored in the order of the forward view; the input gradient walks a transposed view that
-says where in that order each value lies, so no step permutes values.
+so that the part of the operand that a block meets stays in a cache while all rows meet it. A view
+of the weight serves the forward pass, one of its transpose the backward. Values are stored in the
+order of one of them; the other says where in that order each value lies, so no step permutes
+values.
 """
 
 import dataclasses
@@ -21,8 +22,13 @@ from sparsefl.support import Support
 # Columns of a linear block: 128 rows of 64 floats are the 32 KB of a first-level cache.
 _LINEAR_BLOCK = 128
 # With fewer kept positions in a block's row than this, loading and storing the row's sums costs
-# more than the first-level cache saves, and one block covers all columns that uint16 can index.
+# more than the first-level cache saves, and a block covers what the second-level cache holds.
 _LEAST_IN_BLOCK_ROW = 6.0
+_MOST_LINEAR_COLUMNS = 2048
+# The backward pass multiplies twice what it loads, so the second-level cache suffices: it is enough
+# that a block's row has so many positions, and that the values and their gradients of 128 such
+# rows, which the forward pass meets as a square, stay in the first-level cache.
+_IN_BACKWARD_ROW = 48.0
 _MOST_COLUMNS = 65536
 # A convolution's window of a block: what fits beside the sums, and the most worth spending to give
 # a block's row this many kept positions.
@@ -91,9 +97,41 @@ def _forward_view(indices: Tensor, rows: int, columns: int, block: int) -> tuple
 def _linear_block(columns: int, support: Support) -> int:
     blocks_pay = support.density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW
     # Dense torch wants the values row-major, and so does a block of all columns.
-    if blocks_pay and _dispatch.layout(support) == "sparse":
-        return _LINEAR_BLOCK
-    return max(1, min(columns, _MOST_COLUMNS))
+    if _dispatch.layout(support) == "dense":
+        return max(1, min(columns, _MOST_COLUMNS))
+    return _LINEAR_BLOCK if blocks_pay else max(1, min(columns, _MOST_LINEAR_COLUMNS))
+
+
+def _backward_block(rows: int, support: Support) -> int:
+    wanted = _LINEAR_BLOCK * round(_IN_BACKWARD_ROW / _LINEAR_BLOCK / max(support.density, 1e-9))
+    return max(1, min(rows, max(_LINEAR_BLOCK, min(wanted, _MOST_LINEAR_COLUMNS))))
+
+
+class _Views(NamedTuple):
+    order: Tensor
+    forward: View
+    transposed: View
+
+
+def _linear_views(rows: int, columns: int, support: Support) -> _Views:
+    """Build both views of a ``[rows, columns]`` matrix and choose the stored order.
+
+    That is the transposed view's: it writes a gradient where the forward view reads a value, and
+    random writes cost more. Dense torch wants it row-major, which is the forward view's.
+    """
+    indices = _indices(support)
+    forward, order = _forward_view(indices, rows, columns, _linear_block(columns, support))
+    block = _backward_block(rows, support)
+    begin, index, position, work = torch.ops.sparsefl.plan_transposed(
+        indices, order, rows, columns, 1, block, [0], 1
+    )
+    if _dispatch.layout(support) == "dense":
+        return _Views(order, forward, View(begin, index, position, work, block))
+    at = position.long()
+    inverse = torch.empty_like(position)
+    inverse[at] = torch.arange(len(at), dtype=position.dtype)
+    forward = forward._replace(position=inverse)
+    return _Views(order[at], forward, View(begin, index, None, work, block))
 
 
 PlanT = TypeVar("PlanT", "LinearPlan", "Conv2dPlan")
@@ -125,17 +163,9 @@ class LinearPlan:
             raise ValueError(
                 f"support covers shape {self.support.shape}, expected [out_features, in_features]"
             )
-        rows, columns = self.support.shape
-        indices = _indices(self.support)
-        block = _linear_block(columns, self.support)
-        forward, order = _forward_view(indices, rows, columns, block)
-        block = _linear_block(rows, self.support)
-        begin, index, position, work = torch.ops.sparsefl.plan_transposed(
-            indices, order, rows, columns, 1, block, [0], 1
-        )
-        object.__setattr__(self, "order", order)
-        object.__setattr__(self, "forward", forward)
-        object.__setattr__(self, "transposed", View(begin, index, position, work, block))
+        views = _linear_views(*self.support.shape, self.support)
+        for name, value in views._asdict().items():
+            object.__setattr__(self, name, value)
         _prepare_dense(self)
 
     @functools.cached_property
@@ -250,7 +280,15 @@ class Conv2dPlan:
         """
         self._check_types()
         self._check()
+        views = self._views()
+        for name, value in views._asdict().items():
+            object.__setattr__(self, name, value)
+        _prepare_dense(self)
+
+    def _views(self) -> _Views:
         out, inner, kh, kw = self.support.shape
+        if self.pointwise:
+            return _linear_views(out, inner, self.support)
         axes = self.axes
         indices = _indices(self.support)
         block = self._block(inner, transposed=False)
@@ -271,15 +309,10 @@ class Conv2dPlan:
             phases,
             axes[0].stride * axes[1].stride,
         )
-        object.__setattr__(self, "order", order)
-        object.__setattr__(self, "forward", forward)
-        object.__setattr__(self, "transposed", View(begin, index, position, work, block))
-        _prepare_dense(self)
+        return _Views(order, forward, View(begin, index, position, work, block))
 
     def _block(self, channels: int, *, transposed: bool) -> int:
         density = self.support.density
-        if self.pointwise:
-            return _linear_block(channels, self.support)
         taps = self.support.shape[2] * self.support.shape[3]
         if _dispatch.layout(self.support) == "dense":
             return taps * max(1, min(channels, _MOST_COLUMNS // taps))

@@ -53,7 +53,6 @@ define(
 define(
     "sign_linear_backward(Tensor grad, Tensor? x, Tensor scores, Tensor? magnitudes,"
     " float constant, Tensor begin, Tensor index, Tensor? position, Tensor work, int block,"
-    " Tensor begin_t, Tensor index_t, Tensor? position_t, Tensor work_t, int block_t,"
     " int[] wanted) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -81,7 +80,7 @@ def _(
     scores: Tensor,
     magnitudes: Tensor | None,
     constant: float,
-    *views_and_wanted: Any,
+    *view_and_wanted: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    *_, work_t, _, wanted = views_and_wanted
-    return fake_backward(grad, scores, (grad.shape[0], work_t.shape[0] - 1), wanted)
+    *_, work, _, wanted = view_and_wanted
+    return fake_backward(grad, scores, (grad.shape[0], work.shape[0] - 1), wanted)

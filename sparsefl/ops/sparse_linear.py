@@ -72,8 +72,7 @@ define(
 )
 define(
     "sparse_linear_backward(Tensor grad, Tensor? x, Tensor values, Tensor begin, Tensor index,"
-    " Tensor? position, Tensor work, int block, Tensor begin_t, Tensor index_t,"
-    " Tensor? position_t, Tensor work_t, int block_t, int[] wanted) -> (Tensor, Tensor, Tensor)"
+    " Tensor? position, Tensor work, int block, int[] wanted) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -93,7 +92,7 @@ def _(
 
 @torch.library.register_fake("sparsefl::sparse_linear_backward", lib=LIBRARY)
 def _(
-    grad: Tensor, x: Tensor | None, values: Tensor, *views_and_wanted: Any
+    grad: Tensor, x: Tensor | None, values: Tensor, *view_and_wanted: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    *_, work_t, _, wanted = views_and_wanted
-    return fake_backward(grad, values, (grad.shape[0], work_t.shape[0] - 1), wanted)
+    *_, work, _, wanted = view_and_wanted
+    return fake_backward(grad, values, (grad.shape[0], work.shape[0] - 1), wanted)

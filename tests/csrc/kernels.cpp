@@ -6,7 +6,7 @@
 namespace sparsefl {
 namespace {
 
-Checksum spmm_sum{"spmm"}, sddmm_sum{"sddmm"}, gather_sum{"gather"}, sample_sum{"sample"},
+Checksum spmm_sum{"spmm"}, gradients_sum{"gradients"}, gather_sum{"gather"}, sample_sum{"sample"},
     transpose_sum{"transpose"};
 
 template <class T>
@@ -28,6 +28,37 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
     kernels.linear.spmm(args, part, scratch.get());
   }
   return y;
+}
+
+// Both gradients, and that of the stored elements alone, in the order of the transposed view.
+template <class T>
+void check_gradients(const Kernels<T>& kernels, const Support& support, const Stored& stored,
+                     const Block<T>& gradient, const Block<T>& operand, int64_t batch,
+                     const Numbers& grad_x, const Numbers& grad_values) {
+  const auto reordered = [&](const Numbers& numbers) {
+    Numbers moved;
+    for (const int32_t p : support.position) moved.push_back(numbers[p]);
+    return moved;
+  };
+  const Block<T> values(reordered(stored.values)), magnitudes(reordered(stored.magnitudes));
+  View view = support.transposed;
+  view.position = nullptr;
+  const int64_t ld = padded(batch);
+  for (const int64_t parts : {1, 3}) {
+    for (const bool wants_x : {true, false}) {
+      Block<T> input(view.rows * batch), kept(support.nnz);
+      const GradientsArgs<T> args{
+          view, weights_of(stored, values, magnitudes), gradient.get(), ld,         operand.get(),
+          ld,   wants_x ? input.get() : nullptr,        batch,          kept.get(), batch};
+      for (int64_t p = 0; p < parts; ++p) {
+        const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
+        kernels.linear.gradients(
+            args, {view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch}, scratch.get());
+      }
+      if (wants_x) expect_equal(input, grad_x, kernels.name, gradients_sum);
+      expect_equal(kept, reordered(grad_values), kernels.name, gradients_sum);
+    }
+  }
 }
 
 struct Linear {
@@ -65,14 +96,9 @@ void run_linear(const Linear& c, WeightKind kind) {
         expect_equal(multiply(kernels, forward, parts, by_lanes), y, kernels.name, spmm_sum);
         expect_equal(multiply(kernels, backward, parts, by_lanes), grad_x, kernels.name, spmm_sum);
       }
-      if (c.batch == 0) continue;
-      Block<T> sums(support.nnz);
-      const SddmmArgs<T> args{support.forward, weights, gradient.get(), ld,
-                              operand.get(),   ld,      sums.get(),     c.batch};
-      for (int64_t p = 0; p < parts; ++p) {
-        kernels.linear.sddmm(args, {c.rows * p / parts, c.rows * (p + 1) / parts, 0, c.batch});
-      }
-      expect_equal(sums, grad_values, kernels.name, sddmm_sum);
+    }
+    if (c.batch > 0) {
+      check_gradients(kernels, support, stored, gradient, operand, c.batch, grad_x, grad_values);
     }
   });
 }
@@ -218,11 +244,12 @@ void run_transpose(int64_t rows, int64_t columns, int64_t gap) {
 }
 
 constexpr Linear kLinear[] = {
-    {5, 7, 1, 50, 7, 5},      {1, 63, 7, 30, 63, 1},       {64, 65, 16, 10, 32, 32},
-    {65, 1, 63, 50, 1, 65},   {129, 257, 64, 6, 128, 128}, {33, 130, 65, 40, 128, 33},
-    {9, 17, 333, 40, 17, 4},  {40, 1030, 31, 2, 1030, 40}, {4, 6, 0, 50, 6, 4},
-    {4, 0, 17, 50, 1, 4},     {0, 4, 17, 50, 4, 1},        {6, 40, 17, 0, 16, 6},
-    {12, 40, 48, 100, 16, 5}, {2, 65540, 3, 1, 65536, 2},  {65537, 2, 1, 1, 2, 65536},
+    {5, 7, 1, 50, 7, 5},        {1, 63, 7, 30, 63, 1},       {64, 65, 16, 10, 32, 32},
+    {65, 1, 63, 50, 1, 65},     {129, 257, 64, 6, 128, 128}, {33, 130, 65, 40, 128, 33},
+    {9, 17, 333, 40, 17, 4},    {19, 9, 1100, 40, 9, 8},     {40, 1030, 31, 2, 1030, 40},
+    {4, 6, 0, 50, 6, 4},        {4, 0, 17, 50, 1, 4},        {0, 4, 17, 50, 4, 1},
+    {6, 40, 17, 0, 16, 6},      {12, 40, 48, 100, 16, 5},    {2, 65540, 3, 1, 65536, 2},
+    {65537, 2, 1, 1, 2, 65536},
 };
 
 constexpr Conv kConv[] = {
@@ -262,7 +289,7 @@ int main() {
       run_transpose(rows, columns, 3);
     }
   }
-  for (const Checksum* c : {&spmm_sum, &sddmm_sum, &gather_sum, &sample_sum, &transpose_sum}) {
+  for (const Checksum* c : {&spmm_sum, &gradients_sum, &gather_sum, &sample_sum, &transpose_sum}) {
     std::printf("%s %016" PRIx64 "\n", c->name, c->sum);
   }
   return 0;

@@ -22,21 +22,33 @@ def positions(view: ops.View, rows: int, columns: int, phases: int = 1) -> list[
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.usefixtures("sparse_layout")
 def test_linear_views_hold_every_position(density):
     support = Support.random((40, 300), density, seed=3)
     plan = ops.LinearPlan(support)
     kept = [divmod(i, 300) for i in support.indices.tolist()]
+    stored = [(r, c) for c, r in positions(plan.transposed, 300, 40)]
+    assert sorted(stored) == kept
+    assert [kept[rank] for rank in plan.order.tolist()] == stored
     forward = positions(plan.forward, 40, 300)
-    assert sorted(forward) == kept
-    assert [kept[rank] for rank in plan.order.tolist()] == forward
-    transposed = positions(plan.transposed, 300, 40)
-    stored = plan.transposed.position.tolist()
-    assert [(r, c) for c, r in transposed] == [forward[k] for k in stored]
+    assert forward == [stored[k] for k in plan.forward.position.tolist()]
 
 
-def test_dense_rows_are_cut_into_cache_blocks_and_thin_ones_are_not():
-    assert ops.LinearPlan(Support.random((64, 4096), 0.1, seed=1)).forward.block == 128
-    assert ops.LinearPlan(Support.random((64, 4096), 0.01, seed=1)).forward.block == 4096
+def test_pointwise_convolutions_walk_as_linear_maps_do():
+    support = Support.random((40, 300), 0.3, seed=3)
+    linear = ops.LinearPlan(support)
+    conv = ops.Conv2dPlan(Support.from_mask(support.to_mask()[:, :, None, None]))
+    assert torch.equal(conv.order, linear.order)
+    for ours, theirs in ((conv.forward, linear.forward), (conv.transposed, linear.transposed)):
+        assert all(map(torch.equal, ours[:2], theirs[:2]))
+
+
+@pytest.mark.parametrize(
+    ("density", "forward", "backward"), [(0.5, 128, 128), (0.1, 128, 512), (0.01, 2048, 2048)]
+)
+def test_dense_rows_are_cut_into_smaller_blocks_than_thin_ones(density, forward, backward):
+    plan = ops.LinearPlan(Support.random((4096, 4096), density, seed=1))
+    assert (plan.forward.block, plan.transposed.block) == (forward, backward)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -1,0 +1,159 @@
+// The gradients in one walk, part of sparse_linear.inl: with two multiplications a load it is the
+// multipliers that decide, where each product alone waits for the caches.
+
+namespace sparsefl {
+namespace {
+
+// Lanes of a tile: a row of x and one of its gradient stay in registers.
+template <class T>
+constexpr int kGradientVectors = Vec<T>::kLanes >= 16 ? 8 : 4;
+
+// Above this a tile's rows of grad would leave the L2 cache at the widest tile.
+constexpr int64_t kWidestColumns = 1024;
+
+// Products that wait to be summed over their lanes: enough for most rows of a block.
+template <class T>
+constexpr int kWaiting = 4 * Vec<T>::kLanes;
+
+template <class T>
+int gradient_vectors(const GradientsArgs<T>& a, int64_t lane) {
+  const int64_t left = (a.batch - lane + Vec<T>::kLanes - 1) / Vec<T>::kLanes;
+  const int64_t columns = a.view.block < a.view.columns ? a.view.block : a.view.columns;
+  if (left >= kGradientVectors<T> && columns <= kWidestColumns) return kGradientVectors<T>;
+  return static_cast<int>(left < 4 ? left : 4);
+}
+
+template <class T>
+int64_t gradients_scratch(const GradientsArgs<T>& a) {
+  if (a.ldg * int64_t{sizeof(T)} < kPageBytes) return 0;
+  const int64_t columns = a.view.block < a.view.columns ? a.view.block : a.view.columns;
+  return columns * gradient_vectors(a, 0) * Vec<T>::kLanes;
+}
+
+// Sums the products of positions [begin, end) over their lanes, that of position k waiting at
+// k % kWaiting; at most kLanes of them, all in one aligned group of kLanes. `first`: of the batch's
+// tiles.
+template <class T>
+inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waiting, int64_t begin,
+                        int64_t end, bool first, T* grad_values) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t group = begin / kLanes * kLanes;
+  auto sums = sum_each<T>(waiting + group % kWaiting<T>);
+  if (w.kind == WeightKind::kSignConstant) sums *= broadcast<T>(w.constant);
+  if (end - begin == kLanes) {
+    T* out = grad_values + group;
+    if (w.kind == WeightKind::kSignTensor) sums *= load(w.magnitudes + group);
+    store(out, first ? sums : load(out) + sums);
+    return;
+  }
+  alignas(SPARSEFL_VECTOR_BYTES) T each[kLanes];
+  store(each, sums);
+  for (int64_t k = begin; k < end; ++k) {
+    T sum = each[k - group];
+    if (w.kind == WeightKind::kSignTensor) sum *= w.magnitudes[k];
+    grad_values[k] = first ? sum : grad_values[k] + sum;
+  }
+}
+
+// For k in [begin, end): sums += weight(k) * grad[index[k]] if kInput, and the product of
+// grad[index[k]] and x waits at k % kWaiting.
+template <class T, int kVectors, bool kInput, class R>
+inline void meet(const R& weight, const uint16_t* index, int64_t begin, int64_t end, const T* grad,
+                 int64_t ldg, const typename Vec<T>::Type* x, typename Vec<T>::Type* sums,
+                 typename Vec<T>::Type* waiting) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int64_t k = begin; k < end; ++k) {
+    typename Vec<T>::Type w;
+    if constexpr (kInput) w = broadcast<T>(weight(k));
+    const T* row = grad + index[k] * ldg;
+    auto g = load(row);
+    if constexpr (kInput) {
+      keep(g);
+      sums[0] += w * g;
+    }
+    auto product = x[0] * g;
+#pragma GCC unroll 8
+    for (int v = 1; v < kVectors; ++v) {
+      g = load(row + v * kLanes);
+      if constexpr (kInput) {
+        keep(g);
+        sums[v] += w * g;
+      }
+      product += x[v] * g;
+    }
+    waiting[static_cast<uint64_t>(k) % kWaiting<T>] = product;
+  }
+}
+
+template <class T, int kVectors, bool kInput, class R>
+void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part, int64_t lane,
+                    T* scratch) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const View view = a.view;
+  const Weights<T> weights = a.weights;
+  const int64_t lanes = a.batch - lane;
+  typename Vec<T>::Type waiting[kWaiting<T>] = {};
+  for (int64_t b = 0; b < view.blocks(); ++b) {
+    const int32_t* begin = view.begin + b * view.rows;
+    const T* grad = a.grad + b * view.block * a.ldg + lane;
+    int64_t ldg = a.ldg;
+    if (gradients_scratch(a) > 0) {
+      const int64_t left = view.columns - b * view.block;
+      copy_block<T, kVectors>(grad, ldg, left < view.block ? left : view.block, scratch);
+      grad = scratch;
+      ldg = kVectors * kLanes;
+    }
+    int64_t k = begin[part.row_begin], done = k;
+    for (int64_t row = part.row_begin; row < part.row_end; ++row) {
+      T* out = a.grad_x + (kInput ? row * a.ld_grad_x + lane : 0);
+      typename Vec<T>::Type x[kVectors], sums[kVectors] = {};
+      if (kInput && b > 0) load_row<T, kVectors>(out, sums, lanes);
+      for (int v = 0; v < kVectors; ++v) x[v] = load(a.x + row * a.ldx + lane + v * kLanes);
+      const int64_t end = begin[row + 1];
+      while (k < end) {
+        const int64_t room = done / kLanes * kLanes + kWaiting<T>, stop = end < room ? end : room;
+        meet<T, kVectors, kInput>(weight, view.index, k, stop, grad, ldg, x, sums, waiting);
+        for (k = stop; done / kLanes < k / kLanes;) {
+          const int64_t next = (done / kLanes + 1) * kLanes;
+          write_group<T>(weights, waiting, done, next, lane == 0, a.grad_values);
+          done = next;
+        }
+      }
+      if (kInput) store_row<T, kVectors>(out, sums, lanes);
+    }
+    if (done < k) write_group<T>(weights, waiting, done, k, lane == 0, a.grad_values);
+  }
+}
+
+// Calls run with the widths that gradient_vectors gives as constants.
+template <class T, class Run>
+inline void with_gradient_vectors(int vectors, Run run) {
+  if constexpr (kGradientVectors<T> > 4) {
+    if (vectors == kGradientVectors<T>) return run(Lanes<kGradientVectors<T>>{});
+  }
+  with_vectors<4>(vectors, run);
+}
+
+template <class T, bool kInput, class R>
+void gradients_tiles(const GradientsArgs<T>& a, const R& weight, const Part& part, T* scratch) {
+  for (int64_t lane = 0; lane < a.batch;) {
+    with_gradient_vectors<T>(gradient_vectors(a, lane), [&]<int kVectors>(Lanes<kVectors>) {
+      gradients_tile<T, kVectors, kInput>(a, weight, part, lane, scratch);
+      lane += kVectors * Vec<T>::kLanes;
+    });
+  }
+}
+
+template <class T>
+void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
+  if (a.grad_x == nullptr) {
+    // No weight is read.
+    const Reader<T, WeightKind::kValues, false> none(a.weights, nullptr);
+    return gradients_tiles<T, false>(a, none, part, scratch);
+  }
+  with_reader<T>(a.weights, nullptr,
+                 [&](const auto& weight) { gradients_tiles<T, true>(a, weight, part, scratch); });
+}
+
+}  // namespace
+}  // namespace sparsefl
