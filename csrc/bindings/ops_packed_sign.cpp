@@ -188,8 +188,8 @@ class Linear {
       return take(0, row, row_end - row, sums.as<float>());
     }
     for (int64_t n = first; n < last; n += kChunk) {
-      const TripleArgs args{packed_.words(), columns_, inputs_.sample(n), columns_,
-                            std::min(kChunk, last - n)};
+      const TripleArgs args{packed_.words(),   rows_,    columns_,
+                            inputs_.sample(n), columns_, std::min(kChunk, last - n)};
       run_triples(inputs_.rounded(), args, rows_, begin, end,
                   [&](int64_t s, int64_t row, int64_t rows, const auto* sums) {
                     take(n + s, row, rows, sums);
@@ -304,8 +304,8 @@ class Convolution {
     const int64_t blocks = packed_blocks(rows_);
     const int64_t size = blocks * packed_words(columns_) * kPackedRows;
     run_triples(inputs_.rounded(),
-                {packed_.words() + group * size, columns_, by_pixel, columns_, pixels}, rows_, 0,
-                blocks, take);
+                {packed_.words() + group * size, rows_, columns_, by_pixel, columns_, pixels},
+                rows_, 0, blocks, take);
   }
 
   template <class Take>

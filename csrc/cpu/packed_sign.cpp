@@ -19,10 +19,11 @@ bool bit(const uint8_t* bits, int64_t i) { return (bits[i / 8] >> i % 8 & 1) != 
 void set_bit(uint8_t* bits, int64_t i) { bits[i / 8] |= static_cast<uint8_t>(1 << i % 8); }
 
 // Where the word of a row of the matrix and a group of 9 columns lies.
-int64_t word_at(int64_t row, int64_t group, int64_t groups) {
-  const int64_t in_block = row % kPackedRows;
-  const int64_t lane = in_block % 16 * 2 + in_block / 16;
-  return (row / kPackedRows * groups + group) * kPackedRows + lane;
+int64_t word_at(int64_t row, int64_t group, int64_t blocks, int64_t groups) {
+  const int64_t run = group / kPackedRun * kPackedRun, in_block = row % kPackedRows;
+  const int64_t width = groups - run < kPackedRun ? groups - run : kPackedRun;
+  const int64_t word = run * blocks + row / kPackedRows * width + (group - run);
+  return word * kPackedRows + in_block % 16 * 2 + in_block / 16;
 }
 
 constexpr int kPlace[3] = {1, 3, 9};  // of a digit in its pattern
@@ -48,12 +49,12 @@ int64_t for_each_sign(const SignBits& bits, int64_t first, int64_t rows, int64_t
 
 int64_t pack_triples(const SignBits& bits, int64_t first, int64_t rows, int64_t rank,
                      uint16_t* words) {
-  const int64_t groups = packed_words(bits.columns);
-  for (int64_t i = 0; i < packed_blocks(rows) * groups * kPackedRows; ++i) words[i] = 0;
+  const int64_t groups = packed_words(bits.columns), blocks = packed_blocks(rows);
+  for (int64_t i = 0; i < blocks * groups * kPackedRows; ++i) words[i] = 0;
   return for_each_sign(bits, first, rows, rank, [&](int64_t r, int64_t c, bool negative) {
     const int64_t in_word = c % kPackedColumns;
     const int digit = (negative ? 2 : 1) * kPlace[in_word % 3];
-    uint16_t& word = words[word_at(r, c / kPackedColumns, groups)];
+    uint16_t& word = words[word_at(r, c / kPackedColumns, blocks, groups)];
     word = static_cast<uint16_t>(word + (digit << in_word / 3 * 5));
   });
 }
@@ -76,11 +77,12 @@ void pack_lists(const SignBits& bits, int32_t* begin, uint16_t* index) {
 
 int64_t unpack_triples(const uint16_t* words, int64_t first, int64_t rows, int64_t columns,
                        int64_t rank, uint8_t* support, uint8_t* negative) {
-  const int64_t groups = packed_words(columns);
+  const int64_t groups = packed_words(columns), blocks = packed_blocks(rows);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
       const int64_t in_word = c % kPackedColumns;
-      const int pattern = words[word_at(r, c / kPackedColumns, groups)] >> in_word / 3 * 5 & 31;
+      const int pattern =
+          words[word_at(r, c / kPackedColumns, blocks, groups)] >> in_word / 3 * 5 & 31;
       const int digit = pattern / kPlace[in_word % 3] % 3;
       if (digit == 0) continue;
       set_bit(support, (first + r) * columns + c);
@@ -130,22 +132,34 @@ float quantise(const float* x, int64_t n, float* to) {
 }
 
 void gather_window(const Window& w, const float* x, int64_t first, int64_t pixels, float* to) {
-  int64_t row[kWindowLanes], column[kWindowLanes];
-  for (int64_t p = 0; p < pixels; ++p) {
-    row[p] = (first + p) / w.out_width * w.stride_y - w.before_y;
-    column[p] = (first + p) % w.out_width * w.stride_x - w.before_x;
-  }
-  for (int64_t c = 0; c < w.channels; ++c, x += w.height * w.width) {
-    for (int64_t ky = 0; ky < w.kernel_y; ++ky) {
-      for (int64_t kx = 0; kx < w.kernel_x; ++kx, to += kWindowLanes) {
-        for (int64_t p = 0; p < kWindowLanes; ++p) {
-          to[p] = 0;
-          if (p >= pixels) continue;
-          const int64_t y = row[p] + ky * w.dilation_y, z = column[p] + kx * w.dilation_x;
-          if (y >= 0 && y < w.height && z >= 0 && z < w.width) to[p] = x[y * w.width + z];
+  for (int64_t i = 0; i < w.channels * w.kernel_y * w.kernel_x * kWindowLanes; ++i) to[i] = 0;
+  const int64_t taps = w.kernel_y * w.kernel_x;
+  // A stretch of pixels in one row of the output at a time.
+  for (int64_t p = 0; p < pixels;) {
+    const int64_t row = (first + p) / w.out_width, column = (first + p) % w.out_width;
+    const int64_t left = w.out_width - column;
+    const int64_t width = pixels - p < left ? pixels - p : left;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t y = row * w.stride_y - w.before_y + tap / w.kernel_x * w.dilation_y;
+      if (y < 0 || y >= w.height) continue;
+      // Pixel i of the stretch meets column start + i * stride_x; those within the image do.
+      const int64_t start = column * w.stride_x - w.before_x + tap % w.kernel_x * w.dilation_x;
+      const int64_t begin = start < 0 ? (-start + w.stride_x - 1) / w.stride_x : 0;
+      const int64_t after = start < w.width ? (w.width - start - 1) / w.stride_x + 1 : 0;
+      const int64_t end = after < width ? after : width;
+      const float* from = x + y * w.width + start;
+      float* target = to + tap * kWindowLanes + p;
+      for (int64_t c = 0; c < w.channels; ++c) {
+        if (w.stride_x == 1) {
+          for (int64_t i = begin; i < end; ++i) target[i] = from[i];
+        } else {
+          for (int64_t i = begin; i < end; ++i) target[i] = from[i * w.stride_x];
         }
+        from += w.height * w.width;
+        target += taps * kWindowLanes;
       }
     }
+    p += width;
   }
 }
 

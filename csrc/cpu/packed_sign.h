@@ -6,9 +6,10 @@
 // 3 inputs tells what each adds: a vector permutation looks up as many rows as it has lanes. A word
 // of 16 bits holds the patterns of a row in 9 columns, 5 bits each, the first lowest; a pattern is
 // a number of base 3, the first column lowest, with the digits 0: 0, 1: +1, 2: -1. Words lie as
-// [ceil(rows / 32), ceil(columns / 9), 32]: lane 2 i of a block's 32 is its row i, lane 2 i + 1 its
-// row 16 + i, so that the halves of a vector of 32-bit lanes are rows in order. Absent rows and
-// columns are zeros. The time does not depend on the density.
+// they are read, [runs, ceil(rows / 32), 28, 32]: a run is 28 words wide, the last as many as there
+// are; lane 2 i of a block's 32 is its row i, lane 2 i + 1 its row 16 + i, so that the halves of a
+// vector of 32-bit lanes are rows in order. Absent rows and columns are zeros. The time does not
+// depend on the density.
 //
 // Lists: the columns of every row's +1, then of its -1, in increasing order. The time is
 // proportional to the density.
@@ -35,6 +36,7 @@ constexpr int64_t kPackedRun = 28;
 // A matrix in triples, and what it is multiplied with.
 struct TripleArgs {
   const uint16_t* words;
+  int64_t rows;
   int64_t columns;
   const float* x;  // [samples, columns], a sample ldx elements after the other
   int64_t ldx;

@@ -114,6 +114,8 @@ inline Words load_words(const uint16_t* words) {
 }
 
 // Adds the products of `count` words to the sums of kBlocks blocks, whose words lie `stride` apart.
+// The next blocks' words are asked for meanwhile: 0.13 instead of 0.20 ms for 4096 x 4096 whose
+// words have left the second-level cache.
 template <int kBlocks, class Sum>
 void add_blocks(const uint16_t* words, int64_t stride, int64_t count, const float* tables,
                 Sum* sums) {
@@ -127,6 +129,7 @@ void add_blocks(const uint16_t* words, int64_t stride, int64_t count, const floa
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
           const Words word = load_words(words + b * stride + v * 2 * kLanes);
+          if (t == 0 && v == 0) __builtin_prefetch(words + (b + kBlocks) * stride);
           part[b][v][0] += table[word >> t * kTripleBits];
           part[b][v][1] += table[word >> (16 + t * kTripleBits)];
         }
@@ -158,6 +161,7 @@ void add_blocks(const uint16_t* words, int64_t stride, int64_t count, const int1
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
         const Halves word = load(words + b * stride);
+        if (t == 0) __builtin_prefetch(words + (b + kBlocks) * stride);
         part[b] += __builtin_shuffle(table, (Shorts)(word >> t * kTripleBits));
       }
     }
@@ -191,7 +195,7 @@ void multiply_triples(const TripleArgs& args, int64_t begin, int64_t end, Sum* s
   typedef typename EntryOf<Sum>::Type Entry;
   alignas(64) Entry tables[kPackedRun * kTriples * kEntries];
   float last[kPackedRun * kPackedColumns];
-  const int64_t words = packed_words(args.columns), stride = words * kPackedRows;
+  const int64_t words = packed_words(args.columns);
   for (int64_t s = 0; s < args.samples; ++s) {
     for (int64_t r = 0; r < (end - begin) * kPackedRows; ++r) sums[s * ld + r] = 0;
   }
@@ -208,13 +212,15 @@ void multiply_triples(const TripleArgs& args, int64_t begin, int64_t end, Sum* s
         x = last;
       }
       fill_tables(x, count * kTriples, tables);
+      const int64_t stride = count * kPackedRows;
+      const uint16_t* run = args.words + first * packed_blocks(args.rows) * kPackedRows;
       int64_t b = begin;
       for (; b + kMostBlocks <= end; b += kMostBlocks) {
-        add_blocks<kMostBlocks>(args.words + b * stride + first * kPackedRows, stride, count,
-                                tables, sums + s * ld + (b - begin) * kPackedRows);
+        add_blocks<kMostBlocks>(run + b * stride, stride, count, tables,
+                                sums + s * ld + (b - begin) * kPackedRows);
       }
       for (; b < end; ++b) {
-        add_blocks<1>(args.words + b * stride + first * kPackedRows, stride, count, tables,
+        add_blocks<1>(run + b * stride, stride, count, tables,
                       sums + s * ld + (b - begin) * kPackedRows);
       }
     }

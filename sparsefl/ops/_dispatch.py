@@ -24,11 +24,12 @@ def layout(support: Support) -> Layout:
 
 # Columns that a list's uint16 can name.
 MOST_LISTED = 65536
-# Up to this density lists of packed signs take less time than tables of triples for one sample:
-# 0.03 against 0.05 at 4096 x 4096 with AVX-512, which looks up 16 rows at a time. Elsewhere, and
-# from this many samples on, lists are faster up to twice the density at which they take more memory
-# than the 1.78 bits a weight of triples.
-_LISTS_BELOW = {"avx512": 0.045}
+# Up to this density lists of a linear layer's packed signs take less time than triples for one
+# sample: 0.13 and 0.21 ms at density .03 of 4096 x 4096, both 0.2 ms at .05, with AVX-512, which
+# looks up 16 rows at a time. Elsewhere, from this many samples on, and for convolutions (0.26 and
+# 0.73 ms for 64 channels of 32 x 32 at .1) lists are faster up to twice the density at which they
+# take more memory than the 1.78 bits a weight of triples.
+_LISTS_BELOW = {"avx512": 0.05}
 _MANY_SAMPLES = 8
 _LISTS_SMALLER_BELOW = 1.78 / 16
 
@@ -38,7 +39,7 @@ def packed_layout(support: Support, batch_size: int) -> PackedLayout:
     rows = support.shape[0]
     columns = support.numel // rows if rows else 0
     limit = _LISTS_SMALLER_BELOW
-    if batch_size < _MANY_SAMPLES:
+    if batch_size < _MANY_SAMPLES and len(support.shape) == 2:
         limit = _LISTS_BELOW.get(isa(), limit)
     return "lists" if support.density <= limit and columns <= MOST_LISTED else "triples"
 
