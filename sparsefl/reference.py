@@ -105,6 +105,22 @@ def gated_norm(
     return F.relu(h) if relu else h
 
 
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return ``relu(norm(x) + residual)``, by the batch's statistics where none are given."""
+    y = F.batch_norm(x, mean, var, weight, bias, training=mean is None, eps=eps)
+    y = y if residual is None else y + residual
+    return F.relu(y) if relu else y
+
+
 def batch_last(x: Tensor) -> Tensor:
     """Return ``x`` in memory order C, H, W, N."""
     return x.movedim(0, -1).contiguous().movedim(-1, 0)

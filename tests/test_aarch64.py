@@ -15,6 +15,7 @@ PROGRAMS = {
     "streams": ["csrc/codec/normal*.cpp", "csrc/cpu/isa.cpp"],
     "messages": ["csrc/codec/[!n]*.cpp"],
     "kernels": ["csrc/cpu/plan.cpp", "csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp"],
+    "norms": ["csrc/cpu/batch_norm_*.cpp"],
 }
 EXPECTED = {
     # The first three are the known-answer vectors of Random123 (tests/kat_vectors, philox4x32 10).
@@ -56,6 +57,9 @@ gradients ffffffffe4bcfc3a
 gather 0000000005a2367d
 sample fffffffffffac4f0
 transpose ffffffffe5162b7b
+""",
+    "norms": """\
+batch_norm 168
 """,
 }
 

@@ -1,6 +1,7 @@
 // The kernel tables of the instruction set in use.
 
 #include "cpu/batch_last.h"
+#include "cpu/batch_norm.h"
 #include "cpu/gated_conv2d.h"
 #include "cpu/gated_norm.h"
 #include "cpu/isa.h"
@@ -41,5 +42,6 @@ SPARSEFL_KERNELS(SparseConv2d, sparse_conv2d_kernels)
 SPARSEFL_KERNELS(GatedConv2d, gated_conv2d_kernels)
 SPARSEFL_KERNELS(GatedNorm, gated_norm_kernels)
 SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
+SPARSEFL_KERNELS(BatchNorm, batch_norm_kernels)
 
 }  // namespace sparsefl

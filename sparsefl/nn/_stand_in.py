@@ -26,6 +26,13 @@ def effective_weight(layer: nn.Module, name: str = "weight") -> Tensor:
     return weight.detach()
 
 
+def in_transform() -> bool:
+    """Tell whether torch.func or forward-mode differentiation runs."""
+    if torch.compiler.is_compiling():
+        return False
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def refuse_transforms(layer: nn.Module) -> None:
     """Refuse torch.func and forward-mode differentiation, which the kernels know nothing of.
 
@@ -33,9 +40,7 @@ def refuse_transforms(layer: nn.Module) -> None:
         NotImplementedError: within ``torch.func.vmap``, ``grad`` or ``jvp``, or a forward-mode
             level.
     """
-    if torch.compiler.is_compiling():
-        return
-    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+    if in_transform():
         raise NotImplementedError(
             f"{type(layer).__name__} does not support torch.func (vmap, grad, jvp) or forward-mode "
             "differentiation: use backward(), or sparsefl.densify(model) for the same outputs in "

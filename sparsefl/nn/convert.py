@@ -19,7 +19,8 @@ from sparsefl.nn._weights import (
     mask_once,
     match_masks,
 )
-from sparsefl.nn.batch_last import COUNTERPARTS
+from sparsefl.nn.batch_last import COUNTERPARTS, BatchLastBatchNorm2d
+from sparsefl.nn.fused import fuse_norms, unfuse
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
 from sparsefl.ops._dispatch import DENSE_ABOVE, layout
@@ -41,12 +42,16 @@ class SparsifyReport:
         dense_inside: Names of the sparsified layers that compute in dense torch on a scratch
             weight, as their density is above the crossover; parameters, gradients and optimizer
             state are sparse all the same.
+        fused: Names of the norms that compute the addition and the ReLU after them, too.
+        left_unfused: Name and reason of each module that holds norms and runs as it is written.
     """
 
     sparsified: tuple[str, ...]
     left_dense: tuple[tuple[str, str], ...]
     batch_last: tuple[str, ...]
     dense_inside: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
+    left_unfused: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         """Say it in a sentence."""
@@ -59,6 +64,8 @@ class SparsifyReport:
             )
         if self.left_dense:
             text += f"; left dense: {_listed(dict(self.left_dense))}"
+        if self.left_unfused:
+            text += f"; norms not fused: {_listed(dict(self.left_unfused))}"
         return text
 
 
@@ -101,6 +108,7 @@ def sparsify(
     *,
     magnitude: Magnitude | Mapping[str, Magnitude] = "signed_const",
     seed: int = 0,
+    fuse: bool = True,
 ) -> nn.Module:
     """Return a copy of ``model`` whose masked layers store and compute only the kept weights.
 
@@ -109,7 +117,8 @@ def sparsify(
     ones so dense that dense torch computes them faster. Tied weights stay tied, hooks and frozen
     parameters are kept. With ``layer="sparse"`` the outputs are those of the masked model; with
     ``"sign"`` only the weights' signs are. Where a convolution became sparse, batch norm and
-    pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`. The original, and torch's
+    pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`, and norms compute what
+    follows them (:mod:`sparsefl.nn.fused`). The original, and torch's
     random state, are left untouched.
 
     Which layers: with ``masks``, those that it names, a mask of nothing but true included (its
@@ -126,6 +135,8 @@ def sparsify(
         magnitude: For sign layers: what their constructor takes, for all, or
             ``{parameter name: ...}``.
         seed: For ``magnitude="kaiming"``; the stream's name is the parameter's.
+        fuse: Whether norms compute the ReLU, and the addition, that follow them (where torch.fx can
+            trace the module that holds them; the report says where not).
 
     Returns:
         The new model, on the same device and in the same training mode.
@@ -158,11 +169,15 @@ def sparsify(
         left_dense.update(reasons)
         sparsified.extend(() if reasons else group.distinct)
     twin = copy_replacing(model, replaced)
+    unfuse(twin)
     _mask_once(twin, masked_once, left_dense)
     swapped = _swap_batch_last(twin)
+    fused, left_unfused = fuse_norms(twin) if fuse else ((), ())
     ordered = tuple(in_model_order(model, left_dense).items())
     inside = tuple(name for name in sparsified if _is_dense_inside(twin.get_submodule(name)))
-    result = SparsifyReport(tuple(sparsified), ordered, swapped, inside)
+    result = SparsifyReport(
+        tuple(sparsified), ordered, swapped, inside, fused=fused, left_unfused=left_unfused
+    )
     vars(twin)[_REPORT] = result
     _logger.log(logging.INFO if sparsified else logging.WARNING, "%s", result)
     return twin
@@ -204,8 +219,11 @@ def densify(model: nn.Module) -> nn.Module:
                 dense.weight = shared
     twin = copy_replacing(model, replaced)
     vars(twin).pop(_REPORT, None)
+    unfuse(twin)
     plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
     for module in twin.modules():
+        if isinstance(module, BatchLastBatchNorm2d):
+            vars(module).pop("to_batch_last", None)
         module.__class__ = plain.get(type(module), type(module))
     return twin
 
@@ -269,9 +287,19 @@ def _swap_batch_last(model: nn.Module) -> tuple[str, ...]:
     if not any(isinstance(module, SparseConv2d | SignConv2d) for module in model.modules()):
         return ()
     swapped = []
+    waiting: list[BatchLastBatchNorm2d] = []
     for name, module in model.named_modules():
         if type(module) in COUNTERPARTS:
             # The counterpart has the same attributes and differs in forward alone.
             module.__class__ = COUNTERPARTS[type(module)]
             swapped.append(name)
+        if isinstance(module, BatchLastBatchNorm2d):
+            waiting.append(module)
+        elif isinstance(module, nn.Conv2d):
+            waiting.clear()
+        elif isinstance(module, SparseConv2d | SignConv2d):
+            # What a norm gives goes to the next convolution, as far as the order of modules tells.
+            for norm in waiting:
+                norm.to_batch_last = True
+            waiting.clear()
     return tuple(swapped)

@@ -5,6 +5,7 @@ from sparsefl.ops._gated import GatedGeometry, GatedOptions
 from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 from sparsefl.ops.batch_last import batch_last, row_major
+from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d
 from sparsefl.ops.packed_sign import (
     PackedSigns,
@@ -29,6 +30,7 @@ __all__ = [
     "Statistics",
     "View",
     "batch_last",
+    "batch_norm",
     "gated_conv2d",
     "gated_layout",
     "isa",

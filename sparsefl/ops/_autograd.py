@@ -58,7 +58,7 @@ class _NoSecondDerivative(torch.autograd.Function):
         )
 
 
-def first_order(backward: Callable[[Any, Tensor], Gradients]) -> Callable[..., Gradients]:
+def first_order(backward: Callable[[Any, Any], Gradients]) -> Callable[..., Gradients]:
     """Return a backward whose gradients raise where they are differentiated again.
 
     torch's ``once_differentiable`` cuts the gradients off their inputs instead, so that
@@ -66,8 +66,8 @@ def first_order(backward: Callable[[Any, Tensor], Gradients]) -> Callable[..., G
     """
 
     @functools.wraps(backward)
-    def run(ctx: Any, grad: Tensor, *_: Tensor | None) -> Gradients:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    def run(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or grad is None:
             return backward(ctx, grad)
         saved = (t for t in ctx.saved_tensors if t is not None)
         reached_by = [t for t in (grad, *saved) if t.requires_grad]

@@ -67,3 +67,18 @@ def convert() -> Callable[..., nn.Module]:
 def latent() -> Callable[[nn.Module], nn.Parameter]:
     """Returns the flat Parameter of a layer with a support."""
     return lambda layer: getattr(layer, layer.latent_name)
+
+
+@pytest.fixture
+def sparse_of(random_mask) -> Callable[[nn.Module], nn.Module]:
+    """Returns the conversion of a model with a random mask on each convolution."""
+
+    def convert(model: nn.Module) -> nn.Module:
+        masks = {
+            f"{name}.weight": random_mask(module.weight.shape, 0.5, seed)
+            for seed, (name, module) in enumerate(model.named_modules())
+            if isinstance(module, nn.Conv2d)
+        }
+        return sparsefl.sparsify(model, masks)
+
+    return convert

@@ -162,10 +162,34 @@ def test_what_has_no_batch_to_be_last_is_not_batch_last(shape):
     assert not is_batch_last(torch.zeros(shape))
 
 
-def test_counterparts_differ_from_their_parents_in_forward_alone():
+def test_counterparts_have_the_state_of_their_parents():
     for parent, child in COUNTERPARTS.items():
         assert child.__bases__ == (parent,)
-        assert {name for name in vars(child) if not name.startswith("__")} == {"forward"}
+        assert "__init__" not in vars(child)
+        assert not {"_save_to_state_dict", "_load_from_state_dict"} & set(vars(child))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(9, 4, 5, 5), (9, 4, 1, 1), (4, 1, 1)], ids=str)
+def test_batch_norm_adds_any_residual(shape, relu, layout):
+    norm, x, residual = BatchLastBatchNorm2d(4), torch.randn(9, 4, 5, 5), torch.randn(shape)
+    expected = nn.BatchNorm2d(4)(x) + residual
+    actual = norm(layout(x), residual, relu)
+    torch.testing.assert_close(actual, expected.relu() if relu else expected)
+
+
+def test_batch_norm_moves_what_a_sparse_convolution_wants():
+    norm, x = BatchLastBatchNorm2d(4), torch.randn(9, 4, 5, 5)
+    assert norm(x).is_contiguous()
+    norm.to_batch_last = True
+    assert is_batch_last(norm(x))
+    torch.testing.assert_close(norm(x), nn.BatchNorm2d(4)(x))
+
+
+def test_batch_norm_takes_other_dtypes_as_torch_does():
+    x = torch.randn(9, 4, 5, 5, dtype=torch.bfloat16)
+    expected = nn.BatchNorm2d(4)(x)
+    assert torch.equal(BatchLastBatchNorm2d(4)(sparsefl.batch_last(x)), expected)
 
 
 def test_a_network_keeps_batch_last_memory_between_its_convolutions(random_mask):

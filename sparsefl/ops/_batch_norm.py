@@ -1,0 +1,59 @@
+"""Autograd of ``batch_norm``."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops._autograd import first_order, only_wanted
+from sparsefl.ops.batch_last import batch_last
+
+
+class BatchNormFunction(torch.autograd.Function):
+    """The kernels; saves the input, and the output where a residual's ReLU needs it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        eps: float,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.batch_statistics, ctx.relu = mean is None, relu
+        y, mean, var, invstd = torch.ops.sparsefl.batch_norm.default(
+            x, weight, bias, residual, mean, var, eps, relu
+        )
+        shown = y if relu and residual is not None else None
+        ctx.save_for_backward(x, weight, bias, shown, mean, invstd)
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
+        return y, mean, var
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        x, weight, bias, y, mean, invstd = ctx.saved_tensors
+        wanted = [int(needed) for needed in ctx.needs_input_grad[:4]]
+        gradients = torch.ops.sparsefl.batch_norm_backward.default(
+            batch_last(grad),
+            x,
+            weight,
+            bias,
+            y,
+            mean,
+            invstd,
+            ctx.batch_statistics,
+            ctx.relu,
+            [*wanted[:3], int(wanted[3] and ctx.relu)],
+        )
+        *others, grad_residual = only_wanted(gradients, wanted)
+        if wanted[3] and not ctx.relu:
+            grad_residual = grad
+        return (*others, grad_residual, None, None, None, None)

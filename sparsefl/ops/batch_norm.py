@@ -1,0 +1,144 @@
+"""``batch_norm``: normalisation of channels in batch-last memory, with a residual and a ReLU."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops._batch_norm import BatchNormFunction
+from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops.batch_last import batch_last, empty_batch_last
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+class Normalised(NamedTuple):
+    """What :func:`batch_norm` gives.
+
+    Attributes:
+        y: The normalised input.
+        mean: Of each channel, ``[C]``; no gradient flows through it.
+        var: Its variance (biased), ``[C]``; no gradient flows through it.
+    """
+
+    y: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Normalised:
+    """Compute ``relu((x - mean) / sqrt(var + eps) * weight + bias + residual)`` in one pass.
+
+    Mean and variance are those of the batch, by channel over all other dimensions, unless they are
+    given. A channel is one row of batch-last memory: it is read for its moments and, while it is in
+    the cache, again to be normalised. Backward reads ``x`` and the gradient, and finds from ``x``
+    where the ReLU let it through (with a residual, from the output).
+
+    Args:
+        x: ``[N, C, ...]``, float32 or float64; moved where it is not in batch-last memory.
+        weight: ``[C]``, dtype of ``x``; None: ones.
+        bias: ``[C]``, dtype of ``x``; None: zeros.
+        residual: What is added before the ReLU, shape and dtype of ``x``, or None.
+        relu: Whether the result goes through a ReLU.
+        mean: ``[C]``, or None for the batch's.
+        var: ``[C]``, given where ``mean`` is.
+        eps: What is added to the variance.
+
+    Returns:
+        The output, shape and dtype of ``x``, in batch-last memory, and the statistics.
+
+    Raises:
+        TypeError: if an argument is no tensor, or of another dtype.
+        ValueError: if a shape or device does not fit, or one of ``mean`` and ``var`` is missing.
+
+    Source: Ioffe and Szegedy 2015, "Batch Normalization", alg. 1; moments by stretches as in Chan,
+    Golub and LeVeque 1983.
+    """
+    _check_x(x)
+    if (mean is None) != (var is None):
+        raise ValueError("mean and var: expected both or neither")
+    names = {"weight": weight, "bias": bias, "mean": mean, "var": var}
+    channels = [_check_like(name, t, x, (x.shape[1],)) for name, t in names.items()]
+    weight, bias, mean, var = (None if t is None else t.contiguous() for t in channels)
+    residual = _check_like("residual", residual, x, tuple(x.shape))
+    if residual is not None:
+        residual = batch_last(residual)
+    return Normalised(
+        *BatchNormFunction.apply(batch_last(x), weight, bias, residual, mean, var, eps, relu)
+    )
+
+
+def runs_batch_norm(x: Tensor) -> bool:
+    """Tell whether :func:`batch_norm` takes ``x``: its dtype, and a device with a kernel."""
+    return x.dtype in _DTYPES and x.device.type in ("cpu", "meta")
+
+
+def _check_x(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(f"x: expected [N, C, ...], got {list(x.shape)}")
+
+
+def _check_like(
+    name: str, tensor: Tensor | None, x: Tensor, shape: tuple[int, ...]
+) -> Tensor | None:
+    if tensor is None:
+        return None
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
+    return tensor
+
+
+define(
+    "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mean,"
+    " Tensor? var, float eps, bool relu) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+define(
+    "batch_norm_again(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor mean,"
+    " Tensor invstd, bool relu) -> Tensor"
+)
+define(
+    "batch_norm_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? y,"
+    " Tensor mean, Tensor invstd, bool batch_statistics, bool relu, int[] wanted)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.register_fake("sparsefl::batch_norm", lib=LIBRARY)
+def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return (empty_batch_last(x, *x.shape), *(x.new_empty(x.shape[1]) for _ in range(3)))
+
+
+@torch.library.register_fake("sparsefl::batch_norm_again", lib=LIBRARY)
+def _(x: Tensor, *_: Any) -> Tensor:
+    return empty_batch_last(x, *x.shape)
+
+
+@torch.library.register_fake("sparsefl::batch_norm_backward", lib=LIBRARY)
+def _(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    wants_x, wants_weight, wants_bias, wants_residual = arguments[-1]
+    return (
+        empty_batch_last(x, *x.shape) if wants_x else x.new_empty(0),
+        x.new_empty(x.shape[1] if wants_weight else 0),
+        x.new_empty(x.shape[1] if wants_bias else 0),
+        empty_batch_last(x, *x.shape) if wants_residual else x.new_empty(0),
+    )

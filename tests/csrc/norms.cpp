@@ -1,0 +1,128 @@
+// Runs the batch norm kernels of every instruction set that this machine has on awkward lengths,
+// against plain loops in double. Prints how many were compared, the same on every machine; exits
+// with 1 at the first difference.
+#include <cinttypes>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "cpu/batch_norm.h"
+
+namespace sparsefl {
+
+extern const BatchNormKernels<double> kBatchNormF64;
+extern const BatchNormKernels<float> kBatchNormScalarF32, kBatchNormAvx2F32, kBatchNormAvx512F32;
+
+namespace {
+
+int64_t compared = 0;
+
+void expect_near(double result, double expected, double scale, const char* set, const char* what) {
+  if (std::abs(result - expected) > 1e-5 * scale) {
+    std::printf("%s %s: %.9g, not %.9g\n", set, what, result, expected);
+    std::exit(1);
+  }
+}
+
+// Of exactly its size, so that the address sanitizer sees a lane too far.
+template <class T>
+std::unique_ptr<T[]> numbers(int64_t n, double offset) {
+  static uint64_t state = 1;
+  std::unique_ptr<T[]> made(new T[n]);
+  for (int64_t i = 0; i < n; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    made[i] = static_cast<T>(static_cast<double>(state >> 40) / (1 << 23) - 1 + offset);
+  }
+  return made;
+}
+
+template <class T>
+double centred(const Affine<T>& a, T x) {
+  return static_cast<double>(x) - a.mean;
+}
+
+template <class T>
+void check_moments(const BatchNormKernels<T>& kernels, const char* set, int64_t n, double offset) {
+  const auto x = numbers<T>(n, offset);
+  double mean = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) mean += x[i] / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const Moments found = kernels.moments(x.get(), n);
+  if (found.count != n) std::exit(1);
+  expect_near(found.mean, mean, std::abs(offset) + 1, set, "mean");
+  expect_near(found.squares, squares, squares, set, "squares");
+  ++compared;
+}
+
+template <class T>
+void check_rows(const BatchNormKernels<T>& kernels, const char* set, int64_t n, bool relu,
+                bool with_residual) {
+  const auto x = numbers<T>(n, 0.5), residual = numbers<T>(n, 0), grad = numbers<T>(n, 0);
+  const Affine<T> affine{T(0.25), T(1.5), T(-0.25)};
+  std::unique_ptr<T[]> y(new T[n]), grad_x(new T[n]), grad_residual(new T[n]);
+  kernels.normalise(x.get(), with_residual ? residual.get() : nullptr, y.get(), n, affine, relu);
+  double sum = 0, product = 0;
+  std::vector<double> gated(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = centred(affine, x[i]) * 1.5 - 0.25 + (with_residual ? residual[i] : 0);
+    expect_near(y[i], relu && v < 0 ? 0 : v, 4, set, "normalise");
+    const bool open = !relu || (with_residual ? y[i] > 0 : T(v) > 0);
+    gated[i] = open ? static_cast<double>(grad[i]) : 0;
+    sum += gated[i];
+    product += gated[i] * centred(affine, x[i]);
+  }
+  const Gate gate = !relu ? Gate::kOpen : with_residual ? Gate::kOutput : Gate::kInput;
+  NormGradient<T> job{gate,   affine,   grad.get(), x.get(),      y.get(),
+                      T(0.5), T(0.125), T(-0.25),   grad_x.get(), grad_residual.get()};
+  double sums[2];
+  kernels.sums(job, n, sums);
+  const double size = static_cast<double>(n) + 1;
+  expect_near(sums[0], sum, size, set, "sum");
+  expect_near(sums[1], product, size, set, "product");
+  for (const int which : {0, 1, 2}) {
+    job.grad_x = which == 1 ? nullptr : grad_x.get();
+    job.grad_residual = which == 2 ? nullptr : grad_residual.get();
+    for (int64_t i = 0; i < n; ++i) grad_x[i] = grad_residual[i] = T(1e30);
+    kernels.gradient(job, n);
+    for (int64_t i = 0; i < n; ++i) {
+      const double expected = gated[i] * 0.5 + 0.125 - 0.25 * centred(affine, x[i]);
+      expect_near(grad_x[i], which == 1 ? double(T(1e30)) : expected, 4, set, "grad_x");
+      expect_near(grad_residual[i], which == 2 ? double(T(1e30)) : gated[i], 4, set,
+                  "grad_residual");
+    }
+  }
+  ++compared;
+}
+
+template <class T>
+void check(const BatchNormKernels<T>& kernels, const char* set) {
+  for (const int64_t n : {1, 2, 15, 16, 17, 63, 64, 65, 127, 130, 2047, 2048, 2049, 5000}) {
+    for (const double offset : {0.0, 100.0}) check_moments(kernels, set, n, offset);
+    for (const bool relu : {false, true}) {
+      for (const bool residual : {false, true}) check_rows(kernels, set, n, relu, residual);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sparsefl
+
+int main() {
+  using namespace sparsefl;
+  check(kBatchNormF64, "float64");
+  check(kBatchNormScalarF32, "scalar");
+  const int64_t everywhere = compared;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    check(kBatchNormAvx2F32, "avx2");
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    check(kBatchNormAvx512F32, "avx512");
+  }
+#endif
+  std::printf("batch_norm %" PRId64 "\n", everywhere);
+  return 0;
+}
