@@ -20,7 +20,7 @@ from sparsefl.nn._weights import (
     match_masks,
 )
 from sparsefl.nn.batch_last import COUNTERPARTS, BatchLastBatchNorm2d
-from sparsefl.nn.fused import fuse_norms, unfuse
+from sparsefl.nn.fused import fuse_norms, restore_torch, unfuse
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
 from sparsefl.ops._dispatch import DENSE_ABOVE, layout
@@ -219,12 +219,7 @@ def densify(model: nn.Module) -> nn.Module:
                 dense.weight = shared
     twin = copy_replacing(model, replaced)
     vars(twin).pop(_REPORT, None)
-    unfuse(twin)
-    plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
-    for module in twin.modules():
-        if isinstance(module, BatchLastBatchNorm2d):
-            vars(module).pop("to_batch_last", None)
-        module.__class__ = plain.get(type(module), type(module))
+    restore_torch(twin)
     return twin
 
 

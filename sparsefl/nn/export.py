@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sparsefl.nn._replace import copy_replacing
 from sparsefl.nn._state import BITMAP
 from sparsefl.nn._support_layer import SupportLayer
-from sparsefl.nn.batch_last import COUNTERPARTS
+from sparsefl.nn.fused import restore_torch
 from sparsefl.nn.packed_sign import SIGNS, PackedSignConv2d, PackedSignLayer, PackedSignLinear
 from sparsefl.nn.sign import SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d
@@ -128,7 +128,5 @@ def _empty_packed(
 def _for_inference(model: nn.Module) -> nn.Module:
     """Freeze the model; its packed convolutions give row-major tensors, as torch's own do."""
     if not any(isinstance(m, SparseConv2d | SignConv2d | SupportLayer) for m in model.modules()):
-        plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
-        for module in model.modules():
-            module.__class__ = plain.get(type(module), type(module))
+        restore_torch(model)
     return model.requires_grad_(False).eval()

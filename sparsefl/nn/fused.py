@@ -10,12 +10,12 @@ import logging
 import weakref
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 
 from sparsefl.nn._fusion import FusionPlan, Unfusable, count_attributes, plan_fusion
+from sparsefl.nn.batch_last import COUNTERPARTS
 
 _logger = logging.getLogger(__name__)
 
@@ -79,8 +79,6 @@ class FusedForward:
 
 def holds(plan: FusionPlan, module: nn.Module) -> bool:
     """Tell whether the module is still as it was traced, without hooks on what is fused."""
-    if torch.compiler.is_compiling():
-        return True
     children = module._modules
     if type(module).forward is not plan.traced or count_attributes(module) != plan.size:
         return False
@@ -131,3 +129,12 @@ def unfuse(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(vars(module).get("forward"), FusedForward):
             del vars(module)["forward"]
+
+
+def restore_torch(model: nn.Module) -> None:
+    """Make what :mod:`sparsefl.nn.batch_last` stands for plain torch.nn again, in place."""
+    unfuse(model)
+    plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
+    for module in model.modules():
+        vars(module).pop("to_batch_last", None)
+        module.__class__ = plain.get(type(module), type(module))
