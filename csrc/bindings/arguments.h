@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -45,8 +46,26 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size) {
-  return torch::stable::new_empty(like, size);
+// An uninitialised tensor. torch::stable::new_empty would go through the dispatcher, twice the
+// time.
+inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size,
+                            const std::vector<int64_t>& strides) {
+  int32_t type, device, index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(size.size()), size.data(), strides.data(), type, device, index, &made));
+  return Tensor(made);
+}
+
+inline Tensor empty_of(const Tensor& like, const std::vector<int64_t>& size) {
+  std::vector<int64_t> strides(size.size(), 1);
+  for (size_t d = size.size(); d-- > 1;) {
+    strides[d - 1] = strides[d] * std::max<int64_t>(size[d], 1);
+  }
+  return empty_strided(like, size, strides);
 }
 
 inline Tensor empty_of(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
@@ -62,14 +81,7 @@ inline Tensor empty_batch_last(const Tensor& like, const std::vector<int64_t>& s
     strides[d] = stride;
     stride *= size[d];
   }
-  int32_t type, device, index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(size.size()), size.data(), strides.data(), type, device, index, &made));
-  return Tensor(made);
+  return empty_strided(like, size, strides);
 }
 
 // The tensors of a view, in the operators' order.

@@ -112,7 +112,7 @@ class Operand {
         moves_(!lies_padded(x)),
         ld_(moves_ ? ld : batch_),
         group_(moves_ ? ld * features_ : kLanePadding),
-        source_(batch_last_ ? x : torch::stable::contiguous(x)),
+        source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),
         memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
 
   template <class T>

@@ -188,11 +188,11 @@ class BiasGradient {
 };
 
 Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
-               const std::optional<Tensor>& bias, const ViewTensors& view) {
+               const std::optional<Tensor>& bias, const ViewTensors& view, bool row_major) {
   const Operand operand(x);
   Tensor y;
   with_type(x, [&]<class T>(T*) {
-    const Product<T> product(operand, stored, magnitudes, bias, view, false);
+    const Product<T> product(operand, stored, magnitudes, bias, view, row_major);
     read_operands<T>(0, {&operand});
     const int64_t parts = thread_parts(product.flops());
     for_parts(parts, [&](int64_t p) { product.run(p, parts); });
@@ -244,8 +244,9 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
 
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
                      const Tensor& begin, const Tensor& index,
-                     const std::optional<Tensor>& position, const Tensor& work, int64_t block) {
-  return forward(x, values, nullptr, bias, {begin, index, position, work, block});
+                     const std::optional<Tensor>& position, const Tensor& work, int64_t block,
+                     bool row_major) {
+  return forward(x, values, nullptr, bias, {begin, index, position, work, block}, row_major);
 }
 
 Gradients sparse_linear_backward(const Tensor& grad, const std::optional<Tensor>& x,
@@ -258,9 +259,9 @@ Gradients sparse_linear_backward(const Tensor& grad, const std::optional<Tensor>
 Tensor sign_linear(const Tensor& x, const Tensor& scores, const std::optional<Tensor>& magnitudes,
                    double constant, const std::optional<Tensor>& bias, const Tensor& begin,
                    const Tensor& index, const std::optional<Tensor>& position, const Tensor& work,
-                   int64_t block) {
+                   int64_t block, bool row_major) {
   const Magnitudes sign{magnitudes, constant};
-  return forward(x, scores, &sign, bias, {begin, index, position, work, block});
+  return forward(x, scores, &sign, bias, {begin, index, position, work, block}, row_major);
 }
 
 Gradients sign_linear_backward(const Tensor& grad, const std::optional<Tensor>& x,

@@ -12,6 +12,14 @@ from sparsefl.ops import _dense
 from sparsefl.ops._autograd import BATCH_LAST, NOT_WANTED, ROW_MAJOR, first_order, only_wanted
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import View
+from sparsefl.ops.batch_last import empty_batch_last
+
+
+def empty_output(x: Tensor, out_features: int, row_major: bool) -> Tensor:
+    """Return an output ``[N, out]`` of the strides that a forward operator gives."""
+    if row_major:
+        return x.new_empty(x.shape[0], out_features)
+    return empty_batch_last(x, x.shape[0], out_features)
 
 
 class SparseLinearFunction(torch.autograd.Function):
@@ -29,6 +37,7 @@ class SparseLinearFunction(torch.autograd.Function):
         bias: Tensor | None,
         magnitude: Magnitude | None,
         views: tuple[View, View],
+        row_major: bool = False,
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
@@ -36,8 +45,10 @@ class SparseLinearFunction(torch.autograd.Function):
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
         if magnitude is None:
-            return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0])
-        return torch.ops.sparsefl.sign_linear.default(x, stored, *magnitude, bias, *views[0])
+            return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0], row_major)
+        return torch.ops.sparsefl.sign_linear.default(
+            x, stored, *magnitude, bias, *views[0], row_major
+        )
 
     @staticmethod
     @first_order
@@ -56,7 +67,7 @@ class SparseLinearFunction(torch.autograd.Function):
             gradients = torch.ops.sparsefl.sign_linear_backward.default(
                 grad, x, stored, *ctx.magnitude, *view, wanted
             )
-        return (*only_wanted(gradients, wanted), None, None)
+        return (*only_wanted(gradients, wanted), None, None, None)
 
 
 class DenseLinearFunction(torch.autograd.Function):

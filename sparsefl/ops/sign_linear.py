@@ -12,13 +12,19 @@ from torch import Tensor
 from sparsefl.ops import _checks
 from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._linear import empty_output
 from sparsefl.ops._plan import LinearPlan
-from sparsefl.ops.batch_last import empty_batch_last
 from sparsefl.ops.sparse_linear import linear
 
 
 def sign_linear(
-    x: Tensor, scores: Tensor, magnitude: float | Tensor, bias: Tensor | None, plan: LinearPlan
+    x: Tensor,
+    scores: Tensor,
+    magnitude: float | Tensor,
+    bias: Tensor | None,
+    plan: LinearPlan,
+    *,
+    row_major: bool = False,
 ) -> Tensor:
     """Compute ``y = x @ W.T + bias`` with ``W = magnitude * sgn(scores)`` on the support.
 
@@ -31,10 +37,12 @@ def sign_linear(
         magnitude: One number of at least 0, or ``[nnz]`` in the plan's order, dtype of ``x``.
         bias: ``[out_features]``, dtype of ``x``, or None.
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
+        row_major: Whether the output is wanted contiguous, as in :func:`sparse_linear`.
 
     Returns:
         ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
-        (torch's layout where the support is so dense that dense torch computes it).
+        (torch's layout where it is asked for, or where the support is so dense that dense torch
+        computes it).
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -43,12 +51,13 @@ def sign_linear(
     x = _checks.check_operand(x)
     scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
     checked = _checks.check_magnitude(magnitude, plan.support.nnz, x)
-    return linear(x, scores, bias, checked, plan)
+    return linear(x, scores, bias, checked, plan, row_major)
 
 
 define(
     "sign_linear(Tensor x, Tensor scores, Tensor? magnitudes, float constant, Tensor? bias,"
-    " Tensor begin, Tensor index, Tensor? position, Tensor work, int block) -> Tensor"
+    " Tensor begin, Tensor index, Tensor? position, Tensor work, int block,"
+    " bool row_major=False) -> Tensor"
 )
 define(
     "sign_linear_backward(Tensor grad, Tensor? x, Tensor scores, Tensor? magnitudes,"
@@ -69,8 +78,9 @@ def _(
     position: Tensor | None,
     work: Tensor,
     block: int,
+    row_major: bool = False,
 ) -> Tensor:
-    return empty_batch_last(x, x.shape[0], work.shape[0] - 1)  # [N, out]
+    return empty_output(x, work.shape[0] - 1, row_major)
 
 
 @torch.library.register_fake("sparsefl::sign_linear_backward", lib=LIBRARY)

@@ -12,13 +12,19 @@ from torch import Tensor
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction
+from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, empty_output
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
-from sparsefl.ops.batch_last import empty_batch_last
 
 
-def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPlan) -> Tensor:
+def sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    plan: LinearPlan,
+    *,
+    row_major: bool = False,
+) -> Tensor:
     """Compute ``y = x @ W.T + bias`` where ``W`` holds ``values`` on the plan's support.
 
     Backward gives ``dL/dx = dL/dy @ W`` and ``dL/dvalues`` on the support alone; each is skipped
@@ -29,10 +35,14 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPl
         values: Kept weights, ``[nnz]``, in the plan's order, dtype of ``x``.
         bias: ``[out_features]``, dtype of ``x``, or None.
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
+        row_major: Whether the output is wanted contiguous, for a dense layer of torch that follows.
+            The kernels then turn what they have in their caches, which costs less than
+            :func:`sparsefl.ops.row_major` afterwards.
 
     Returns:
         ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
-        (torch's layout where the support is so dense that dense torch computes it).
+        (torch's layout where it is asked for, or where the support is so dense that dense torch
+        computes it).
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -40,7 +50,7 @@ def sparse_linear(x: Tensor, values: Tensor, bias: Tensor | None, plan: LinearPl
     """
     x = _checks.check_operand(x)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
-    return linear(x, values, bias, None, plan)
+    return linear(x, values, bias, None, plan, row_major)
 
 
 def linear(
@@ -49,26 +59,28 @@ def linear(
     bias: Tensor | None,
     magnitude: Magnitude | None,
     plan: LinearPlan,
+    row_major: bool,
 ) -> Tensor:
     """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
     out_features, in_features = plan.support.shape
     if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(f"x: expected [..., {in_features}] (in_features), got {list(x.shape)}")
     bias = _checks.check_bias(bias, out_features, x)
-    flat = x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
+    # A reshape of two dimensions to the same two would be a node of autograd.
+    flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
     if _dispatch.layout(plan.support) == "dense":
         y = DenseLinearFunction.apply(
             flat, stored, bias, magnitude, plan.flat, (out_features, in_features)
         )
     else:
         views = (plan.forward, plan.transposed)
-        y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views)
+        y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views, row_major)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], out_features)
 
 
 define(
     "sparse_linear(Tensor x, Tensor values, Tensor? bias, Tensor begin, Tensor index,"
-    " Tensor? position, Tensor work, int block) -> Tensor"
+    " Tensor? position, Tensor work, int block, bool row_major=False) -> Tensor"
 )
 define(
     "sparse_linear_backward(Tensor grad, Tensor? x, Tensor values, Tensor begin, Tensor index,"
@@ -86,8 +98,9 @@ def _(
     position: Tensor | None,
     work: Tensor,
     block: int,
+    row_major: bool = False,
 ) -> Tensor:
-    return empty_batch_last(x, x.shape[0], work.shape[0] - 1)  # [N, out]
+    return empty_output(x, work.shape[0] - 1, row_major)
 
 
 @torch.library.register_fake("sparsefl::sparse_linear_backward", lib=LIBRARY)

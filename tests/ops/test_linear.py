@@ -60,6 +60,20 @@ def test_parallel_parts_cover_all_rows(make_problem, assert_op_matches, threads)
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("kind", ["values", "sign_constant"])
+@pytest.mark.parametrize("batch", [0, 1, 7, 64, 65, 600])
+@pytest.mark.usefixtures("sparse_layout")
+def test_row_major_output(batch, kind):
+    plan = ops.LinearPlan(Support.random((70, 33), 0.3, seed=2))
+    x, stored = torch.randn(2, batch, 33), torch.randn(plan.support.nnz)
+    bias = torch.randn(70)
+    sign = () if kind == "values" else (0.5,)
+    op = ops.sparse_linear if kind == "values" else ops.sign_linear
+    y = op(x, stored, *sign, bias, plan, row_major=True)
+    assert y.is_contiguous()
+    assert torch.equal(y, op(x, stored, *sign, bias, plan))
+
+
 @pytest.mark.parametrize("lead", [(), (3, 5), (2, 3, 4)], ids=str)
 def test_leading_dimensions(make_problem, assert_op_matches, lead):
     assert_op_matches(make_problem((*lead, 20), (11, 20), (*lead, 11), 0.3))
@@ -111,9 +125,9 @@ def test_opcheck(kind, wanted):
     else:
         names, sign = "sign_linear", (stored.abs() if kind == "sign_tensor" else None, 0.5)
     backward = getattr(torch.ops.sparsefl, names + "_backward")
-    torch.library.opcheck(
-        getattr(torch.ops.sparsefl, names), (x, stored, *sign, bias, *plan.forward)
-    )
+    for row_major in (False, True):
+        forward = (x, stored, *sign, bias, *plan.forward, row_major)
+        torch.library.opcheck(getattr(torch.ops.sparsefl, names), forward)
     operand = x if wanted[1] else None
     torch.library.opcheck(backward, (grad, operand, stored, *sign, *plan.transposed, wanted))
 
@@ -152,6 +166,15 @@ def test_input_gradient_lies_as_the_input(batch_last):
     y = ops.sparse_linear(x, torch.randn(plan.support.nnz), None, plan)
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert grad.stride() == x.stride()
+
+
+def test_two_dimensions_make_one_node_of_autograd():
+    plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
+    x = ops.batch_last(torch.randn(8, 20)).requires_grad_()
+    y = ops.sparse_linear(x, torch.randn(plan.support.nnz), None, plan)
+    assert [type(node).__name__ for node, _ in y.grad_fn.next_functions if node] == [
+        "AccumulateGrad"
+    ]
 
 
 def test_saves_no_weight_for_a_frozen_input(saved_sizes):
