@@ -1,7 +1,10 @@
 // Runs every kernel of every instruction set that this machine has on awkward shapes, against plain
 // loops in double. Prints a checksum an operation, equal on every machine; exits with 1 at the
 // first difference.
+#include <mutex>
+
 #include "operands.h"
+#include "parts.h"
 
 namespace sparsefl {
 namespace {
@@ -16,7 +19,7 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
   Block<T> y(args.view.rows * args.batch);
   args.y = y.get(), args.ldy = args.batch;
   const int64_t extent = by_lanes ? padded(args.batch) / kLanePadding : args.view.rows;
-  for (int64_t p = 0; p < parts; ++p) {
+  for_parts(parts, [&](int64_t p) {
     const int64_t begin = extent * p / parts, end = extent * (p + 1) / parts;
     Part part{begin, end, 0, args.batch};
     if (by_lanes) {
@@ -26,7 +29,7 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
     }
     const Block<T> scratch(kernels.linear.spmm_scratch(args, part), true);
     kernels.linear.spmm(args, part, scratch.get());
-  }
+  });
   return y;
 }
 
@@ -50,11 +53,11 @@ void check_gradients(const Kernels<T>& kernels, const Support& support, const St
       const GradientsArgs<T> args{
           view, weights_of(stored, values, magnitudes), gradient.get(), ld,         operand.get(),
           ld,   wants_x ? input.get() : nullptr,        batch,          kept.get(), batch};
-      for (int64_t p = 0; p < parts; ++p) {
+      for_parts(parts, [&](int64_t p) {
         const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
         kernels.linear.gradients(
             args, {view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch}, scratch.get());
-      }
+      });
       if (wants_x) expect_equal(input, grad_x, kernels.name, gradients_sum);
       expect_equal(kept, reordered(grad_values), kernels.name, gradients_sum);
     }
@@ -143,7 +146,7 @@ Expected convolve(const Conv& c, const Numbers& weight, const Numbers& bias, con
 // Calls run(begin, end) for the items of a pass, in three parts of which some may be empty.
 template <class Run>
 void in_parts(int64_t items, const Run& run) {
-  for (int64_t p = 0; p < 3; ++p) run(items * p / 3, items * (p + 1) / 3);
+  for_parts(3, [&](int64_t p) { run(items * p / 3, items * (p + 1) / 3); });
 }
 
 template <class T>
@@ -175,10 +178,14 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
 
   Block<T> sums(Numbers(support.nnz));
   pass.out = wide;
-  const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), sums.get()};
+  std::mutex adding;
   in_parts(kernels.conv2d.items(pass), [&](int64_t begin, int64_t end) {
+    const Block<T> own(Numbers(support.nnz));
+    const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), own.get()};
     const Block<T> scratch(kernels.conv2d.scratch(args.view, pass), true);
     kernels.conv2d.sample(args, begin, end, scratch.get());
+    const std::lock_guard lock(adding);
+    for (int64_t k = 0; k < support.nnz; ++k) sums.get()[k] += own.get()[k];
   });
   Numbers kept(support.nnz);
   for (int64_t k = 0; k < support.nnz; ++k) {

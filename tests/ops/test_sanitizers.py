@@ -1,4 +1,4 @@
-"""The torch-free kernels under address and undefined-behaviour sanitizers, on awkward shapes."""
+"""The torch-free kernels under sanitizers, on awkward shapes, shared out over threads."""
 
 import pathlib
 import shutil
@@ -8,39 +8,78 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+# What each program of tests/csrc runs, and the operations that it names when all is well.
 PROGRAMS = {
     "kernels": (
         ("plan.cpp", *(f"{op}_*.cpp" for op in ("sparse_linear", "sparse_conv2d", "batch_last"))),
         ["spmm", "gradients", "gather", "sample", "transpose"],
     ),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
+    "packed_sign": (
+        ("isa.cpp", "packed_sign*.cpp"),
+        ["products", "gather_window", "quantise"],
+    ),
+}
+SANITIZERS = {
+    "memory": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "threads": ("-fsanitize=thread",),
 }
 # Unoptimised: every access is checked where it is written, in a fifth of the time to compile.
-FLAGS = ("-std=c++20", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+FLAGS = ("-std=c++20", "-O0", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_kernels_stay_in_their_buffers_and_equal_plain_loops(name, tmp_path):
-    patterns, operations = PROGRAMS[name]
-    sources = [ROOT / "tests" / "csrc" / f"{name}.cpp"]
-    sources += [path for pattern in patterns for path in (ROOT / "csrc" / "cpu").glob(pattern)]
+def build(
+    sources: list[pathlib.Path], flags: tuple[str, ...], folder: pathlib.Path
+) -> pathlib.Path:
+    """Compiles the sources, two at a time, and links them into a program."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed")
 
     def compiled(source: pathlib.Path) -> str:
-        target = tmp_path / f"{source.stem}.o"
-        command = [compiler, *FLAGS, *SANITIZERS, f"-I{ROOT / 'csrc'}", "-c", str(source)]
+        target = folder / f"{source.parent.name}_{source.stem}.o"
+        command = [compiler, *FLAGS, *flags, f"-I{ROOT / 'csrc'}", "-c", str(source)]
         subprocess.run([*command, "-o", str(target)], check=True)
         return str(target)
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compiled, sources))
-    program = tmp_path / name
-    subprocess.run([compiler, *SANITIZERS, *objects, "-o", str(program)], check=True)
+    program = folder / "program"
+    subprocess.run([compiler, "-pthread", *flags, *objects, "-o", str(program)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("sanitizers", SANITIZERS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_kernels_stay_in_their_memory_and_equal_plain_loops(name, sanitizers, tmp_path):
+    patterns, operations = PROGRAMS[name]
+    sources = [ROOT / "tests" / "csrc" / f"{name}.cpp"]
+    sources += [path for pattern in patterns for path in (ROOT / "csrc" / "cpu").glob(pattern)]
+    program = build(sources, SANITIZERS[sanitizers], tmp_path)
 
     done = subprocess.run([str(program)], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == operations
+
+
+RACE = """
+#include "parts.h"
+int main() {
+  int shared = 0;
+  sparsefl::for_parts(2, [&](int64_t) { ++shared; });
+  return 0;
+}
+"""
+
+
+def test_thread_sanitizer_sees_parts_that_share_memory(tmp_path):
+    source = tmp_path / "race.cpp"
+    source.write_text(RACE)
+    flags = (*SANITIZERS["threads"], f"-I{ROOT / 'tests' / 'csrc'}")
+    program = build([source], flags, tmp_path)
+
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+
+    assert done.returncode != 0
+    assert "data race" in done.stderr
