@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from sparsefl import report
 
-from . import goals, layers, networks, rows, sweeps
+from . import goals, layers, networks, rows, sweeps, tune
 from .cases import CASES
 from .plots import draw
 from .rows import Row
@@ -29,6 +29,9 @@ ALL = "all"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark's command line; return the exit status, 1 if a result was wrong."""
     args = parser().parse_args(argv)
+    if args.tune:
+        tune.tune(shipped=args.shipped)
+        return 0
     found = held(args) if args.rows is None else [r for p in args.rows for r in rows.read(p)]
     if args.rows is None:
         described = context()
@@ -65,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         choices=[*TABLES, ALL],
         help=f"this table, default {sweeps.OPS}",
+    )
+    out.add_argument(
+        "--tune", action="store_true", help="measure which layout is faster where, for this user"
+    )
+    out.add_argument(
+        "--shipped", action="store_true", help="with --tune: into the package, for everybody"
     )
     out.add_argument("--device", choices=["cpu"], default="cpu")
     out.add_argument(

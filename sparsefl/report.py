@@ -1,6 +1,5 @@
 """Methods side by side: the table, the plots and ``compare.json`` of a comparison."""
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seed
 from sparsefl.fl.result import Result
 from sparsefl.fl.saved import Run, name_runs
 from sparsefl.fl.table import merge_seeds
+from sparsefl.machine import cpu_name, version
 from sparsefl.names import CHECKPOINT, COMPARISON, LINEAR, run_folder
 from sparsefl.ops import isa
 
@@ -177,24 +177,6 @@ def machine() -> dict[str, Any]:
         "allocator": describe_allocator(),
         "denormals_flushed": bool(torch.tensor(1e-39).mul(1.0) == 0),
     }
-
-
-def version() -> str:
-    """Return the installed version, or "source tree" when the package is not installed."""
-    try:
-        return importlib.metadata.version("sparsefl")
-    except importlib.metadata.PackageNotFoundError:
-        return "source tree"
-
-
-def cpu_name() -> str:
-    """Return the processor's model name."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def commit() -> str:

@@ -1,9 +1,14 @@
 """What every test shares: poisoned uninitialised memory and the one tolerance rule."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+# Else the layers of a test, which are small, would compute in dense torch, and which of them would
+# depend on the machine. What a measured table chooses is tested in ops/test_dispatch.py.
+os.environ.setdefault("SPARSEFL_LAYOUT", "density")
 
 from sparsefl.bench.tolerance import allowed_error, max_error
 

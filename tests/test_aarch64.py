@@ -14,7 +14,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = {
     "streams": ["csrc/codec/normal*.cpp", "csrc/cpu/isa.cpp"],
     "messages": ["csrc/codec/[!n]*.cpp"],
-    "kernels": ["csrc/cpu/plan.cpp", "csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp"],
+    "kernels": [
+        *("csrc/cpu/plan.cpp", "csrc/cpu/dense_weight.cpp"),
+        *("csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp"),
+    ],
     "norms": ["csrc/cpu/batch_norm_*.cpp"],
 }
 EXPECTED = {
@@ -57,6 +60,7 @@ gradients ffffffffe4bcfc3a
 gather 0000000005a2367d
 sample fffffffffffac4f0
 transpose ffffffffe5162b7b
+dense_weight 000000000cf324fe
 """,
     "norms": """\
 batch_norm 168

@@ -17,6 +17,7 @@ LAYERS = {
     "sparsefl.allocator": 1,
     "sparsefl.timing": 1,
     "sparsefl.measuring": 1,
+    "sparsefl.machine": 1,
     "sparsefl.names": 1,
     "sparsefl.defaults": 1,
     "sparsefl.messages": 1,

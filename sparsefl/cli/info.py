@@ -55,8 +55,18 @@ def _torch_lines() -> list[tuple[str, str]]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
     return [
         ("threads", str(torch.get_num_threads())),
+        ("layouts", _layouts(torch.get_num_threads())),
         ("cuda", f"{cuda}, {device}" if cuda else "torch is built without it"),
     ]
+
+
+def _layouts(threads: int) -> str:
+    """Say what the choice between sparse kernels and dense torch rests on."""
+    try:
+        dispatch = importlib.import_module("sparsefl.ops._dispatch")
+    except ImportError as error:
+        return f"not available: {one_line(error)}"
+    return str(dispatch.describe(threads))
 
 
 def _registry_lines() -> list[tuple[str, str]]:

@@ -79,3 +79,17 @@ def first_order(backward: Callable[[Any, Any], Gradients]) -> Callable[..., Grad
         )
 
     return run
+
+
+def without_autocast(function: Callable[..., Any]) -> Any:
+    """Return an autograd method that computes in the dtype of its tensors under autocast too."""
+
+    @functools.wraps(function)
+    def run(ctx: Any, x: Tensor, *arguments: Any) -> Any:
+        # Autocast knows no meta device. Entering a context costs as much as a small layer's pass.
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+            return function(ctx, x, *arguments)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(ctx, x, *arguments)
+
+    return run

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
-from sparsefl.ops._autograd import BATCH_LAST, NOT_WANTED, ROW_MAJOR, first_order, only_wanted
+from sparsefl.ops._autograd import (
+    BATCH_LAST,
+    NOT_WANTED,
+    ROW_MAJOR,
+    first_order,
+    only_wanted,
+    without_autocast,
+)
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
 from sparsefl.ops.batch_last import empty_batch_last, row_major
@@ -94,7 +101,7 @@ class DenseConv2dFunction(torch.autograd.Function):
     """The same through dense torch on a scratch weight."""
 
     @staticmethod
-    @_dense.without_autocast
+    @without_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -108,20 +115,22 @@ class DenseConv2dFunction(torch.autograd.Function):
         ctx.geometry = (plan.stride, padding, plan.dilation, plan.groups)
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
-        weight = _dense.fill_weight(stored, magnitude, plan.flat, _shape(plan))
+        weight = _dense.fill_weight(stored, magnitude, plan)
         return conv2d(x, weight, bias, *ctx.geometry)
 
     @staticmethod
-    @_dense.without_autocast
+    @without_autocast
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
-        flat, shape = ctx.plan.flat, _shape(ctx.plan)
+        shape = ctx.plan.support.shape
+        if grad.movedim(0, -1).is_contiguous():
+            grad = row_major(grad)  # as the input was
         needs_x, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         # What is not differentiated is only asked for its shape.
         nothing = grad.new_empty(1)
         if needs_x:
-            weight = _dense.fill_weight(stored, ctx.magnitude, flat, shape)
+            weight = _dense.fill_weight(stored, ctx.magnitude, ctx.plan)
         else:
             weight = nothing.expand(shape)
         stride, padding, dilation, groups = ctx.geometry
@@ -140,9 +149,5 @@ class DenseConv2dFunction(torch.autograd.Function):
         )
         grad_stored = None
         if needs_stored:
-            grad_stored = _dense.kept_gradient(dense, ctx.magnitude, flat)
+            grad_stored = _dense.kept_gradient(dense, ctx.magnitude, ctx.plan)
         return grad_x, grad_stored, grad_bias, None, None, None
-
-
-def _shape(plan: Conv2dPlan) -> torch.Size:
-    return torch.Size(plan.support.shape)

@@ -4,68 +4,115 @@ One scratch a (size, dtype, device) serves all layers: it is filled before each 
 dense size is a Parameter, a gradient or optimizer state, and none is saved for backward.
 """
 
-import functools
+import math
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights, stored_gradient
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 
 _LOCAL = threading.local()
 
+define(
+    "dense_weight(Tensor stored, Tensor? magnitudes, float constant, bool signs, Tensor begin,"
+    " Tensor index, Tensor? position, Tensor work, int block, Tensor(a!) out) -> ()"
+)
+define(
+    "kept_gradient(Tensor dense, Tensor? magnitudes, float constant, bool signs, Tensor begin,"
+    " Tensor index, Tensor? position, Tensor work, int block) -> Tensor"
+)
 
-def scratch(numel: int, like: Tensor) -> Tensor:
-    """Return this thread's zeroed scratch of ``numel`` elements, of ``like``'s dtype and device."""
+
+def scratch(shape: torch.Size, like: Tensor) -> Tensor:
+    """Return this thread's uninitialised scratch, of ``like``'s dtype and device."""
     if torch.compiler.is_compiling():
         # The compiler plans memory itself, and fails to partition a graph that writes into ours.
-        return like.new_zeros(numel)
+        return like.new_empty(shape)
     cache = _LOCAL.__dict__.setdefault("cache", {})
-    key = (like.dtype, like.device)
+    key, numel = (like.dtype, like.device), shape.numel()
     if key not in cache or cache[key].numel() < numel:
         cache[key] = like.new_empty(numel)
-    view: Tensor = cache[key][:numel]
-    return view.zero_()
+    view: Tensor = cache[key][:numel].view(shape)
+    return view
 
 
 def fill_weight(
-    stored: Tensor, magnitude: Magnitude | None, flat: Tensor | None, shape: torch.Size
+    stored: Tensor, magnitude: Magnitude | None, plan: LinearPlan | Conv2dPlan
 ) -> Tensor:
-    """Return the dense weight of ``shape``: a scratch, or the stored elements where all are kept.
+    """Return the dense weight: a scratch, or a view of the stored values where all are kept.
 
     Args:
         stored: Values or scores, ``[nnz]``.
         magnitude: That of a sign operator, or None.
-        flat: Row-major positions of ``stored`` in the weight, ``[nnz]`` int64; None: it is all of
-            them, in that order.
-        shape: Of the weight.
+        plan: Where they lie.
     """
-    kept = kept_weights(stored, magnitude)
-    if flat is None:
-        return kept.view(shape)
-    return scratch(shape.numel(), stored).scatter_(0, flat, kept).view(shape)
+    shape = torch.Size(plan.support.shape)
+    if plan.whole:
+        return kept_weights(stored, magnitude).view(shape)
+    weight = empty_weight(plan, stored)
+    view, turned = _stored_view(plan)
+    torch.ops.sparsefl.dense_weight.default(
+        stored, *_magnitudes(magnitude), *view, weight.t() if turned else weight
+    )
+    return weight.view(shape)
 
 
-def kept_gradient(dense: Tensor, magnitude: Magnitude | None, flat: Tensor | None) -> Tensor:
-    """Return the stored elements' gradient from the dense weight's."""
-    if flat is not None:
-        return stored_gradient(dense.reshape(-1)[flat], magnitude)
-    kept = stored_gradient(dense.reshape(-1), magnitude)
-    # The scratch is filled again for the next layer, so nothing may keep it.
-    return kept.clone() if magnitude is None else kept
+def empty_weight(plan: LinearPlan | Conv2dPlan, like: Tensor) -> Tensor:
+    """Return a scratch ``[out, inputs of an output]`` in the memory order of the stored values."""
+    rows, columns = plan.support.shape[0], math.prod(plan.support.shape[1:])
+    turned = _stored_view(plan)[1]
+    if turned:
+        return scratch(torch.Size((columns, rows)), like).t()
+    return scratch(torch.Size((rows, columns)), like)
 
 
-def without_autocast(function: Callable[..., Any]) -> Any:
-    """Return an autograd method that computes in the dtype of its tensors under autocast too."""
+def kept_gradient(
+    dense: Tensor, magnitude: Magnitude | None, plan: LinearPlan | Conv2dPlan
+) -> Tensor:
+    """Return the stored elements' gradient, ``[nnz]``, from the dense weight's.
 
-    @functools.wraps(function)
-    def run(ctx: Any, x: Tensor, *arguments: Any) -> Any:
-        if x.is_meta:
-            # Autocast knows no meta device.
-            return function(ctx, x, *arguments)
-        with torch.autocast(x.device.type, enabled=False):
-            return function(ctx, x, *arguments)
+    Args:
+        dense: Gradient of the dense weight, in its shape and the memory order of
+            :func:`fill_weight`, else it is copied; it is handed on where all are kept.
+        magnitude: That of a sign operator, or None.
+        plan: Where they lie.
+    """
+    if plan.whole:
+        return stored_gradient(dense.reshape(-1), magnitude)
+    rows = dense.reshape(dense.shape[0], -1)
+    view, turned = _stored_view(plan)
+    matrix = (rows.t() if turned else rows).contiguous()
+    kept: Tensor = torch.ops.sparsefl.kept_gradient.default(matrix, *_magnitudes(magnitude), *view)
+    return kept
 
-    return run
+
+def _stored_view(plan: LinearPlan | Conv2dPlan) -> tuple[View, bool]:
+    """Return the view in whose order the values are stored, and whether it is the transpose's."""
+    turned = plan.forward.position is not None
+    return (plan.transposed, True) if turned else (plan.forward, False)
+
+
+def _magnitudes(magnitude: Magnitude | None) -> tuple[Tensor | None, float, bool]:
+    return (None, 1.0, False) if magnitude is None else (*magnitude, True)
+
+
+@torch.library.register_fake("sparsefl::dense_weight", lib=LIBRARY)
+def _(stored: Tensor, *others: Any) -> None:
+    return None
+
+
+@torch.library.register_fake("sparsefl::kept_gradient", lib=LIBRARY)
+def _(
+    dense: Tensor,
+    magnitudes: Tensor | None,
+    constant: float,
+    signs: bool,
+    begin: Tensor,
+    index: Tensor,
+    *others: Any,
+) -> Tensor:
+    return dense.new_empty(index.shape)

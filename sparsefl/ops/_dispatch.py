@@ -1,25 +1,203 @@
-"""The only choice of layout: sparse kernels, or dense torch on a scratch weight."""
+"""The only choice of layout: sparse kernels, or dense torch on a scratch weight.
 
+A choice is made once for each plan, batch and memory order, from a measured table
+(:mod:`sparsefl.ops._layout_table`), and kept with the plan. ``SPARSEFL_LAYOUT`` overrides it:
+``sparse`` or ``dense`` everywhere, or ``density``, which looks at nothing else.
+"""
+
+import functools
 import math
-from typing import Literal
+import os
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
 
 from sparsefl.ops._gated import GatedGeometry
+from sparsefl.ops._layout_table import (
+    KINDS,
+    LANES,
+    SHIPPED,
+    TAPS,
+    Kind,
+    LayoutTable,
+    grid_name,
+    load,
+)
 from sparsefl.ops._library import isa
 from sparsefl.support import Support
 
-Layout = Literal["sparse", "dense"]
-PackedLayout = Literal["triples", "lists"]
+Layout: TypeAlias = Literal["sparse", "dense"]
+PackedLayout: TypeAlias = Literal["triples", "lists"]
+_OVERRIDES = ("measured", "sparse", "dense", "density")
 
-# Above this density dense torch wins (bench/results/cpu.json, crossover of the linear and
-# convolution sweeps); the shipped default until a machine measures its own.
+# Above this density dense torch wins at sizes where the kernels' own time is all that counts: what
+# is chosen where nothing but the support is known, when a model is converted or compiled.
 DENSE_ABOVE = 0.65
+# Dense torch has to be expected to be this much faster: it costs memory, and the expectation errs.
+_ADVANTAGE = 1.03
+# How the layouts are called in reports.
+SPARSE, DENSE = "sparse kernels", "dense torch on a scratch weight"
+_LOCK = threading.Lock()
 # Below so many output pixels the gated kernels' vectors of pixels are mostly empty.
 LEAST_GATED_PIXELS = 16
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The layout of a call, and why.
+
+    Attributes:
+        layout: What computes it.
+        sparse_us: Expected time of forward and backward by the sparse kernels; None where the
+            choice was not made by time.
+        dense_us: The same by dense torch on a scratch weight.
+        source: The table, or the rule.
+    """
+
+    layout: Layout
+    sparse_us: float | None
+    dense_us: float | None
+    source: str
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        what = SPARSE if self.layout == "sparse" else DENSE
+        if self.sparse_us is None or self.dense_us is None:
+            return f"{what} ({self.source})"
+        return (
+            f"{what} (forward and backward expected: sparse {self.sparse_us:,.0f} us, dense "
+            f"{self.dense_us:,.0f} us)"
+        )
+
+
+class Plan(Protocol):
+    """What a choice depends on (:mod:`sparsefl.ops._plan`)."""
+
+    @property
+    def support(self) -> Support:
+        """The kept positions."""
+
+    @property
+    def layout(self) -> Layout:
+        """What :func:`layout` says of it."""
+
+    @property
+    def choices(self) -> dict[Hashable, Choice]:
+        """What was chosen, by call."""
+
+
 def layout(support: Support) -> Layout:
-    """Return the layout that a layer with this support computes in."""
+    """Return the layout of a support where the batch is not known yet."""
+    override = _override()
+    if override in ("sparse", "dense"):
+        return override  # type: ignore[return-value]
     return "dense" if support.density > DENSE_ABOVE else "sparse"
+
+
+def chooses_dense(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) -> bool:
+    """Tell whether a call is to be computed by dense torch.
+
+    Args:
+        plan: Of the layer.
+        kind: Of the layer.
+        x: Its input; where that lies batch-last, so does what surrounds the layer.
+        batch: Samples, for a linear layer rows.
+        pixels: Output pixels of a sample, 1 for a linear layer.
+    """
+    if torch.compiler.is_compiling() or x.is_meta:
+        return plan.layout == "dense"
+    # Of two dimensions, rows of one sample lie either way.
+    key = (batch, pixels, x.stride(0) == 1 and batch > 1, torch.get_num_threads())
+    choice = plan.choices.get(key)
+    if choice is None:
+        choice = plan.choices[key] = choose(plan.support, kind, *key)
+    return choice.layout == "dense"
+
+
+def choose(
+    support: Support, kind: Kind, batch: int, pixels: int, batch_last: bool, threads: int
+) -> Choice:
+    """Choose the layout of a call.
+
+    Args:
+        support: The kept positions.
+        kind: Of the layer.
+        batch: Samples, for a linear layer rows.
+        pixels: Output pixels of a sample.
+        batch_last: Whether input and output lie batch-last.
+        threads: Torch's threads.
+    """
+    override = _override()
+    if override in ("sparse", "dense"):
+        return Choice(layout(support), None, None, f"SPARSEFL_LAYOUT={override}")
+    if support.nnz == math.prod(support.shape):
+        return Choice("dense", None, None, "every weight is kept")
+    if override == "density":
+        rule = f"density {'above' if support.density > DENSE_ABOVE else 'up to'} {DENSE_ABOVE}"
+        return Choice(layout(support), None, None, rule)
+    own = table(threads)
+    grid = own.grids[grid_name(kind, batch_last)]
+    taps = math.prod(support.shape[2:])
+    size = math.sqrt(math.prod(support.shape[:2]) * (taps / TAPS if kind == "conv" else 1))
+    # A convolution's lanes are samples: an incomplete vector costs what a whole one does.
+    padded = -(-batch // LANES) * LANES if kind == "conv" else batch
+    sparse_us, _ = grid.expect(size, padded * pixels, support.density)
+    _, dense_us = grid.expect(size, batch * pixels, support.density)
+    chosen: Layout = "dense" if dense_us * _ADVANTAGE < sparse_us else "sparse"
+    return Choice(chosen, sparse_us, dense_us, own.source)
+
+
+def describe(threads: int) -> str:
+    """Say what choices rest on, and from which densities on large layers are dense."""
+    override = _override()
+    if override != "measured":
+        return f"SPARSEFL_LAYOUT={override}"
+    own = table(threads)
+    told = ", ".join(f"{key} {value}" for key, value in own.machine.items() if key != "cpu")
+    shipped = own.source == str(SHIPPED)
+    where = "shipped with the package" if shipped else f"measured here, {own.source}"
+    advice = "; `sparsefl bench --tune` measures this machine" if shipped else ""
+    dense = ", ".join(f"{kind} {crossover(own, kind)}" for kind in KINDS)
+    return f"{where} ({own.machine.get('cpu')}, {told}); dense from density on: {dense}{advice}"
+
+
+def crossover(own: LayoutTable, kind: Kind) -> str:
+    """Say from which density on a kind's largest layers are faster dense, between sparse ones."""
+    grid = own.grids[grid_name(kind, True)]
+    for percent in range(1, 100):
+        times = grid.expect(grid.sizes[-1], grid.positions[-1], percent / 100)
+        if times[1] * _ADVANTAGE < times[0]:
+            return f"{percent / 100:g}"
+    return "1"
+
+
+def table(threads: int) -> LayoutTable:
+    """Return the table that is used at so many threads, read at the first call."""
+    with _LOCK:
+        return _table(threads)
+
+
+@functools.cache
+def _table(threads: int) -> LayoutTable:
+    return load(threads)
+
+
+@functools.cache
+def _override() -> str:
+    override = os.environ.get("SPARSEFL_LAYOUT", "measured")
+    if override not in _OVERRIDES:
+        raise ValueError(f"SPARSEFL_LAYOUT={override!r}: expected one of {', '.join(_OVERRIDES)}")
+    return override
+
+
+def forget() -> None:
+    """Read table and override anew: for a table that was measured since, and for tests."""
+    _table.cache_clear()
+    _override.cache_clear()
 
 
 # Columns that a list's uint16 can name.

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from sparsefl.ops._autograd import Gradients, first_order
-from sparsefl.ops._dense import without_autocast
+from sparsefl.ops._autograd import Gradients, first_order, without_autocast
 
 Pair: TypeAlias = tuple[int, int]
 

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _dense
-from sparsefl.ops._autograd import BATCH_LAST, NOT_WANTED, ROW_MAJOR, first_order, only_wanted
+from sparsefl.ops._autograd import (
+    BATCH_LAST,
+    NOT_WANTED,
+    ROW_MAJOR,
+    first_order,
+    only_wanted,
+    without_autocast,
+)
 from sparsefl.ops._magnitude import Magnitude
-from sparsefl.ops._plan import View
+from sparsefl.ops._plan import LinearPlan, View
 from sparsefl.ops.batch_last import empty_batch_last
 
 
@@ -74,34 +81,45 @@ class DenseLinearFunction(torch.autograd.Function):
     """The same through dense torch on a scratch weight."""
 
     @staticmethod
-    @_dense.without_autocast
+    @without_autocast
     def forward(
         ctx: Any,
         x: Tensor,
         stored: Tensor,
         bias: Tensor | None,
         magnitude: Magnitude | None,
-        flat: Tensor | None,
-        shape: tuple[int, int],
+        plan: LinearPlan,
     ) -> Tensor:
-        ctx.magnitude, ctx.flat, ctx.shape = magnitude, flat, torch.Size(shape)
+        ctx.magnitude, ctx.plan = magnitude, plan
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
-        weight = _dense.fill_weight(stored, magnitude, flat, ctx.shape)
+        weight = _dense.fill_weight(stored, magnitude, plan)
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    @_dense.without_autocast
+    @without_autocast
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         grad_x = grad_stored = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ _dense.fill_weight(stored, ctx.magnitude, ctx.flat, ctx.shape)
+            grad_x = grad @ _dense.fill_weight(stored, ctx.magnitude, ctx.plan)
         if ctx.needs_input_grad[1]:
-            dense = _dense.scratch(ctx.shape.numel(), grad).view(ctx.shape)
-            torch.mm(grad.t(), x, out=dense)
-            grad_stored = _dense.kept_gradient(dense, ctx.magnitude, ctx.flat)
+            dense = _weight_gradient(grad, x, ctx.plan)
+            grad_stored = _dense.kept_gradient(dense, ctx.magnitude, ctx.plan)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_x, grad_stored, grad_bias, None, None, None
+        return grad_x, grad_stored, grad_bias, None, None
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, plan: LinearPlan) -> Tensor:
+    """Return the dense weight's gradient, ``[out, in]``, in the memory order of its scratch."""
+    if plan.whole:
+        return grad.t() @ x
+    dense = _dense.empty_weight(plan, grad)
+    # The compiler takes no transposed ``out``.
+    if dense.is_contiguous():
+        torch.mm(grad.t(), x, out=dense)
+    else:
+        torch.mm(x.t(), grad, out=dense.t())
+    return dense

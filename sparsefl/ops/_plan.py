@@ -8,14 +8,15 @@ values.
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Hashable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _dispatch
+from sparsefl.ops._dispatch import Choice, Layout
 from sparsefl.ops._library import define
 from sparsefl.support import Support
 
@@ -96,8 +97,8 @@ def _forward_view(indices: Tensor, rows: int, columns: int, block: int) -> tuple
 
 def _linear_block(columns: int, support: Support) -> int:
     blocks_pay = support.density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW
-    # Dense torch wants the values row-major, and so does a block of all columns.
-    if _dispatch.layout(support) == "dense":
+    # A full support's values are the dense weight where they lie row-major.
+    if _is_row_major(support):
         return max(1, min(columns, _MOST_COLUMNS))
     return _LINEAR_BLOCK if blocks_pay else max(1, min(columns, _MOST_LINEAR_COLUMNS))
 
@@ -117,7 +118,7 @@ def _linear_views(rows: int, columns: int, support: Support) -> _Views:
     """Build both views of a ``[rows, columns]`` matrix and choose the stored order.
 
     That is the transposed view's: it writes a gradient where the forward view reads a value, and
-    random writes cost more. Dense torch wants it row-major, which is the forward view's.
+    random writes cost more. That of a full support is row-major: its values are the dense weight.
     """
     indices = _indices(support)
     forward, order = _forward_view(indices, rows, columns, _linear_block(columns, support))
@@ -125,7 +126,7 @@ def _linear_views(rows: int, columns: int, support: Support) -> _Views:
     begin, index, position, work = torch.ops.sparsefl.plan_transposed(
         indices, order, rows, columns, 1, block, [0], 1
     )
-    if _dispatch.layout(support) == "dense":
+    if _is_row_major(support):
         return _Views(order, forward, View(begin, index, position, work, block))
     at = position.long()
     inverse = torch.empty_like(position)
@@ -146,12 +147,18 @@ class LinearPlan:
         order: Row-major rank of every stored value, ``[nnz]`` int64.
         forward: View of the weight.
         transposed: View of its transpose.
+        whole: Whether the stored values are the dense weight, row-major.
+        layout: What is chosen where the batch is not known, when a model is compiled for example.
+        choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
     """
 
     support: Support
     order: Tensor = dataclasses.field(init=False)
     forward: View = dataclasses.field(init=False)
     transposed: View = dataclasses.field(init=False)
+    whole: bool = dataclasses.field(init=False)
+    layout: Layout = dataclasses.field(init=False)
+    choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Build both views.
@@ -163,41 +170,35 @@ class LinearPlan:
             raise ValueError(
                 f"support covers shape {self.support.shape}, expected [out_features, in_features]"
             )
-        views = _linear_views(*self.support.shape, self.support)
-        for name, value in views._asdict().items():
-            object.__setattr__(self, name, value)
-        _prepare_dense(self)
-
-    @functools.cached_property
-    def flat(self) -> Tensor | None:
-        """Row-major position of every stored value, ``[nnz]`` int64; None: they are the weight."""
-        return _flat(self)
+        _set(self, _linear_views(*self.support.shape, self.support))
 
     def to(self, device: torch.device | str) -> "LinearPlan":
         """Return the plan with its tensors on ``device``."""
         return _moved(self, device)
 
 
-def _flat(plan: "LinearPlan | Conv2dPlan") -> Tensor | None:
-    flat = _indices(plan.support).to(plan.order.device)[plan.order]
-    everything = torch.arange(math.prod(plan.support.shape), device=flat.device)
-    return None if torch.equal(flat, everything) else flat
+def _set(plan: "LinearPlan | Conv2dPlan", views: _Views) -> None:
+    """Set the fields of a frozen plan that follow from its support."""
+    support = plan.support
+    whole = _is_row_major(support) and torch.equal(views.order, torch.arange(support.nnz))
+    values = {**views._asdict(), "whole": whole, "layout": _dispatch.layout(support)}
+    for name, value in values.items():
+        object.__setattr__(plan, name, value)
 
 
-def _prepare_dense(plan: "LinearPlan | Conv2dPlan") -> None:
-    """Compute what the dense layout needs now: torch.compile cannot trace it."""
-    if _dispatch.layout(plan.support) == "dense":
-        _ = plan.flat
+def _is_row_major(support: Support) -> bool:
+    """Tell whether the values are to be the dense weight as they lie."""
+    full = support.nnz == math.prod(support.shape)
+    return full and _dispatch.layout(support) == "dense"
 
 
 def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
     if plan.order.device == torch.device(device):
         return plan
     moved = object.__new__(type(plan))
-    moved.__dict__.update({k: v for k, v in plan.__dict__.items() if k != "flat"})
+    moved.__dict__.update(plan.__dict__)
     for name in ("order", "forward", "transposed"):
         moved.__dict__[name] = getattr(plan, name).to(device)
-    _prepare_dense(moved)
     return moved
 
 
@@ -259,6 +260,9 @@ class Conv2dPlan:
         order: Row-major rank of every stored value, ``[nnz]`` int64.
         forward: View of the weight as ``[out, in / groups * kh * kw]``.
         transposed: View of its transpose, one phase for each residue of the stride.
+        whole: Whether the stored values are the dense weight, row-major.
+        layout: What is chosen where the batch is not known, when a model is compiled for example.
+        choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
     """
 
     support: Support
@@ -269,6 +273,9 @@ class Conv2dPlan:
     order: Tensor = dataclasses.field(init=False)
     forward: View = dataclasses.field(init=False)
     transposed: View = dataclasses.field(init=False)
+    whole: bool = dataclasses.field(init=False)
+    layout: Layout = dataclasses.field(init=False)
+    choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the geometry and build both views.
@@ -280,10 +287,7 @@ class Conv2dPlan:
         """
         self._check_types()
         self._check()
-        views = self._views()
-        for name, value in views._asdict().items():
-            object.__setattr__(self, name, value)
-        _prepare_dense(self)
+        _set(self, self._views())
 
     def _views(self) -> _Views:
         out, inner, kh, kw = self.support.shape
@@ -314,7 +318,7 @@ class Conv2dPlan:
     def _block(self, channels: int, *, transposed: bool) -> int:
         density = self.support.density
         taps = self.support.shape[2] * self.support.shape[3]
-        if _dispatch.layout(self.support) == "dense":
+        if _is_row_major(self.support):
             return taps * max(1, min(channels, _MOST_COLUMNS // taps))
         return taps * _block_channels(self.axes, channels, density, transposed=transposed)
 
@@ -365,11 +369,6 @@ class Conv2dPlan:
             Axis(kh, self.stride[0], pads[0], self.dilation[0]),
             Axis(kw, self.stride[1], pads[1], self.dilation[1]),
         )
-
-    @functools.cached_property
-    def flat(self) -> Tensor | None:
-        """Row-major position of every stored value, ``[nnz]`` int64; None: they are the weight."""
-        return _flat(self)
 
     @property
     def pointwise(self) -> bool:

@@ -29,6 +29,8 @@ def batch_last(x: Tensor) -> Tensor:
         ValueError: if ``x`` has no dimension.
     """
     _check(x)
+    if x.stride(0) == 1 and x.movedim(0, -1).is_contiguous():
+        return x
     return torch.movedim(_FeatureMajor.apply(x), -1, 0)
 
 

@@ -17,6 +17,7 @@ from sparsefl.ops._conv2d import (
     fake_forward,
     input_size,
 )
+from sparsefl.ops._layout_table import Kind
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
@@ -61,13 +62,15 @@ def conv2d(
     channels = plan.support.shape[1] * plan.groups
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
-    if min(plan.output_size(x.shape[2], x.shape[3])) < 1:
+    height, width = plan.output_size(x.shape[2], x.shape[3])
+    if min(height, width) < 1:
         raise ValueError(
             f"x: {x.shape[2]}x{x.shape[3]} pixels with padding {plan.padding} are smaller than the "
             f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
         )
     bias = _checks.check_bias(bias, plan.support.shape[0], x)
-    if _dispatch.layout(plan.support) == "dense":
+    kind: Kind = "pointwise" if plan.pointwise else "conv"
+    if _dispatch.chooses_dense(plan, kind, x, x.shape[0], height * width):
         return dense_conv2d(x, stored, bias, magnitude, plan)
     if plan.pointwise:
         return _pointwise(x, stored, bias, magnitude, plan)

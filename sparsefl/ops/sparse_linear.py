@@ -68,10 +68,8 @@ def linear(
     bias = _checks.check_bias(bias, out_features, x)
     # A reshape of two dimensions to the same two would be a node of autograd.
     flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
-    if _dispatch.layout(plan.support) == "dense":
-        y = DenseLinearFunction.apply(
-            flat, stored, bias, magnitude, plan.flat, (out_features, in_features)
-        )
+    if _dispatch.chooses_dense(plan, "linear", flat, flat.shape[0], 1):
+        y = DenseLinearFunction.apply(flat, stored, bias, magnitude, plan)
     else:
         views = (plan.forward, plan.transposed)
         y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views, row_major)

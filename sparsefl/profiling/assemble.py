@@ -1,7 +1,7 @@
 """From what was measured to a profile."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl import codec, ops
+from sparsefl.nn._support_layer import SupportLayer
+from sparsefl.ops import _dispatch
 from sparsefl.profiling import memory, wire
 from sparsefl.profiling.network import Call
 from sparsefl.profiling.result import Factor, LayerProfile, Parts, Profile, StepProfile
@@ -29,14 +31,15 @@ def assemble(study: Study) -> Profile:
     measured = [weight for weight in study.weights if weight.samples]
     silent = [(w.names[0], w.reason) for w in study.weights if not w.samples]
     candidates = [weight for weight in study.weights if weight.candidate]
+    layers = tuple(_one(study, weight, entries, schema) for weight in measured)
     return Profile(
         settings=_settings(study),
-        layers=tuple(_one(study, weight, entries, schema) for weight in measured),
+        layers=layers,
         unmeasured=(*silent, *without_weight(study.dense, study.weights)),
         dense=whole[DENSE],
         sparse=whole[SPARSE],
         recommended=whole[RECOMMENDED],
-        notes=(*study.notes, *_reading(measured, whole[DENSE])),
+        notes=(*study.notes, *_layouts(layers), *_reading(measured, whole[DENSE])),
         masks={w.group.names[0]: _mask(w) for w in candidates if w.use},
         all_masks={w.group.names[0]: _mask(w) for w in candidates},
     )
@@ -101,7 +104,26 @@ def _one(
             None if sparse is None or weight.support is None else wire.setup_bytes([weight.support])
         ),
         repetitions=int(np.isfinite(taken[DENSE][-1]).sum()),
+        layout=None if sparse is None else _layout(sparse.model.get_submodule(names[0])),
     )
+
+
+def _layout(layer: nn.Module) -> str:
+    """Say what a sparse layer's calls in the network were computed with, and why."""
+    assert isinstance(layer, SupportLayer)
+    return "; ".join(dict.fromkeys(str(choice) for choice in layer.plan.choices.values()))
+
+
+def _layouts(layers: Sequence[LayerProfile]) -> list[str]:
+    """Say which sparse layers compute densely inside."""
+    inside = [f"{la.name or 'the model'}: {la.layout}" for la in layers if la.layout]
+    dense = [line for line in inside if _dispatch.DENSE in line]
+    if not dense:
+        return []
+    return [
+        f"Sparse layers that compute densely inside, {'; '.join(dense)}. `sparsefl info` says "
+        "what that rests on."
+    ]
 
 
 def _parameters(model: nn.Module, names: list[str]) -> int:

@@ -77,6 +77,8 @@ class LayerProfile:
         sparse_uplink_bytes: What the sparse one adds.
         setup_bytes: Its support, sent once.
         repetitions: Timed runs of each.
+        layout: What the sparse layer computes with in the network where all layers are sparse, and
+            why; between dense ones it may be another.
     """
 
     name: str
@@ -100,6 +102,7 @@ class LayerProfile:
     sparse_uplink_bytes: int | None
     setup_bytes: int | None
     repetitions: int
+    layout: str | None
 
 
 @dataclass(frozen=True)

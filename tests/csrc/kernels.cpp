@@ -10,7 +10,7 @@ namespace sparsefl {
 namespace {
 
 Checksum spmm_sum{"spmm"}, gradients_sum{"gradients"}, gather_sum{"gather"}, sample_sum{"sample"},
-    transpose_sum{"transpose"};
+    transpose_sum{"transpose"}, dense_sum{"dense_weight"};
 
 template <class T>
 Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t parts,
@@ -64,6 +64,27 @@ void check_gradients(const Kernels<T>& kernels, const Support& support, const St
   }
 }
 
+// The dense weight of a support, and its own elements back: no file of an instruction set.
+template <class T>
+void run_dense(const Support& support, const Stored& stored, const char* name) {
+  const View& view = support.forward;
+  const Block<T> values(stored.values), magnitudes(stored.magnitudes);
+  const Weights<T> weights = weights_of(stored, values, magnitudes);
+  Block<T> dense(view.rows * view.columns), kept(support.nnz);
+  Numbers expected(support.nnz);
+  for (int64_t k = 0; k < support.nnz; ++k) {
+    expected[k] = stored.scale[k] * stored.dense[support.indices[support.order[k]]];
+  }
+  constexpr int64_t kParts = 3;
+  for (int64_t p = 0; p < kParts; ++p) {
+    const int64_t begin = view.rows * p / kParts, end = view.rows * (p + 1) / kParts;
+    scatter_rows(view, weights, dense.get(), begin, end);
+    gather_rows(view, weights, dense.get(), kept.get(), begin, end);
+  }
+  expect_equal(dense, stored.dense, name, dense_sum);
+  expect_equal(kept, expected, name, dense_sum);
+}
+
 struct Linear {
   int64_t rows, columns, batch, percent, block, block_t;
 };
@@ -73,6 +94,8 @@ void run_linear(const Linear& c, WeightKind kind) {
   const Stored stored(support, kind, c.rows * c.columns);
   const Numbers x = small_integers(c.columns * c.batch), grad = small_integers(c.rows * c.batch);
   const Numbers bias = small_integers(c.rows);
+  run_dense<float>(support, stored, "float32");
+  run_dense<double>(support, stored, "float64");
   Numbers y(c.rows * c.batch), grad_x(c.columns * c.batch), grad_values(support.nnz);
   for (int64_t i = 0; i < c.rows * c.batch; ++i) y[i] = bias[i / c.batch];
   for (int64_t k = 0; k < support.nnz; ++k) {
@@ -296,7 +319,8 @@ int main() {
       run_transpose(rows, columns, 3);
     }
   }
-  for (const Checksum* c : {&spmm_sum, &gradients_sum, &gather_sum, &sample_sum, &transpose_sum}) {
+  for (const Checksum* c :
+       {&spmm_sum, &gradients_sum, &gather_sum, &sample_sum, &transpose_sum, &dense_sum}) {
     std::printf("%s %016" PRIx64 "\n", c->name, c->sum);
   }
   return 0;

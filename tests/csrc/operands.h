@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/batch_last.h"
+#include "cpu/dense_weight.h"
 #include "cpu/plan.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"

@@ -1,7 +1,7 @@
 """What the operators' tests share: one problem, run by an operator and by the reference."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,9 +144,28 @@ def assert_op_matches(assert_matches: Callable[..., None]) -> Callable[[Problem]
 
 
 @pytest.fixture
-def sparse_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_layout(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Returns what sets ``SPARSEFL_LAYOUT`` for a test."""
+
+    def change(layout: str) -> None:
+        monkeypatch.setenv("SPARSEFL_LAYOUT", layout)
+        ops._dispatch.forget()
+
+    yield change
+    monkeypatch.undo()
+    ops._dispatch.forget()
+
+
+@pytest.fixture
+def sparse_layout(set_layout: Callable[[str], None]) -> None:
     """Takes the sparse kernels at every density."""
-    monkeypatch.setattr(ops._dispatch, "layout", lambda support: "sparse")
+    set_layout("sparse")
+
+
+@pytest.fixture
+def dense_layout(set_layout: Callable[[str], None]) -> None:
+    """Takes dense torch on a scratch weight at every density."""
+    set_layout("dense")
 
 
 @pytest.fixture

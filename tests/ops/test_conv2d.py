@@ -92,12 +92,11 @@ def test_float64_matches(make_problem, assert_op_matches, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("density", [0.9, 1.0], ids="density={}".format)
-@pytest.mark.parametrize("name", ["stride-2", "same", "many-channels"])
+@pytest.mark.parametrize("density", [0.1, 0.9, 1.0], ids="density={}".format)
+@pytest.mark.parametrize("name", ["stride-2", "same", "many-channels", "1x1"])
+@pytest.mark.usefixtures("dense_layout")
 def test_dense_layout_matches(make_problem, assert_op_matches, kind, name, density):
-    problem = problem_of(make_problem, CASES[name], density, kind)
-    assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
-    assert_op_matches(problem)
+    assert_op_matches(problem_of(make_problem, CASES[name], density, kind))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

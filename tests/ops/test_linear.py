@@ -41,11 +41,15 @@ def test_float64_matches(make_problem, assert_op_matches, density, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("density", [0.9, 1.0], ids="density={}".format)
+@pytest.mark.parametrize("density", [0.0, "one", 0.02, 0.3, 0.9, 1.0], ids="density={}".format)
+@pytest.mark.usefixtures("dense_layout")
 def test_dense_layout_matches(make_problem, assert_op_matches, kind, density):
-    problem = make_problem((21, 300), (30, 300), (21, 30), density, kind)
-    assert ops._dispatch.layout(Support.from_mask(problem.mask)) == "dense"
-    assert_op_matches(problem)
+    assert_op_matches(make_problem((21, 300), (30, 300), (21, 30), density, kind))
+
+
+@pytest.mark.usefixtures("dense_layout")
+def test_dense_layout_shares_out_large_weights(make_problem, assert_op_matches):
+    assert_op_matches(make_problem((3, 1500), (801, 1500), (3, 801), 0.3))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

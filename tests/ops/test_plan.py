@@ -91,11 +91,8 @@ def test_moving_to_the_same_device_keeps_the_plan():
     assert plan.to("cpu") is plan
 
 
-def test_a_dense_layout_stores_row_major():
-    plan = ops.LinearPlan(Support.random((30, 300), 0.9, seed=1))
-    assert torch.equal(plan.order, torch.arange(plan.support.nnz))
-
-
-def test_a_full_support_needs_no_positions():
-    assert ops.LinearPlan(Support.random((30, 300), 1.0, seed=1)).flat is None
-    assert ops.Conv2dPlan(Support.random((6, 70, 3, 3), 1.0, seed=1)).flat is None
+def test_the_values_of_a_full_support_are_the_dense_weight():
+    for shape in ((30, 300), (6, 70, 3, 3)):
+        plan = ops.LinearPlan if len(shape) == 2 else ops.Conv2dPlan
+        assert plan(Support.random(shape, 1.0, seed=1)).whole
+        assert not plan(Support.random(shape, 0.9, seed=1)).whole

@@ -11,8 +11,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 # What each program of tests/csrc runs, and the operations that it names when all is well.
 PROGRAMS = {
     "kernels": (
-        ("plan.cpp", *(f"{op}_*.cpp" for op in ("sparse_linear", "sparse_conv2d", "batch_last"))),
-        ["spmm", "gradients", "gather", "sample", "transpose"],
+        (
+            "plan.cpp",
+            "dense_weight.cpp",
+            *(f"{op}_*.cpp" for op in ("sparse_linear", "sparse_conv2d", "batch_last")),
+        ),
+        ["spmm", "gradients", "gather", "sample", "transpose", "dense_weight"],
     ),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
     "packed_sign": (
