@@ -61,17 +61,17 @@ inline int64_t chunk_of(int64_t batch, int64_t bytes_a_sample) {
   return padded((batch + chunks - 1) / chunks);
 }
 
-// An operand [batch, ...] as the kernels read it: feature-major, every feature readable up to the
-// next multiple of kLanePadding samples. What does not lie so is moved, one chunk of samples at a
-// time, by read_part, which every part has to run before a kernel reads.
+// An operand [batch, ...] as the kernels read it: feature-major. What does not lie so is moved, one
+// chunk of samples at a time, by read_part, which every part has to run before a kernel reads.
 class Operand {
  public:
-  // In one group: sample n of feature f at f * ld() + n.
-  explicit Operand(const Tensor& x) : Operand(x, x.size(0), padded(x.size(0))) {}
+  // In one group, sample n of feature f at f * ld() + n; every feature can be read up to the next
+  // multiple of kLanePadding samples.
+  explicit Operand(const Tensor& x) : Operand(x, x.size(0), padded(x.size(0)), !lies_padded(x)) {}
 
   // In groups of kLanePadding samples: a window of an image then lies in few pages and in all sets
   // of a cache, where those of a large batch lie a power of two apart.
-  Operand(const Tensor& x, int64_t chunk) : Operand(x, chunk, kLanePadding) {}
+  Operand(const Tensor& x, int64_t chunk) : Operand(x, chunk, kLanePadding, !lies_batch_last(x)) {}
 
   int64_t batch() const { return batch_; }
   int64_t features() const { return features_; }
@@ -104,12 +104,12 @@ class Operand {
   }
 
  private:
-  Operand(const Tensor& x, int64_t chunk, int64_t ld)
+  Operand(const Tensor& x, int64_t chunk, int64_t ld, bool moves)
       : batch_(x.size(0)),
         features_(features_of(x)),
         chunk_(chunk),
         batch_last_(lies_batch_last(x)),
-        moves_(!lies_padded(x)),
+        moves_(moves),
         ld_(moves_ ? ld : batch_),
         group_(moves_ ? ld * features_ : kLanePadding),
         source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),

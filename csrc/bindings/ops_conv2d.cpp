@@ -6,84 +6,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "bindings/arguments.h"
-#include "bindings/operand.h"
-#include "bindings/parallel.h"
-#include "cpu/plan.h"
-#include "cpu/sparse_conv2d.h"
+#include "bindings/conv2d.h"
 
 namespace sparsefl {
 namespace {
-
-// What an operator's `geometry` holds, in this order.
-struct Geometry {
-  int64_t out, in, groups;  // channels of all groups
-  Extent y, x;
-
-  explicit Geometry(const std::vector<int64_t>& g)
-      : out(g.at(0)),
-        in(g.at(1)),
-        groups(g.at(2)),
-        y{g.at(3), g.at(5), g.at(7), g.at(9), g.at(11), g.at(13)},
-        x{g.at(4), g.at(6), g.at(8), g.at(10), g.at(12), g.at(14)} {}
-
-  int64_t taps() const { return y.kernel * x.kernel; }
-  int64_t in_features() const { return in * y.input * x.input; }
-  int64_t out_features() const { return out * y.output * x.output; }
-};
-
-// Samples that are convolved at a time: all, unless an operand or the result has to be moved.
-template <class T>
-int64_t chunk_for(const Geometry& g, int64_t batch, bool moves) {
-  if (!moves) return batch;
-  return chunk_of(batch, std::max(g.in_features(), g.out_features()) * int64_t{sizeof(T)});
-}
-
-Samples lying(const Operand& operand) { return {operand.ld(), operand.group()}; }
-
-// A pass and the taps of its axes.
-class OwningPass {
- public:
-  OwningPass(OwningPass&&) = default;  // a copy's pass would point into the original
-
-  static OwningPass forward(const Geometry& g) {
-    OwningPass made;
-    made.pass_.y = forward_axis(g.y, made.taps_y_);
-    made.pass_.x = forward_axis(g.x, made.taps_x_);
-    made.pass_.groups = g.groups;
-    made.pass_.phase = 0;
-    return made;
-  }
-
-  static OwningPass transposed(const Geometry& g, int64_t phase) {
-    OwningPass made;
-    made.pass_.y = transposed_axis(g.y, phase / g.x.stride, made.taps_y_);
-    made.pass_.x = transposed_axis(g.x, phase % g.x.stride, made.taps_x_);
-    made.pass_.groups = g.groups;
-    made.pass_.phase = phase;
-    return made;
-  }
-
-  Pass of(int64_t batch, const Samples& in, const Samples& out) const {
-    Pass pass = pass_;
-    pass.batch = batch, pass.in = in, pass.out = out;
-    return pass;
-  }
-
- private:
-  OwningPass() = default;
-
-  Pass pass_;
-  std::vector<int32_t> taps_y_, taps_x_;
-};
-
-template <class T>
-void gather_part(const GatherArgs<T>& args, int64_t p, int64_t parts) {
-  const auto& kernels = sparse_conv2d_kernels<T>();
-  const int64_t items = kernels.items(args.pass);
-  const Workspace scratch(kernels.scratch(args.view, args.pass) * int64_t{sizeof(T)});
-  kernels.gather(args, items * p / parts, items * (p + 1) / parts, scratch.as<T>());
-}
 
 Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
                const std::optional<Tensor>& bias, const ViewTensors& tensors,
@@ -94,14 +20,14 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
   const View view = tensors.view(g.in / g.groups * g.taps());
   const OwningPass pass = OwningPass::forward(g);
   with_type(x, [&]<class T>(T*) {
-    const Operand operand(x, chunk_for<T>(g, batch, !lies_padded(x)));
-    const Weights<T> weights = make_weights<T>(stored, magnitudes);
+    const Operand operand(x, chunk_for<T>(g, batch, !lies_batch_last(x)));
+    const ViewWeights<T> weights(stored, magnitudes, tensors);
     for (int64_t first = 0; first < batch; first += operand.chunk()) {
       read_operands<T>(first, {&operand});
       const int64_t samples = operand.samples(first);
       const GatherArgs<T> args{view,
                                pass.of(samples, lying(operand), {batch, kLanePadding}),
-                               weights,
+                               weights.get(),
                                data<T>(bias),
                                operand.data<T>(first),
                                mutable_data<T>(y) + first};
@@ -123,7 +49,7 @@ class InputGradient {
         features_(g.in_features()),
         grad_(grad),
         view_(tensors.view(g.out / g.groups * g.taps())),
-        weights_(make_weights<T>(stored, magnitudes)),
+        weights_(stored, magnitudes, tensors),
         row_major_(row_major),
         memory_(row_major ? features_ * padded(grad.chunk()) * int64_t{sizeof(T)} : 0) {
     const std::vector<int64_t> size{grad.batch(), g.in, g.y.input, g.x.input};
@@ -140,12 +66,10 @@ class InputGradient {
     T* to = row_major_ ? memory_.as<T>() : mutable_data<T>(result_) + first;
     const Samples out{row_major_ ? kLanePadding : grad_.batch(),
                       row_major_ ? kLanePadding * features_ : kLanePadding};
-    // The padding of an own buffer may be written, too, in whole vectors.
-    const int64_t samples = row_major_ ? padded(grad_.samples(first)) : grad_.samples(first);
     for (const OwningPass& pass : passes_) {
-      gather_part<T>(
-          {view_, pass.of(samples, lying(grad_), out), weights_, nullptr, grad_.data<T>(first), to},
-          p, parts);
+      gather_part<T>({view_, pass.of(grad_.samples(first), lying(grad_), out), weights_.get(),
+                      nullptr, grad_.data<T>(first), to},
+                     p, parts);
     }
   }
 
@@ -169,7 +93,7 @@ class InputGradient {
   int64_t flops_, features_;
   const Operand& grad_;
   View view_;
-  Weights<T> weights_;
+  ViewWeights<T> weights_;
   bool row_major_;
   Workspace memory_;
   std::vector<OwningPass> passes_;
@@ -194,7 +118,7 @@ class StoredGradient {
   int64_t flops() const { return flops_; }
   Tensor result() const { return result_; }
 
-  // Each part sums on its own, from zero on. Sums are taken up to the chunk's padding.
+  // Each part sums on its own, from zero on.
   void start(int64_t parts) {
     others_.emplace((parts - 1) * nnz_ * int64_t{sizeof(T)});
     for (int64_t p = 0; p < parts; ++p) std::fill_n(sums(p), nnz_, T{0});
@@ -202,11 +126,11 @@ class StoredGradient {
 
   void run(int64_t first, int64_t p, int64_t parts) const {
     const auto& kernels = sparse_conv2d_kernels<T>();
-    const Pass pass = pass_.of(padded(grad_.samples(first)), lying(x_), lying(grad_));
-    const int64_t items = kernels.items(pass);
-    const Workspace scratch(kernels.scratch(view_, pass) * int64_t{sizeof(T)});
-    kernels.sample({view_, pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
-                   items * p / parts, items * (p + 1) / parts, scratch.as<T>());
+    const Pass pass = pass_.of(grad_.samples(first), lying(x_), lying(grad_));
+    const Share<T> share(pass, p, parts);
+    const Workspace scratch(kernels.scratch(view_, share.pass) * int64_t{sizeof(T)});
+    kernels.sample({view_, share.pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
+                   share.begin, share.end, scratch.as<T>());
   }
 
   // Adds the parts' sums up, in their order.
@@ -290,8 +214,8 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
   const int64_t batch = grad.size(0);
   Gradients gradients;
   with_type(stored, [&]<class T>(T*) {
-    const bool moves = !lies_padded(grad) || wanted[0] == kRowMajor ||
-                       (wanted.at(1) != 0 && !lies_padded(x.value()));
+    const bool moves = !lies_batch_last(grad) || wanted[0] == kRowMajor ||
+                       (wanted.at(1) != 0 && !lies_batch_last(x.value()));
     const Operand gradient(grad, chunk_for<T>(g, batch, moves));
     std::optional<Operand> operand;
     if (wanted.at(1) != 0) operand.emplace(x.value(), gradient.chunk());

@@ -1,7 +1,6 @@
 // Sparse 2-d convolution without im2col, with the batch in the lanes.
 //
-// Images are batch-last, or groups of kLanePadding samples are, one after the other (Samples). What
-// is read of them is padded: every pixel has samples up to the next multiple of kLanePadding. One
+// Images are batch-last, or groups of kLanePadding samples are, one after the other (Samples). One
 // pass gathers, for every point of a grid of output pixels, the kept taps of a window of the input.
 // The forward is one pass. The input gradient has stride^2 passes (phases): the output pixels with
 // one residue meet only the taps of that residue, and meet them at stride 1.
@@ -37,7 +36,8 @@ struct Samples {
 struct Pass {
   Axis y, x;
   int64_t groups;
-  int64_t phase;  // which phase of the view this pass walks
+  int64_t phase;                // which phase of the view this pass walks
+  int64_t row_part, row_parts;  // which of so many parts of every group's rows it computes
   int64_t batch;
   Samples in, out;
 };
@@ -48,8 +48,8 @@ template <class T>
 struct GatherArgs {
   View view;
   Pass pass;
-  Weights<T> weights;
-  const T* bias;  // [rows], or null
+  const T* weights;  // [nnz], in the view's order
+  const T* bias;     // [rows], or null
   const T* x;
   T* y;  // must not alias x; only the grid's pixels and the batch's samples are written
 };
@@ -58,15 +58,18 @@ template <class T>
 struct SampleArgs {
   View view;  // the forward one: position is null
   Pass pass;
-  const T* grad;  // of the output; in the padding, it or x is zero
+  const T* grad;  // of the output
   const T* x;
   T* grad_weights;  // [nnz], added to
 };
 
 template <class T>
 struct SparseConv2dKernels {
-  // Work items of a pass: tiles of the grid times groups of lanes times channel groups.
+  // Work items of a pass: tiles of the grid times groups of lanes, and channel groups.
   int64_t (*items)(const Pass&);
+  // to[k] = the weight of the view's kept position k, for k in [begin, end).
+  void (*read_weights)(const Weights<T>&, const int32_t* position, int64_t begin, int64_t end,
+                       T* to);
   // y[n, o, p] = bias[o] + sum over kept (c, t) of weight[o, c, t] * x[n, c, p * in_step + tap[t]],
   // for the items [begin, end); pixels outside the input count as zero.
   void (*gather)(const GatherArgs<T>&, int64_t begin, int64_t end, T* scratch);

@@ -40,5 +40,13 @@ inline void with_reader(const Weights<T>& w, const int32_t* position, Run run) {
   }
 }
 
+// to[k] = the weight of kept position k, for k in [begin, end).
+template <class T>
+void read_weights(const Weights<T>& w, const int32_t* position, int64_t begin, int64_t end, T* to) {
+  with_reader<T>(w, position, [&](const auto& weight) {
+    for (int64_t k = begin; k < end; ++k) to[k] = weight(k);
+  });
+}
+
 }  // namespace
 }  // namespace sparsefl

@@ -166,18 +166,25 @@ Expected convolve(const Conv& c, const Numbers& weight, const Numbers& bias, con
   return e;
 }
 
-// Calls run(begin, end) for the items of a pass, in three parts of which some may be empty.
+// Calls run(pass, begin, end) for two parts of the rows, and three parts of the items, of which
+// some may be empty.
 template <class Run>
-void in_parts(int64_t items, const Run& run) {
-  for_parts(3, [&](int64_t p) { run(items * p / 3, items * (p + 1) / 3); });
+void in_parts(Pass pass, int64_t items, const Run& run) {
+  pass.row_parts = 2;
+  for (pass.row_part = 0; pass.row_part < 2; ++pass.row_part) {
+    for_parts(3, [&](int64_t p) { run(pass, items * p / 3, items * (p + 1) / 3); });
+  }
 }
 
 template <class T>
-void gather(const Kernels<T>& kernels, const GatherArgs<T>& args) {
-  in_parts(kernels.conv2d.items(args.pass), [&](int64_t begin, int64_t end) {
-    const Block<T> scratch(kernels.conv2d.scratch(args.view, args.pass), true);
-    kernels.conv2d.gather(args, begin, end, scratch.get());
-  });
+void gather(const Kernels<T>& kernels, const GatherArgs<T>& whole) {
+  in_parts(whole.pass, kernels.conv2d.items(whole.pass),
+           [&](const Pass& pass, int64_t begin, int64_t end) {
+             GatherArgs<T> args = whole;
+             args.pass = pass;
+             const Block<T> scratch(kernels.conv2d.scratch(args.view, pass), true);
+             kernels.conv2d.gather(args, begin, end, scratch.get());
+           });
 }
 
 template <class T>
@@ -187,25 +194,38 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
   // The input lies in groups of samples, the gradient does not.
   const int64_t features = c.in * c.groups * c.y.input * c.x.input;
   const Samples grouped{kLanePadding, features * kLanePadding};
-  const Samples wide{padded(c.batch), kLanePadding}, packed{c.batch, kLanePadding};
+  const Samples packed{c.batch, kLanePadding};
   const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias),
-      operand = pad_groups<T>(x, features, c.batch),
-      gradient = pad<T>(grad, c.out * c.y.output * c.x.output, c.batch);
-  const Weights<T> weights = weights_of(stored, values, magnitudes);
+      operand = pad_groups<T>(x, features, c.batch), gradient(grad);
+  const Weights<T> stored_weights = weights_of(stored, values, magnitudes);
+  const auto weights_in = [&](const View& view) {
+    Block<T> weights(support.nnz);
+    const int64_t cut = support.nnz / 3;
+    kernels.conv2d.read_weights(stored_weights, view.position, 0, cut, weights.get());
+    kernels.conv2d.read_weights(stored_weights, view.position, cut, support.nnz, weights.get());
+    return weights;
+  };
+  const Block<T> weights = weights_in(support.forward), weights_t = weights_in(support.transposed);
   std::vector<int32_t> taps_y, taps_x;
-  Pass pass{
-      forward_axis(c.y, taps_y), forward_axis(c.x, taps_x), c.groups, 0, c.batch, grouped, packed};
+  const Pass pass{forward_axis(c.y, taps_y),
+                  forward_axis(c.x, taps_x),
+                  c.groups,
+                  0,
+                  0,
+                  1,
+                  c.batch,
+                  grouped,
+                  packed};
   Block<T> y(expected.y.size()), grad_x(expected.grad_x.size());
-  gather<T>(kernels, {support.forward, pass, weights, start.get(), operand.get(), y.get()});
+  gather<T>(kernels, {support.forward, pass, weights.get(), start.get(), operand.get(), y.get()});
   expect_equal(y, expected.y, kernels.name, gather_sum);
 
   Block<T> sums(Numbers(support.nnz));
-  pass.out = wide;
   std::mutex adding;
-  in_parts(kernels.conv2d.items(pass), [&](int64_t begin, int64_t end) {
+  in_parts(pass, kernels.conv2d.items(pass), [&](const Pass& part, int64_t begin, int64_t end) {
     const Block<T> own(Numbers(support.nnz));
-    const SampleArgs<T> args{support.forward, pass, gradient.get(), operand.get(), own.get()};
-    const Block<T> scratch(kernels.conv2d.scratch(args.view, pass), true);
+    const SampleArgs<T> args{support.forward, part, gradient.get(), operand.get(), own.get()};
+    const Block<T> scratch(kernels.conv2d.scratch(args.view, part), true);
     kernels.conv2d.sample(args, begin, end, scratch.get());
     const std::lock_guard lock(adding);
     for (int64_t k = 0; k < support.nnz; ++k) sums.get()[k] += own.get()[k];
@@ -221,10 +241,13 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
                     transposed_axis(c.x, phase % c.x.stride, taps_x),
                     c.groups,
                     phase,
+                    0,
+                    1,
                     c.batch,
-                    wide,
+                    packed,
                     packed};
-    gather<T>(kernels, {support.transposed, back, weights, nullptr, gradient.get(), grad_x.get()});
+    gather<T>(kernels,
+              {support.transposed, back, weights_t.get(), nullptr, gradient.get(), grad_x.get()});
   }
   expect_equal(grad_x, expected.grad_x, kernels.name, gather_sum);
 }
@@ -301,6 +324,9 @@ constexpr Conv kConv[] = {
     {9, 3, 4, 1, 2, 3, 0, {5, 0, 3, 2, 1, 1}, {5, 0, 3, 2, 1, 1}},
     {18, 3, 4, 1, 3, 2, 100, {5, 0, 4, 1, 1, 2}, {9, 0, 2, 1, 0, 1}},
     {3, 4, 0, 1, 1, 4, 50, {5, 0, 3, 1, 1, 1}, {5, 0, 3, 1, 1, 1}},
+    {20, 9, 3, 1, 2, 4, 50, {9, 0, 3, 1, 1, 1}, {19, 0, 3, 1, 1, 1}},
+    {1, 5, 3, 1, 2, 4, 50, {5, 0, 3, 1, 1, 1}, {40, 0, 3, 2, 1, 1}},
+    {26, 4, 3, 1, 2, 4, 50, {3, 0, 3, 1, 1, 1}, {4, 0, 3, 1, 1, 1}},
 };
 
 }  // namespace

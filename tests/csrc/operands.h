@@ -185,10 +185,10 @@ Block<T> pad(const Numbers& x, int64_t rows, int64_t batch) {
   return Block<T>(wide);
 }
 
-// The same, kLanePadding samples after the other.
+// The same, kLanePadding samples after the other; nothing may be read of the padding.
 template <class T>
 Block<T> pad_groups(const Numbers& x, int64_t rows, int64_t batch) {
-  Numbers groups(rows * padded(batch));
+  Numbers groups(rows * padded(batch), kGarbage);
   for (int64_t i = 0; i < rows * batch; ++i) {
     const int64_t n = i % batch;
     groups[(n / kLanePadding * rows + i / batch) * kLanePadding + n % kLanePadding] = x[i];
