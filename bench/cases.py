@@ -114,17 +114,24 @@ def sparsefl_step(problem: Problem) -> Step:
     stored = problem.weight[problem.support.to_mask()][plan.order].requires_grad_()
 
     given = problem.turned() if problem.batch_last else problem
-    order = ops.batch_last if problem.batch_last else ops.row_major
 
     def call(x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return order(op(x, stored, *problem.magnitudes, bias, plan))
+        if problem.batch_last:
+            return ops.batch_last(op(x, stored, *problem.magnitudes, bias, plan))
+        if problem.conv is None:
+            out: torch.Tensor = op(x, stored, *problem.magnitudes, bias, plan, row_major=True)
+            return out
+        return ops.row_major(op(x, stored, *problem.magnitudes, bias, plan))
 
     def row_major(grad: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(grad)
         out[plan.order] = grad
         return out
 
-    return autograd_step(call, given, stored, row_major)
+    def layout() -> dict[str, str]:
+        return {"layout": "/".join({choice.layout for choice in plan.choices.values()})}
+
+    return autograd_step(call, given, stored, row_major)._replace(notes=layout)
 
 
 def values_step(problem: Problem) -> Step:

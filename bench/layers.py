@@ -84,7 +84,11 @@ def measure_point(case: Case, point: Point, quick: bool, described: Row) -> list
             rows.append({**row, "mode": point.modes[-1], "correct": False})
     del checker
     effort = effort_of(point, right, quick)
-    return with_figures(problem, rows, interleave(right, effort), effort)
+    timings = interleave(right, effort)
+    for row in rows:
+        if row["correct"]:
+            row |= right[row["provider"], row["variant"]].notes()
+    return with_figures(problem, rows, timings, effort)
 
 
 def forward_only(step: Step) -> Step:

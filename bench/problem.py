@@ -41,12 +41,14 @@ class Step(NamedTuple):
         forward: Computes the output.
         backward: Computes all three gradients from the output's gradient.
         gradients: Returns them as row-major tensors; not timed.
+        notes: Returns what a row should say of it.
     """
 
     reset: Callable[[], None]
     forward: Callable[[], torch.Tensor]
     backward: Callable[[torch.Tensor], None]
     gradients: Callable[[], Gradients]
+    notes: Callable[[], dict[str, str]] = dict
 
 
 @dataclasses.dataclass(frozen=True)

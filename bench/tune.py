@@ -167,7 +167,8 @@ def steps_of(
             plan.__dict__["choices"] = Forced(layout)
             stored = torch.randn(support.nnz)
             bias = torch.randn(size)
-            yield (layout, density), functools.partial(step, x, grad, stored, bias, plan, order)
+            operands = (x, grad, stored, bias)
+            yield (layout, density), functools.partial(step, operands, plan, batch_last)
 
 
 def conv_plan(support: Support, kind: Kind) -> ops.Conv2dPlan:
@@ -176,17 +177,14 @@ def conv_plan(support: Support, kind: Kind) -> ops.Conv2dPlan:
 
 
 def step(
-    x: torch.Tensor,
-    grad: torch.Tensor,
-    stored: torch.Tensor,
-    bias: torch.Tensor,
-    plan: ops.LinearPlan | ops.Conv2dPlan,
-    order: Callable[[torch.Tensor], torch.Tensor],
+    operands: tuple[torch.Tensor, ...], plan: ops.LinearPlan | ops.Conv2dPlan, batch_last: bool
 ) -> None:
     """Run forward and backward of a layer, memory order in and out as around it."""
+    x, grad, stored, bias = operands
     leaves = tuple(t.detach().requires_grad_() for t in (x, stored, bias))
     if isinstance(plan, ops.LinearPlan):
-        out = ops.sparse_linear(*leaves, plan)
+        out = ops.sparse_linear(*leaves, plan, row_major=not batch_last)
     else:
         out = ops.sparse_conv2d(*leaves, plan)
+    order = ops.batch_last if batch_last else ops.row_major
     torch.autograd.backward(order(out), grad)
