@@ -356,3 +356,25 @@ def test_compiles(make: Make, regenerate: bool) -> None:
         results.append((out.detach(), inputs.grad, layer.bias.grad))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_input_gradient_copies_no_input(memory_format: torch.memory_format) -> None:
+    layer = FrozenConv2d(4, 6, 3, padding=1).to(memory_format=memory_format)
+    x = torch.randn(16, 4, 12, 12).contiguous(memory_format=memory_format).requires_grad_()
+    out = layer(x)
+    with torch.profiler.profile() as profile:
+        out.backward(torch.ones_like(out))
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::convolution_backward" in called
+    assert not called & {"aten::copy_", "aten::clone"}
+    assert x.grad.is_contiguous(memory_format=memory_format)
+
+
+def test_backward_stops_at_the_lowest_trainable_layer() -> None:
+    frozen = [FrozenConv2d(3, 4, 3, bias=False), FrozenConv2d(4, 4, 3, bias=False)]
+    model = nn.Sequential(*frozen, nn.Flatten(), nn.Linear(4 * 4 * 4, 5))
+    out = model(torch.randn(2, 3, 8, 8))
+    with torch.profiler.profile() as profile:
+        out.sum().backward()
+    assert "aten::convolution_backward" not in {event.key for event in profile.key_averages()}
