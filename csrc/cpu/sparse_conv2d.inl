@@ -279,46 +279,69 @@ void gather(const GatherArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
   });
 }
 
-// Dot products of one window with the tile's gradients. Each kept position's products stay a vector
-// until there are as many as lanes; one shuffle tree then sums them all, across the ends of rows.
+// Sums over lanes, added to consecutive elements. Vectors wait until there are many: a branch a
+// vector, taken every so many lanes and out of step with the rows, could not be predicted.
+template <class T>
+class LaneSums {
+ public:
+  explicit LaneSums(T* out) : out_(out) {}
+
+  int room() const { return kMost - count_; }
+  void push(typename Vec<T>::Type v) { waiting_[count_++] = v; }
+  void flush() {
+    constexpr int kLanes = Vec<T>::kLanes;
+    int i = 0;
+    for (; i + kLanes <= count_; i += kLanes, out_ += kLanes) {
+      store(out_, load(out_) + sum_each<T>(waiting_ + i));
+    }
+    const int rest = count_ - i;
+    count_ = 0;
+    if (rest == 0) return;
+    for (int j = rest; j < kLanes; ++j) waiting_[i + j] = typename Vec<T>::Type{};
+    store_some(out_, load_some(out_, rest) + sum_each<T>(waiting_ + i), rest);
+    out_ += rest;
+  }
+
+ private:
+  static constexpr int kMost = 64;
+
+  T* out_;
+  int count_ = 0;
+  typename Vec<T>::Type waiting_[kMost];
+};
+
+// Dot products of one window with the tile's gradients: a vector a kept position, summed over its
+// lanes later.
 template <class T, int kRows, int kVectors>
 void sample_block(const Block<T>& block, const T* gradients, T* grad_weights, Lookahead<T> ahead,
                   Lookahead<T>& gradients_ahead, int64_t gradients_share) {
   constexpr int kLanes = Vec<T>::kLanes, kTile = kRows * kVectors;
   const int64_t share = ahead.share(block.rows);
   const int32_t* begin = block.begin;
-  typename Vec<T>::Type waiting[kLanes];
-  int count = 0;
-  T* out = grad_weights + begin[0];
-  const auto flush = [&] {
-    const auto sums = sum_each<T>(waiting);
-    count == kLanes ? store(out, load(out) + sums)
-                    : store_some(out, load_some(out, count) + sums, count);
-    out += count;
-    count = 0;
-  };
+  LaneSums<T> sums(grad_weights + begin[0]);
   for (int64_t row = 0; row < block.rows; ++row) {
     ahead.fetch(share);
     gradients_ahead.fetch(gradients_share);
     if (begin[row] == begin[row + 1]) continue;
     typename Vec<T>::Type g[kTile];
     for (int i = 0; i < kTile; ++i) g[i] = load(gradients + (row * kTile + i) * kLanes);
-    for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
-      const T* p = block.window + block.table[block.index[k]];
-      typename Vec<T>::Type sum[2] = {};
-      for (int r = 0; r < kRows; ++r, p += block.row_elements) {
-        for (int v = 0; v < kVectors; ++v) {
-          sum[(r + v) & 1] += g[r * kVectors + v] * load(p + v * kLanes);
+    for (int64_t k = begin[row]; k < begin[row + 1];) {
+      const int64_t left = begin[row + 1] - k;
+      const int64_t stop = k + (left < sums.room() ? left : sums.room());
+      for (; k < stop; ++k) {
+        const T* p = block.window + block.table[block.index[k]];
+        typename Vec<T>::Type sum[2] = {};
+        for (int r = 0; r < kRows; ++r, p += block.row_elements) {
+          for (int v = 0; v < kVectors; ++v) {
+            sum[(r + v) & 1] += g[r * kVectors + v] * load(p + v * kLanes);
+          }
         }
+        sums.push(sum[0] + sum[1]);
       }
-      waiting[count] = sum[0] + sum[1];
-      if (++count == kLanes) flush();
+      if (sums.room() == 0) sums.flush();
     }
   }
-  if (count > 0) {
-    for (int i = count; i < kLanes; ++i) waiting[i] = typename Vec<T>::Type{};
-    flush();
-  }
+  sums.flush();
 }
 
 template <class T, int kRows, int kVectors>
