@@ -94,6 +94,10 @@ def dense_conv2d(
         x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
     if x.movedim(0, -1).is_contiguous():
         x = row_major(x)  # torch would copy it itself, more slowly
+    if plan.whole and magnitude is None:
+        # As in dense_linear.
+        weight = stored.view(plan.support.shape)
+        return conv2d(x, weight, bias, plan.stride, (top, left), plan.dilation, plan.groups)
     return DenseConv2dFunction.apply(x, stored, bias, magnitude, plan, (top, left))
 
 

@@ -77,6 +77,24 @@ class SparseLinearFunction(torch.autograd.Function):
         return (*only_wanted(gradients, wanted), None, None, None)
 
 
+def dense_linear(
+    x: Tensor,
+    stored: Tensor,
+    bias: Tensor | None,
+    magnitude: Magnitude | None,
+    plan: LinearPlan,
+) -> Tensor:
+    """Return the map through dense torch; in the dtype of autocast where all weights are kept.
+
+    Elsewhere autocast's bfloat16 does not pay: the scratch weight and its gradient would have to be
+    converted. 1024x1024, batch 64, density 0.5, forward and backward: 5.6 ms, the sparse kernels in
+    float32 2.0 ms.
+    """
+    if plan.whole and magnitude is None:
+        return torch.nn.functional.linear(x, stored.view(plan.support.shape), bias)
+    return DenseLinearFunction.apply(x, stored, bias, magnitude, plan)
+
+
 class DenseLinearFunction(torch.autograd.Function):
     """The same through dense torch on a scratch weight."""
 

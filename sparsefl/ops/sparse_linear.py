@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._linear import DenseLinearFunction, SparseLinearFunction, empty_output
+from sparsefl.ops._linear import SparseLinearFunction, dense_linear, empty_output
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
 
@@ -41,8 +41,8 @@ def sparse_linear(
 
     Returns:
         ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
-        (torch's layout where it is asked for, or where the support is so dense that dense torch
-        computes it).
+        (torch's layout where it is asked for, or where dense torch is expected to be faster). Under
+        autocast float32, but autocast's dtype where every weight is kept.
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -69,7 +69,7 @@ def linear(
     # A reshape of two dimensions to the same two would be a node of autograd.
     flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
     if _dispatch.chooses_dense(plan, "linear", flat, flat.shape[0], 1):
-        y = DenseLinearFunction.apply(flat, stored, bias, magnitude, plan)
+        y = dense_linear(flat, stored, bias, magnitude, plan)
     else:
         views = (plan.forward, plan.transposed)
         y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views, row_major)

@@ -39,3 +39,20 @@ def test_layers_share_one_scratch():
     first = _dense.scratch(large, like)
     assert _dense.scratch(small, like).data_ptr() == first.data_ptr()
     assert _dense.scratch(small, like.double()).data_ptr() != first.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (12, 20, 3, 3)], ids=str)
+def test_full_support_computes_in_the_dtype_of_autocast_as_dense_torch(shape):
+    support = Support.random(shape, 1.0)
+    values, bias = torch.randn(support.nnz, requires_grad=True), torch.randn(12)
+    with torch.autocast("cpu", torch.bfloat16):
+        if len(shape) == 2:
+            x = torch.randn(7, 20)
+            ours = ops.sparse_linear(x, values, bias, ops.LinearPlan(support))
+            theirs = torch.nn.functional.linear(x, values.view(shape), bias)
+        else:
+            x = torch.randn(7, 20, 5, 6)
+            ours = ops.sparse_conv2d(x, values, bias, ops.Conv2dPlan(support))
+            theirs = torch.nn.functional.conv2d(x, values.view(shape), bias)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
