@@ -69,9 +69,19 @@ struct GatedGeometry {
 };
 
 template <class T>
-void run_gather(const GatedGatherArgs<T>& args, int64_t samples, int64_t flops) {
+void run_gather(const GatedGatherArgs<T>& args, int64_t flops) {
+  const int64_t samples = args.samples;
   if (args.y.grid == 0 || args.x.grid == 0) return;
   const auto& kernels = gated_conv2d_kernels<T>();
+  if (is_small(args.y, args.x)) {
+    const int64_t blocks = kernels.small_blocks(args);
+    const int64_t parts = std::min(blocks, thread_parts(flops));
+    for_parts(parts, [&](int64_t p) {
+      const Workspace scratch(kernels.small_gather_scratch(args) * int64_t{sizeof(T)});
+      kernels.small_gather(args, blocks * p / parts, blocks * (p + 1) / parts, scratch.as<T>());
+    });
+    return;
+  }
   const int64_t parts = std::min(samples, thread_parts(flops));
   for_parts(parts, [&](int64_t p) {
     const Workspace scratch(kernels.gather_scratch(args) * int64_t{sizeof(T)});
@@ -89,18 +99,11 @@ Tensor gated_conv2d(const Tensor& x, const Tensor& weight, const std::optional<T
   std::vector<int32_t> taps_y, taps_x;
   const Axis axis_y = forward_axis(g.y, taps_y), axis_x = forward_axis(g.x, taps_x);
   with_type(x, [&]<class T>(T*) {
-    const GatedGatherArgs<T> args{axis_y,
-                                  axis_x,
-                                  channels.lists(),
-                                  rows.lists(),
-                                  data<T>(weight),
-                                  in * g.taps(),
-                                  g.taps(),
-                                  data<T>(bias),
-                                  0,
-                                  data<T>(x),
-                                  mutable_data<T>(y)};
-    run_gather(args, batch, 2 * rows.pairs(channels) * g.taps() * g.out_pixels());
+    const GatedGatherArgs<T> args{axis_y,       axis_x,          channels.lists(),
+                                  rows.lists(), data<T>(weight), in * g.taps(),
+                                  g.taps(),     data<T>(bias),   0,
+                                  batch,        data<T>(x),      mutable_data<T>(y)};
+    run_gather(args, 2 * rows.pairs(channels) * g.taps() * g.out_pixels());
   });
   return y;
 }
@@ -121,9 +124,10 @@ void input_gradient(const GatedGeometry& g, const Tensor& grad, const Tensor& we
                                   in * g.taps(),
                                   data<T>(start),
                                   in,
+                                  grad.size(0),
                                   data<T>(grad),
                                   mutable_data<T>(result)};
-    run_gather(args, grad.size(0), 2 * rows.pairs(wanted) * g.taps() * g.out_pixels());
+    run_gather(args, 2 * rows.pairs(wanted) * g.taps() * g.out_pixels());
   }
 }
 
@@ -134,26 +138,29 @@ void weight_gradient(const GatedGeometry& g, const Tensor& grad, const Tensor& x
   const int64_t batch = grad.size(0), in = x.size(1), out = grad.size(1);
   std::vector<int32_t> taps_y, taps_x;
   const int64_t flops = 2 * rows.pairs(OwningLists(in_kept)) * g.taps() * g.out_pixels();
-  const Workspace turned(batch * g.out_pixels() * kernels.turned_channels(out) *
-                         int64_t{sizeof(T)});
-  const GatedOuterArgs<T> args{forward_axis(g.y, taps_y),
-                               forward_axis(g.x, taps_x),
-                               rows.lists(),
-                               flags(in_kept),
-                               in,
-                               batch,
-                               data<T>(x),
-                               turned.as<T>(),
-                               mutable_data<T>(result)};
+  const Axis y = forward_axis(g.y, taps_y), x_axis = forward_axis(g.x, taps_x);
+  const bool small = is_small(y, x_axis);
+  const int64_t lanes = small ? kernels.small_turned_channels(out) : kernels.turned_channels(out);
+  const Workspace turned(batch * g.out_pixels() * lanes * int64_t{sizeof(T)});
+  const GatedOuterArgs<T> args{y,     x_axis,     rows.lists(),   flags(in_kept),         in,
+                               batch, data<T>(x), turned.as<T>(), mutable_data<T>(result)};
   const int64_t turns = std::min(batch, thread_parts(flops));
   for_parts(turns, [&](int64_t p) {
-    kernels.turn(args.rows, data<T>(grad), g.out_pixels(), batch * p / turns,
-                 batch * (p + 1) / turns, turned.as<T>());
+    const int64_t first = batch * p / turns, last = batch * (p + 1) / turns;
+    if (small) {
+      kernels.small_turn(args.rows, data<T>(grad), g.out_pixels(), batch, first, last,
+                         turned.as<T>());
+    } else {
+      kernels.turn(args.rows, data<T>(grad), g.out_pixels(), first, last, turned.as<T>());
+    }
   });
   const int64_t parts = std::min(in, thread_parts(flops));
   for_parts(parts, [&](int64_t p) {
-    const Workspace scratch(kernels.outer_scratch(args) * int64_t{sizeof(T)});
-    kernels.outer(args, in * p / parts, in * (p + 1) / parts, scratch.as<T>());
+    const int64_t first = in * p / parts, last = in * (p + 1) / parts;
+    const int64_t size = small ? kernels.small_outer_scratch(args) : kernels.outer_scratch(args);
+    const Workspace scratch(size * int64_t{sizeof(T)});
+    const auto run = small ? kernels.small_outer : kernels.outer;
+    run(args, first, last, scratch.as<T>());
   });
 }
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -17,6 +19,8 @@ namespace {
 
 // Streaming an element costs about as much as so many flops.
 constexpr int64_t kFlopsAnElement = 8;
+// And an element of a partial sort, so many.
+constexpr int64_t kFlopsASelection = 100;
 
 // The images' sizes and how many threads share their samples.
 struct Planes {
@@ -49,6 +53,60 @@ std::tuple<Tensor, Tensor> gated_pool(const Tensor& x) {
     });
   });
   return {mean, nonzero};
+}
+
+// relu(logits) [samples, channels] where it is among the `kept` largest of its sample, the first of
+// equal ones, and zero elsewhere; and which are not zero. NaN is the largest.
+std::tuple<Tensor, Tensor> gated_keep(const Tensor& logits, int64_t kept) {
+  const int64_t batch = logits.size(0), channels = logits.size(1);
+  Tensor gates = empty_of(logits, {batch, channels});
+  Tensor open = empty_of(logits, {batch, channels}, ScalarType::Bool);
+  with_type(logits, [&]<class T>(T*) {
+    const T* from = data<T>(logits);
+    T* to = mutable_data<T>(gates);
+    uint8_t* flags = static_cast<uint8_t*>(open.mutable_data_ptr());
+    const int64_t wide = std::min(batch, thread_parts(kFlopsASelection * batch * channels));
+    const int64_t parts = std::max<int64_t>(1, wide);
+    for_parts(parts, [&](int64_t p) {
+      std::vector<T> keys(channels), sorted(channels);
+      for (int64_t n = batch * p / parts; n < batch * (p + 1) / parts; ++n) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const T value = from[n * channels + c];
+          keys[c] = std::isnan(value) ? std::numeric_limits<T>::infinity() : std::max(value, T{0});
+        }
+        sorted = keys;
+        const auto last = sorted.begin() + (kept - 1);
+        std::nth_element(sorted.begin(), last, sorted.end(), std::greater<T>());
+        const T least = *last;
+        const auto above = std::count_if(sorted.begin(), last, [&](T k) { return k > least; });
+        int64_t equal = kept - above;
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t i = n * channels + c;
+          const bool stays = keys[c] > least || (keys[c] == least && equal-- > 0);
+          flags[i] = stays && keys[c] > 0;
+          to[i] = flags[i] ? from[i] : T{0};
+        }
+      }
+    });
+  });
+  return {gates, open};
+}
+
+// Moves running statistics towards a batch's, those of a channel without a value not at all, its
+// variance not without two.
+void gated_update(const Tensor& running_mean, const Tensor& running_variance, const Tensor& mean,
+                  const Tensor& variance, const Tensor& count, int64_t pixels, double momentum) {
+  with_type(mean, [&]<class T>(T*) {
+    T *to_mean = mutable_data<T>(running_mean), *to_variance = mutable_data<T>(running_variance);
+    for (int64_t c = 0; c < mean.numel(); ++c) {
+      const double values = static_cast<double>(data<int64_t>(count)[c] * pixels);
+      const auto move = [&](T& running, double target) {
+        running = static_cast<T>(running + momentum * (target - running));
+      };
+      if (values > 0) move(to_mean[c], data<T>(mean)[c]);
+      if (values > 1) move(to_variance[c], data<T>(variance)[c] * values / (values - 1));
+    }
+  });
 }
 
 // The statistics of the channels as scale * z + shift, and what a kernel needs beside.
@@ -193,6 +251,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_norm_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(sparsefl, CPU, m) {
   m.impl("gated_pool", TORCH_BOX(&gated_pool));
+  m.impl("gated_keep", TORCH_BOX(&gated_keep));
+  m.impl("gated_update", TORCH_BOX(&gated_update));
   m.impl("gated_moments", TORCH_BOX(&gated_moments));
   m.impl("gated_norm", TORCH_BOX(&gated_norm));
   m.impl("gated_norm_backward", TORCH_BOX(&gated_norm_backward));

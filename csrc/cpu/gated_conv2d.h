@@ -30,6 +30,7 @@ struct GatedGatherArgs {
   int64_t row_step, channel_step;
   const T* start;  // null, or start[n * start_step + r]
   int64_t start_step;
+  int64_t samples;
   const T* in;
   T* out;  // must not alias in
 };
@@ -46,20 +47,42 @@ struct GatedOuterArgs {
   T* grad_weight;   // [rows, in_channels, taps]
 };
 
+// Whether the small images' kernels take a pass: square, at most 4 x 4 pixels, a 3 x 3 kernel with
+// stride 1 and padding 1.
+[[gnu::always_inline]] inline bool is_small(const Axis& y, const Axis& x) {
+  const auto fits = [](const Axis& a) {
+    return a.input == a.output && a.grid == a.output && a.grid >= 1 && a.grid <= 4 &&
+           a.in_step == 1 && a.out_step == 1 && a.kernel == 3 && a.tap[1] == 0 &&
+           (a.tap[0] == 1 || a.tap[0] == -1) && a.tap[2] == -a.tap[0];
+  };
+  return fits(y) && fits(x) && y.grid == x.grid && y.tap[0] == x.tap[0];
+}
+
 template <class T>
 struct GatedConv2dKernels {
   // Scratch is 64-byte aligned; its elements are what the functions with `scratch` in their names
   // return.
   void (*gather)(const GatedGatherArgs<T>&, int64_t first_sample, int64_t last_sample, T* scratch);
   int64_t (*gather_scratch)(const GatedGatherArgs<T>&);
-  // Turns the listed channels of grad [samples, channels, pixels] into lanes: of sample n, pixel p
-  // and listed channel i, turned[(n * pixels + p) * padded channels + i]. Padding is zero.
+  // Turns the listed channels of grad [samples, channels, pixels] into lanes, a few vectors of them
+  // after the other; turned has turned_channels for every pixel and sample.
   void (*turn)(const ChannelLists&, const T* grad, int64_t pixels, int64_t first_sample,
                int64_t last_sample, T* turned);
   int64_t (*turned_channels)(int64_t channels);
   // Writes grad_weight[:, c, :] for the channels [first, last).
   void (*outer)(const GatedOuterArgs<T>&, int64_t first, int64_t last, T* scratch);
   int64_t (*outer_scratch)(const GatedOuterArgs<T>&);
+  // The same for small images. Blocks of output channels are gathered, for all samples. Lanes of
+  // turned gradients are all channels, group after group, and the skipped ones are zero.
+  void (*small_gather)(const GatedGatherArgs<T>&, int64_t first_block, int64_t last_block,
+                       T* scratch);
+  int64_t (*small_blocks)(const GatedGatherArgs<T>&);
+  int64_t (*small_gather_scratch)(const GatedGatherArgs<T>&);
+  void (*small_turn)(const ChannelLists&, const T* grad, int64_t pixels, int64_t samples,
+                     int64_t first_sample, int64_t last_sample, T* turned);
+  int64_t (*small_turned_channels)(int64_t channels);
+  void (*small_outer)(const GatedOuterArgs<T>&, int64_t first, int64_t last, T* scratch);
+  int64_t (*small_outer_scratch)(const GatedOuterArgs<T>&);
 };
 
 template <class T>

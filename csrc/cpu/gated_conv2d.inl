@@ -4,6 +4,7 @@
 #include "cpu/simd.inl"
 #include "cpu/gated_plane.inl"
 #include "cpu/gated_outer.inl"
+#include "cpu/gated_small.inl"
 // clang-format on
 
 namespace sparsefl {
@@ -183,17 +184,25 @@ template <class T>
 void lay_out(const GatherPlan<T>& plan, const int64_t* place, int64_t columns, int64_t begin,
              int64_t end, const T* band, T* to) {
   constexpr int kLanes = Vec<T>::kLanes;
-  const int64_t top = begin / columns, step = plan.band.step_y * plan.band.pitch;
+  const int64_t step = plan.band.step_y * plan.band.pitch, head = begin % columns;
   const int64_t width = round_up(end - begin, kLanes);
   for (int64_t t = 0; t < plan.taps; ++t, to += width) {
+    // What a vector writes beyond its row is written again, or no pixel's.
+    const T* row = band + place[t];
+    T* const last = to + (end - begin);
     T* out = to;
-    for (int64_t p = begin; p < end;) {
-      const int64_t row = p / columns, column = p % columns;
-      const int64_t run = smaller(columns - column, end - p);
-      const T* from = band + place[t] + (row - top) * step + column;
-      // What a vector writes beyond its run is written again, or no pixel's.
-      for (int64_t i = 0; i < run; i += kLanes) store(out + i, load(from + i));
-      out += run, p += run;
+    if (head > 0) {
+      const int64_t run = smaller(columns - head, end - begin);
+      for (int64_t i = 0; i < run; i += kLanes) store(out + i, load(row + head + i));
+      out += run, row += step;
+    }
+    if (columns <= kLanes) {
+      for (; out < last; out += columns, row += step) store(out, load(row));
+      continue;
+    }
+    for (; out < last; out += columns, row += step) {
+      const int64_t run = smaller(columns, last - out);
+      for (int64_t i = 0; i < run; i += kLanes) store(out + i, load(row + i));
     }
   }
 }
@@ -218,9 +227,18 @@ void gather_blocks(const GatedGatherArgs<T>& a, const GatherPlan<T>& plan, int64
   }
 }
 
-// Where grid pixel p lies in an output channel.
-inline int64_t output_pixel(const Axis& y, const Axis& x, int64_t p) {
-  return (y.origin + p / x.grid * y.out_step) * x.output + x.origin + p % x.grid * x.out_step;
+// Writes the pixels [begin, end) of the grid to an output channel; a null `from` is zeros.
+template <class T>
+void write_pixels(const Axis& y, const Axis& x, int64_t begin, int64_t end, const T* from,
+                  T* channel) {
+  int64_t row = begin / x.grid, column = begin % x.grid;
+  for (int64_t left = end - begin; left > 0; ++row, column = 0) {
+    const int64_t run = smaller(x.grid - column, left);
+    T* to = channel + (y.origin + row * y.out_step) * x.output + x.origin + column * x.out_step;
+    for (int64_t i = 0; i < run; ++i) to[i * x.out_step] = from == nullptr ? T{0} : from[i];
+    if (from != nullptr) from += run;
+    left -= run;
+  }
 }
 
 template <class T>
@@ -236,7 +254,7 @@ void clear_unlisted(const GatedGatherArgs<T>& a, bool contiguous, int64_t n) {
     if (contiguous) {
       fill_zero(out, plane);
     } else {
-      for (int64_t p = 0; p < a.y.grid * a.x.grid; ++p) out[output_pixel(a.y, a.x, p)] = T{0};
+      write_pixels<T>(a.y, a.x, 0, a.y.grid * a.x.grid, nullptr, out);
     }
   }
 }
@@ -258,13 +276,14 @@ void gather_direct(const GatedGatherArgs<T>& a, const GatherPlan<T>& plan, int64
                    const Tables& tables, Block<T> block, const GatherMemory<T>& memory) {
   const int64_t in_plane = a.y.input * a.x.input, out_plane = a.y.output * a.x.output;
   const T* in = a.in + n * a.channels.channels * in_plane;
+  const T* in_end = a.in + a.samples * a.channels.channels * in_plane;
   T* out = a.out + n * a.rows.channels * out_plane;
   block.x = memory.operand, block.x_tap = tables.band, block.x_channel = plan.band_elements;
-  block.x_vector = plan.band.pitch, block.y_vector = a.x.grid;
+  block.x_vector = plan.band.step_y * plan.band.pitch, block.y_vector = a.x.grid;
   for (int64_t y = 0; y < a.y.grid; y += kPixelVectors<T>) {
     const int64_t vectors = smaller(kPixelVectors<T>, a.y.grid - y);
     const auto read = [&](int64_t c, int64_t i) {
-      copy_band(plan.band, a.y, a.x, in + c * in_plane, y, vectors,
+      copy_band(plan.band, a.y, a.x, in + c * in_plane, in_end, y, vectors,
                 memory.operand + i * plan.band_elements);
     };
     gather_blocks(a, plan, n, read, block, vectors, {out + y * a.x.grid, out_plane, 0}, a.x.grid);
@@ -278,6 +297,7 @@ void gather_laid_out(const GatedGatherArgs<T>& a, const GatherPlan<T>& plan, int
   constexpr int kLanes = Vec<T>::kLanes;
   const int64_t in_plane = a.y.input * a.x.input, out_plane = a.y.output * a.x.output;
   const T* in = a.in + n * a.channels.channels * in_plane;
+  const T* in_end = a.in + a.samples * a.channels.channels * in_plane;
   T* out = a.out + n * a.rows.channels * out_plane;
   const int32_t* rows = a.rows.index + n * a.rows.channels;
   block.x = memory.operand, block.x_tap = tables.x;
@@ -291,7 +311,7 @@ void gather_laid_out(const GatedGatherArgs<T>& a, const GatherPlan<T>& plan, int
     block.x_channel = plan.taps * width;
     for (int64_t t = 0; t < plan.taps; ++t) tables.x[t] = t * width;
     const auto read = [&](int64_t c, int64_t i) {
-      copy_band(plan.band, a.y, a.x, in + c * in_plane, top, (end - 1) / a.x.grid - top + 1,
+      copy_band(plan.band, a.y, a.x, in + c * in_plane, in_end, top, (end - 1) / a.x.grid - top + 1,
                 memory.band);
       lay_out(plan, tables.band, a.x.grid, begin, end, memory.band,
               memory.operand + i * block.x_channel);
@@ -299,9 +319,7 @@ void gather_laid_out(const GatedGatherArgs<T>& a, const GatherPlan<T>& plan, int
     gather_blocks(a, plan, n, read, block, vectors, sums, 1);
     if (whole) continue;
     for (int64_t i = 0; i < a.rows.count[n]; ++i) {
-      const T* from = memory.sums + i * width - begin;
-      T* to = out + rows[i] * out_plane;
-      for (int64_t p = begin; p < end; ++p) to[output_pixel(a.y, a.x, p)] = from[p];
+      write_pixels<T>(a.y, a.x, begin, end, memory.sums + i * width, out + rows[i] * out_plane);
     }
   }
 }
@@ -323,6 +341,18 @@ void gather(const GatedGatherArgs<T>& a, int64_t first_sample, int64_t last_samp
 }  // namespace
 
 #define SPARSEFL_GATED_CONV2D_TABLE(T) \
-  {gather<T>, gather_scratch<T>, turn<T>, turned_channels<T>, outer<T>, outer_scratch<T>}
+  {gather<T>,                          \
+   gather_scratch<T>,                  \
+   turn<T>,                            \
+   turned_channels<T>,                 \
+   outer<T>,                           \
+   outer_scratch<T>,                   \
+   small_gather<T>,                    \
+   small_blocks<T>,                    \
+   small_gather_scratch<T>,            \
+   small_turn<T>,                      \
+   small_turned_channels<T>,           \
+   small_outer<T>,                     \
+   small_outer_scratch<T>}
 
 }  // namespace sparsefl

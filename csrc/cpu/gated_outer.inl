@@ -9,21 +9,32 @@ constexpr int kTapsAtOnce = 9;
 constexpr int kGradientVectors = SPARSEFL_VECTOR_BYTES == 64 ? 3 : 1;
 
 template <class T>
+constexpr int64_t kGroup = kGradientVectors * Vec<T>::kLanes;
+
+template <class T>
 int64_t turned_channels(int64_t channels) {
   return round_up(channels, Vec<T>::kLanes);
+}
+
+// The lanes of a group of kGroup listed channels; those of the last end with a vector.
+template <class T>
+inline int64_t group_lanes(int64_t listed, int64_t first) {
+  return smaller(kGroup<T>, round_up(listed - first, Vec<T>::kLanes));
 }
 
 template <class T>
 void turn(const ChannelLists& lists, const T* grad, int64_t pixels, int64_t first_sample,
           int64_t last_sample, T* turned) {
   constexpr int kLanes = Vec<T>::kLanes;
-  const int64_t ld = turned_channels<T>(lists.channels);
   for (int64_t n = first_sample; n < last_sample; ++n) {
     const int32_t* listed = lists.index + n * lists.channels;
+    const int64_t count = lists.count[n];
     const T* from = grad + n * lists.channels * pixels;
-    T* to = turned + n * pixels * ld;
-    for (int64_t i = 0; i < lists.count[n]; i += kLanes) {
-      const int64_t channels = smaller(kLanes, lists.count[n] - i);
+    T* sample = turned + n * pixels * turned_channels<T>(lists.channels);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const int64_t channels = smaller(kLanes, count - i), group = i / kGroup<T> * kGroup<T>;
+      const int64_t ld = group_lanes<T>(count, group);
+      T* to = sample + group * pixels + i - group;
       for (int64_t p = 0; p < pixels; p += kLanes) {
         const int64_t width = smaller(kLanes, pixels - p);
         typename Vec<T>::Type v[kLanes];
@@ -34,7 +45,7 @@ void turn(const ChannelLists& lists, const T* grad, int64_t pixels, int64_t firs
           v[j] = width == kLanes ? load(row) : load_some(row, width);
         }
         transpose_square<T>(v);
-        for (int64_t j = 0; j < width; ++j) store(to + (p + j) * ld + i, v[j]);
+        for (int64_t j = 0; j < width; ++j) store(to + (p + j) * ld, v[j]);
       }
     }
   }
@@ -43,8 +54,7 @@ void turn(const ChannelLists& lists, const T* grad, int64_t pixels, int64_t firs
 // What the products of one sample's channel with some gradients read.
 template <class T>
 struct Product {
-  const T* turned;  // of the first gradient
-  int64_t ld;
+  const T* turned;  // a group's
   const T* band;
   int64_t row_step, rows, columns;
 };
@@ -66,7 +76,7 @@ void outer_tile(const Product<T>& a, const int64_t* place, bool add, T* to, int6
   const T* gradient = a.turned;
   for (int64_t y = 0; y < a.rows; ++y) {
     const T* row = a.band + y * a.row_step;
-    for (int64_t x = 0; x < a.columns; ++x, ++row, gradient += a.ld) {
+    for (int64_t x = 0; x < a.columns; ++x, ++row, gradient += kVectors * kLanes) {
       typename Vec<T>::Type g[kVectors];
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) g[v] = load(gradient + v * kLanes);
@@ -94,24 +104,75 @@ inline void outer_vectors(int64_t vectors, const Product<T>& a, const int64_t* p
   }
 }
 
-// All taps, all `vectors` of gradients.
+// All taps, all `listed` gradients of a sample.
 template <class T>
-void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t vectors, bool add,
+void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t listed, bool add,
                    T* to, int64_t ld_to) {
-  const int64_t groups = ceil_div(vectors, kGradientVectors);
-  const T* turned = a.turned;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t first = vectors * g / groups, count = vectors * (g + 1) / groups - first;
-    a.turned = turned + first * Vec<T>::kLanes;
-    T* out = to + first * Vec<T>::kLanes;
+  const int64_t pixels = a.rows * a.columns;
+  const T* sample = a.turned;
+  for (int64_t first = 0; first < listed; first += kGroup<T>) {
+    const int64_t vectors = group_lanes<T>(listed, first) / Vec<T>::kLanes;
+    a.turned = sample + first * pixels;
+    T* out = to + first;
     int64_t t = 0;
     for (; t + kTapsAtOnce <= taps; t += kTapsAtOnce) {
-      outer_vectors<T, kTapsAtOnce>(count, a, place + t, add, out + t * ld_to, ld_to);
+      outer_vectors<T, kTapsAtOnce>(vectors, a, place + t, add, out + t * ld_to, ld_to);
     }
     for (; t + 3 <= taps; t += 3) {
-      outer_vectors<T, 3>(count, a, place + t, add, out + t * ld_to, ld_to);
+      outer_vectors<T, 3>(vectors, a, place + t, add, out + t * ld_to, ld_to);
     }
-    for (; t < taps; ++t) outer_vectors<T, 1>(count, a, place + t, add, out + t * ld_to, ld_to);
+    for (; t < taps; ++t) outer_vectors<T, 1>(vectors, a, place + t, add, out + t * ld_to, ld_to);
+  }
+}
+
+template <class T>
+struct Index;
+template <>
+struct Index<float> {
+  typedef int32_t Type;
+};
+template <>
+struct Index<double> {
+  typedef int64_t Type;
+};
+
+// Where a vector of channels finds its products among the listed channels'. Lane l of the channels
+// from c on takes product first + lane[l], or zero where lane[l] is kLanes.
+template <class T>
+struct Spread {
+  typedef typename Index<T>::Type Lane;
+  int64_t first;
+  alignas(SPARSEFL_VECTOR_BYTES) Lane lane[Vec<T>::kLanes];
+};
+
+template <class T>
+void fill_spreads(const int32_t* listed, int64_t count, int64_t channels, Spread<T>* spreads) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typedef typename Index<T>::Type Lane;
+  for (int64_t c = 0, i = 0; c < channels; c += kLanes, ++spreads) {
+    spreads->first = i;
+    for (int l = 0; l < kLanes; ++l) {
+      const bool kept = i < count && listed[i] == c + l;
+      spreads->lane[l] = kept ? static_cast<Lane>(i - spreads->first) : Lane{kLanes};
+      i += kept;
+    }
+  }
+}
+
+// sums[t * ld + c] += products[t * ld + i] for every listed channel c, the i-th.
+template <class T>
+void add_spread(const Spread<T>* spreads, const T* products, int64_t taps, int64_t ld, T* sums) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typedef typename Index<T>::Type Lane;
+  typedef Lane Lanes __attribute__((vector_size(SPARSEFL_VECTOR_BYTES)));
+  for (int64_t c = 0; c < ld; c += kLanes, ++spreads) {
+    const Lanes lanes = *reinterpret_cast<const Lanes*>(spreads->lane);
+    const T* from = products + spreads->first;
+    T* to = sums + c;
+    for (int64_t t = 0; t < taps; ++t, from += ld, to += ld) {
+      const auto spread = __builtin_shuffle(load(from), typename Vec<T>::Type{}, lanes);
+      store(to, load(to) + spread);
+    }
   }
 }
 
@@ -119,25 +180,28 @@ void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t vec
 // the samples, one sample's products.
 template <class T>
 struct OuterSizes {
-  int64_t place, band, sums;
+  int64_t place, band, sums, spreads;
 
   OuterSizes(const GatedOuterArgs<T>& a, const Band& in) {
     const int64_t taps = a.y.kernel * a.x.kernel;
     place = round_up(taps * int64_t{sizeof(int64_t)}, 64) / int64_t{sizeof(T)};
     band = round_up(in.elements(a.y.grid), 16);
-    sums = round_up(turned_channels<T>(a.rows.channels) * taps, 16);
+    const int64_t lanes = turned_channels<T>(a.rows.channels);
+    // A spread reads a vector from any product on.
+    sums = round_up(lanes * taps + Vec<T>::kLanes, 16);
+    const int64_t bytes = a.samples * (lanes / Vec<T>::kLanes) * int64_t{sizeof(Spread<T>)};
+    spreads = round_up(bytes, 64) / int64_t{sizeof(T)};
   }
 };
 
 template <class T>
 int64_t outer_scratch(const GatedOuterArgs<T>& a) {
   const OuterSizes<T> sizes(a, Band(a.y, a.x, 1));
-  return sizes.place + sizes.band + 2 * sizes.sums;
+  return sizes.place + sizes.band + 2 * sizes.sums + sizes.spreads;
 }
 
 template <class T>
 void outer(const GatedOuterArgs<T>& a, int64_t first, int64_t last, T* scratch) {
-  constexpr int kLanes = Vec<T>::kLanes;
   const Band band(a.y, a.x, 1);
   const OuterSizes<T> sizes(a, band);
   int64_t* place = reinterpret_cast<int64_t*>(scratch);
@@ -145,30 +209,28 @@ void outer(const GatedOuterArgs<T>& a, int64_t first, int64_t last, T* scratch) 
   T *sums = padded + sizes.band, *products = sums + sizes.sums;
   const int64_t taps = a.y.kernel * a.x.kernel, rows = a.rows.channels;
   const int64_t ld = turned_channels<T>(rows), pixels = a.y.grid * a.x.grid;
+  Spread<T>* spreads = reinterpret_cast<Spread<T>*>(products + sizes.sums);
+  const int64_t vectors = ld / Vec<T>::kLanes;
+  for (int64_t n = 0; n < a.samples; ++n) {
+    fill_spreads(a.rows.index + n * rows, a.rows.count[n], ld, spreads + n * vectors);
+  }
   for (int64_t t = 0; t < taps; ++t) {
     place[t] = band.place(a.y.tap[t / a.x.kernel], a.x.tap[t % a.x.kernel]);
   }
+  fill_zero(products, sizes.sums);
+  const T* end = a.in + a.samples * a.in_channels * a.y.input * a.x.input;
   for (int64_t c = first; c < last; ++c) {
     fill_zero(sums, taps * ld);
     for (int64_t n = 0; n < a.samples; ++n) {
       const int64_t count = a.rows.count[n];
       if (a.channels[n * a.in_channels + c] == 0 || count == 0) continue;
       const T* plane = a.in + (n * a.in_channels + c) * a.y.input * a.x.input;
-      copy_band(band, a.y, a.x, plane, 0, a.y.grid, padded);
-      const Product<T> product{a.turned + n * pixels * ld, ld,       padded,
-                               band.step_y * band.pitch,   a.y.grid, a.x.grid};
-      const int64_t vectors = ceil_div(count, kLanes);
-      if (count == rows) {
-        outer_product(product, place, taps, vectors, true, sums, ld);
-        continue;
-      }
-      outer_product(product, place, taps, vectors, false, products, ld);
-      const int32_t* listed = a.rows.index + n * rows;
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t i = 0; i < count; ++i) {
-          sums[t * ld + listed[i]] += products[t * ld + i];
-        }
-      }
+      copy_band(band, a.y, a.x, plane, end, 0, a.y.grid, padded);
+      const Product<T> product{a.turned + n * pixels * ld, padded, band.step_y * band.pitch,
+                               a.y.grid, a.x.grid};
+      const bool all = count == rows;
+      outer_product(product, place, taps, count, all, all ? sums : products, ld);
+      if (!all) add_spread(spreads + n * vectors, products, taps, ld, sums);
     }
     for (int64_t r = 0; r < rows; ++r) {
       T* to = a.grad_weight + (r * a.in_channels + c) * taps;

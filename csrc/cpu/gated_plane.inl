@@ -41,21 +41,16 @@ struct Band {
         lead(step_x == 1 && x.low < 0 ? (alignment + x.low % alignment) % alignment : 0) {}
 
   int64_t rows(int64_t grid_rows) const { return (grid_rows - 1) * step_y + y.high - y.low + 1; }
-  int64_t elements(int64_t grid_rows) const { return lead + rows(grid_rows) * pitch; }
+  // With what a copy writes beyond.
+  int64_t elements(int64_t grid_rows) const {
+    return lead + rows(grid_rows) * pitch + kLanePadding;
+  }
   // Of the pixel that a tap reaches from the band's first grid point.
   int64_t place(int64_t tap_y, int64_t tap_x) const {
     const int64_t column = tap_x - x.low;
     return lead + (tap_y - y.low) * pitch + column % step_x * length + column / step_x;
   }
 };
-
-template <class T>
-inline void copy_elements(const T* from, int64_t count, T* to) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
-  for (; i < count; ++i) to[i] = from[i];
-}
 
 template <class T>
 inline void fill_zero(T* to, int64_t count) {
@@ -65,30 +60,73 @@ inline void fill_zero(T* to, int64_t count) {
   for (; i < count; ++i) to[i] = T{0};
 }
 
-// Copies the input rows of `grid_rows` rows of the grid from `first` on; zero outside the input.
+// Copies whole vectors: up to a vector more than `count` elements is written, but nothing is read
+// from `end` on.
 template <class T>
-void copy_band(const Band& band, const Axis& y, const Axis& x, const T* plane, int64_t first,
-               int64_t grid_rows, T* to) {
-  fill_zero(to, band.elements(grid_rows));
+inline void copy_beyond(const T* from, int64_t count, const T* end, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  if (end - from >= round_up(count, kLanes)) {
+    for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+// Every step-th element from `from` on.
+template <class T, int kStep>
+inline void copy_spaced(const T* from, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i * kStep];
+}
+
+template <class T>
+inline void zero_beyond(T* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += Vec<T>::kLanes) store(to + i, typename Vec<T>::Type{});
+}
+
+// One row of a channel, sorted by residue; zero outside the input. Writes up to a vector beyond the
+// row.
+template <class T>
+inline void copy_row(const Band& band, const Axis& x, const T* row, const T* end, T* to) {
+  if (band.step_x == 1) {
+    const int64_t before = band.x.low < 0 ? smaller(-band.x.low, band.length) : 0;
+    const int64_t low = band.x.low + before;
+    int64_t inside = smaller(x.input - low, band.length - before);
+    inside = inside < 0 ? 0 : inside;
+    zero_beyond(to, before);
+    copy_beyond(row + low, inside, end, to + before);
+    zero_beyond(to + before + inside, band.length - before - inside);
+    return;
+  }
+  for (int64_t residue = 0; residue < band.step_x; ++residue, to += band.length) {
+    // Columns low + residue + i * step for the i in [first, last) lie inside.
+    const int64_t low = band.x.low + residue;
+    const int64_t first = low < 0 ? smaller(ceil_div(-low, band.step_x), band.length) : 0;
+    int64_t last = low < x.input ? ceil_div(x.input - low, band.step_x) : 0;
+    last = last < first ? first : smaller(last, band.length);
+    zero_beyond(to, first);
+    const T* from = row + low + first * band.step_x;
+    if (band.step_x == 2) {
+      copy_spaced<T, 2>(from, last - first, to + first);
+    } else {
+      for (int64_t i = first; i < last; ++i) to[i] = row[low + i * band.step_x];
+    }
+    zero_beyond(to + last, band.length - last);
+  }
+}
+
+// Copies the input rows of `grid_rows` rows of the grid from `first` on; zero outside the input.
+// Writes up to a vector beyond the band's elements and reads nothing from `end` on.
+template <class T>
+void copy_band(const Band& band, const Axis& y, const Axis& x, const T* plane, const T* end,
+               int64_t first, int64_t grid_rows, T* to) {
   to += band.lead;
   const int64_t top = first * band.step_y + band.y.low, rows = band.rows(grid_rows);
-  const int64_t end = band.x.low + band.step_x * band.length;
-  const int64_t left = band.x.low > 0 ? band.x.low : 0;
-  const int64_t right = smaller(end, x.input);
   for (int64_t r = 0; r < rows; ++r, to += band.pitch) {
     const int64_t row = top + r;
-    if (row < 0 || row >= y.input) continue;
-    const T* from = plane + row * x.input;
-    if (band.step_x == 1) {
-      if (right > left) copy_elements(from + left, right - left, to + left - band.x.low);
-      continue;
-    }
-    for (int64_t residue = 0; residue < band.step_x; ++residue) {
-      T* part = to + residue * band.length;
-      for (int64_t i = 0; i < band.length; ++i) {
-        const int64_t column = band.x.low + residue + i * band.step_x;
-        if (column >= 0 && column < x.input) part[i] = from[column];
-      }
+    if (row < 0 || row >= y.input) {
+      zero_beyond(to, band.pitch);
+    } else {
+      copy_row(band, x, plane + row * x.input, end, to);
     }
   }
 }

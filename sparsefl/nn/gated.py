@@ -97,12 +97,24 @@ class GatedConvBN2d(nn.Module):
         return max(1, round(self.conv.out_channels * self.density))
 
     def layout(self, height: int, width: int) -> ops.Layout:
-        """Return what computes the convolution of images of that size.
+        """Return what computes the convolution of images of that size, in the layer's mode.
 
         ``"sparse"``: the kernels that skip channels; ``"dense"``: torch's convolution of all
         channels, where that is faster. The results are the same.
         """
-        return ops.gated_layout(self._geometry(), height, width)
+        conv = self.conv
+        share = self._options().share(conv.out_channels, self._running() is None)
+        channels = (conv.in_channels, conv.out_channels)
+        return ops.gated_layout(self._geometry(), (height, width), channels, share)
+
+    def _options(self) -> ops.GatedOptions:
+        return ops.GatedOptions(
+            kept=self.kept_channels,
+            all_samples=self.stats == "all",
+            sigmoid=self.gate_sigmoid,
+            relu=self.relu,
+            eps=self.bn.eps,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated ``[N, out_channels, P, Q]`` of ``x`` ``[N, in_channels, H, W]``.
@@ -114,13 +126,6 @@ class GatedConvBN2d(nn.Module):
         if isinstance(x, Proxy):
             return call_whole(self, x)
         refuse_transforms(self)
-        options = ops.GatedOptions(
-            kept=self.kept_channels,
-            all_samples=self.stats == "all",
-            sigmoid=self.gate_sigmoid,
-            relu=self.relu,
-            eps=self.bn.eps,
-        )
         tensors = ops.GatedTensors(
             *(self.conv.weight.contiguous(), self.conv.bias),
             *(self.gate.weight, self.gate.bias, self.bn.weight, self.bn.bias),
@@ -128,7 +133,7 @@ class GatedConvBN2d(nn.Module):
         running = self._running()
         handed = self._handed(x)
         y, opened, statistics = ops.gated_conv2d(
-            x, tensors, self._geometry(), options, running, handed
+            x, tensors, self._geometry(), self._options(), running, handed
         )
         if statistics is not None and self.bn.training and self.bn.running_mean is not None:
             self._update_running(statistics, y.shape[2] * y.shape[3])
@@ -171,7 +176,6 @@ class GatedConvBN2d(nn.Module):
     def _update_running(self, statistics: ops.Statistics, pixels: int) -> None:
         """Move the running statistics of the channels that were open in any sample."""
         bn = self.bn
-        mean, variance, planes = statistics
         assert bn.running_mean is not None
         assert bn.running_var is not None
         momentum = bn.momentum
@@ -180,12 +184,8 @@ class GatedConvBN2d(nn.Module):
             if momentum is None:
                 momentum = 1.0 / float(bn.num_batches_tracked)
         assert momentum is not None
-        values = planes * pixels
-        seen = (values > 0).to(mean.dtype) * momentum
-        bn.running_mean.lerp_(mean, seen)
-        # Unbiased, of which one value has none.
-        unbiased = variance * values / (values - 1).clamp(min=1)
-        bn.running_var.lerp_(unbiased, (values > 1).to(mean.dtype) * momentum)
+        running = (bn.running_mean, bn.running_var)
+        ops.update_running(running, statistics, pixels, momentum)
 
     def extra_repr(self) -> str:
         """Describe the gates."""

@@ -6,7 +6,7 @@ from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
-from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d
+from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
 from sparsefl.ops.packed_sign import (
     PackedSigns,
     pack_signs,
@@ -43,4 +43,5 @@ __all__ = [
     "sign_linear",
     "sparse_conv2d",
     "sparse_linear",
+    "update_running",
 ]

@@ -59,6 +59,11 @@ class GatedOptions:
     relu: bool
     eps: float
 
+    def share(self, out: int, batch_statistics: bool) -> float:
+        """Return the share of the multiplications that is left if the input is as sparse."""
+        density = self.kept / out
+        return density if self.all_samples and batch_statistics else density**2
+
 
 class GatedConv2dFunction(torch.autograd.Function):
     """The gated convolution; saves the input, the convolution's result and small tensors."""
@@ -83,8 +88,8 @@ class GatedConv2dFunction(torch.autograd.Function):
         ops = torch.ops.sparsefl
         pooled, nonzero = ops.gated_pool.default(x)
         seen = pooled.sigmoid() if options.sigmoid else pooled  # [N, in]
-        gates = _keep_largest(torch.addmm(gate_bias, seen, gate_weight.t()).relu_(), options.kept)
-        opened = gates > 0
+        logits = torch.addmm(gate_bias, seen, gate_weight.t())
+        gates, opened = ops.gated_keep.default(logits, options.kept)
         everything = options.all_samples and running is None
         computed = torch.ones_like(opened) if everything else opened
         sizes = geometry.sizes(x.shape[2], x.shape[3])
@@ -163,17 +168,9 @@ class GatedConv2dFunction(torch.autograd.Function):
         )
 
 
-def _keep_largest(gates: Tensor, kept: int) -> Tensor:
-    """Return the ``kept`` largest of every row of ``gates`` ``[N, out]``, zero elsewhere."""
-    if kept == gates.shape[1]:
-        return gates
-    values, places = gates.topk(kept, dim=1, sorted=False)
-    return torch.zeros_like(gates).scatter_(1, places, values)
-
-
 def _wanted(nonzero: Tensor, handed: Tensor | None) -> Tensor:
     """Return the pairs whose input gradient is asked for, ``[N, in]`` bool."""
-    if handed is None or bool((nonzero & ~handed).any()):
+    if handed is None or bool((nonzero > handed).any()):
         return torch.ones_like(nonzero)
     return handed
 

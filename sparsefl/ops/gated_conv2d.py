@@ -72,11 +72,30 @@ def gated_conv2d(
     """
     x = _checks.check_operand(x)
     _check(x, tensors, geometry, running, handed)
-    dense = _dispatch.gated_layout(geometry, x.shape[2], x.shape[3]) == "dense"
+    out, inner = tensors.weight.shape[:2]
+    share = options.share(out, running is None)
+    size = (x.shape[2], x.shape[3])
+    dense = _dispatch.gated_layout(geometry, size, (inner, out), share) == "dense"
     y, opened, *statistics = GatedConv2dFunction.apply(
         row_major(x), *tensors, geometry, options, running, handed, dense
     )
     return y, opened, Statistics(*statistics) if running is None else None
+
+
+def update_running(
+    running: tuple[Tensor, Tensor], statistics: Statistics, pixels: int, momentum: float
+) -> None:
+    """Move running mean and variance ``[out]``, in place, towards a batch's statistics.
+
+    A channel without any value keeps its own, and its variance with a single one.
+
+    Args:
+        running: What is moved; the variance towards the unbiased one.
+        statistics: Those of the batch.
+        pixels: Of a plane.
+        momentum: Share of the batch's.
+    """
+    torch.ops.sparsefl.gated_update.default(*running, *statistics, pixels, momentum)
 
 
 def _check(
@@ -115,6 +134,11 @@ define(
     "gated_conv2d_backward(Tensor grad, Tensor? x, Tensor weight, Tensor? start, Tensor in_kept,"
     " Tensor in_wanted, Tensor out_kept, int[] geometry, int[] wanted) -> (Tensor, Tensor)"
 )
+define("gated_keep(Tensor logits, int kept) -> (Tensor, Tensor)")
+define(
+    "gated_update(Tensor(a!) running_mean, Tensor(b!) running_variance, Tensor mean,"
+    " Tensor variance, Tensor count, int pixels, float momentum) -> ()"
+)
 define("gated_moments(Tensor z, Tensor active) -> (Tensor, Tensor, Tensor)")
 define(
     "gated_norm(Tensor z, Tensor gate, Tensor active, Tensor mean, Tensor variance,"
@@ -130,6 +154,16 @@ define(
 @torch.library.register_fake("sparsefl::gated_pool", lib=LIBRARY)
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.bool)
+
+
+@torch.library.register_fake("sparsefl::gated_keep", lib=LIBRARY)
+def _(logits: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), logits.new_empty(logits.shape, dtype=torch.bool)
+
+
+@torch.library.register_fake("sparsefl::gated_update", lib=LIBRARY)
+def _(*_: Any) -> None:
+    return None
 
 
 @torch.library.register_fake("sparsefl::gated_conv2d", lib=LIBRARY)

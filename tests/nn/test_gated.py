@@ -28,13 +28,27 @@ def plain(layer: GatedConvBN2d, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("stats", ["active", "all"])
-@pytest.mark.parametrize("size", [9, 2], ids=["sparse", "dense"])
-def test_computes_the_formula(training, stats, size):
+@pytest.mark.parametrize(
+    ("size", "layout"),
+    [((9, 9), "sparse"), ((4, 4), "sparse"), ((2, 2), "sparse"), ((3, 2), "dense")],
+    ids=str,
+)
+def test_computes_the_formula(training, stats, size, layout):
     layer = make(stats=stats, density=0.5).double().train(training)
-    x = torch.randn(6, 5, size, size).double()
+    x = torch.randn(6, 5, *size).double()
     x[0, 2] = 0
-    assert layer.layout(size, size) == ("sparse" if size == 9 else "dense")
+    assert layer.layout(*size) == layout
     torch.testing.assert_close(layer(x), plain(layer, x))
+
+
+def test_layout_follows_the_work_that_is_left():
+    layer = make(out=20, stats="all", density=0.7)
+    assert layer.layout(16, 16) == "dense"
+    assert layer.eval().layout(16, 16) == "sparse"
+    layer.conv.stride = (2, 2)
+    assert layer.layout(16, 16) == "dense"
+    layer.density = 0.5
+    assert layer.layout(16, 16) == "sparse"
 
 
 def test_all_stats_at_density_1_are_batch_norm():

@@ -48,6 +48,7 @@ CASES = {
     "odd-size": Case(3, 6, 7, (7, 9)),
     "wide": Case(2, 3, 4, (5, 83)),
     "stride-2": Case(3, 6, 8, (16, 32), stride=(2, 2)),
+    "stride-2-of-rows": Case(3, 4, 5, (13, 32), stride=(2, 1)),
     "stride-2-odd": Case(3, 5, 6, (11, 9), stride=(2, 2)),
     "stride-over-kernel": Case(2, 3, 4, (11, 9), (2, 2), (4, 3), (0, 0)),
     "uneven": Case(2, 3, 4, (12, 7), (5, 2), (2, 1), (1, 2), (1, 3)),
@@ -58,6 +59,10 @@ CASES = {
     "5x5": Case(3, 4, 3, (9, 10), (5, 5), (1, 1), (2, 2)),
     "one-pixel": Case(4, 5, 6, (1, 1)),
     "2x2-pixels": Case(4, 5, 33, (2, 2)),
+    "2x2-pixels-many-channels": Case(3, 150, 140, (2, 2)),
+    "3x3-pixels": Case(5, 37, 33, (3, 3)),
+    "4x4-pixels": Case(4, 500, 18, (4, 4)),
+    "4x3-pixels": Case(4, 6, 5, (4, 3)),
     "empty-batch": Case(0, 3, 4, (5, 5)),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -179,7 +184,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["3x3", "whole-rows", "stride-2-odd", "2x2-pixels", "uneven"])
+@pytest.mark.parametrize("name", ["3x3", "whole-rows", "stride-2-odd", "3x3-pixels", "uneven"])
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.usefixtures("layout")
 def test_matches_the_plain_formula(assert_matches, name, changes):
@@ -266,9 +271,9 @@ def test_parallel_parts_cover_all_samples(assert_matches, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        case = Case(7, 33, 35, (12, 16))
+        case = Case(7, 17, 19, (12, 16))
         x, _, grad = case.operands()
-        options = ops.GatedOptions(20, False, False, True, 1e-5)
+        options = ops.GatedOptions(12, False, False, True, 1e-5)
         arguments = (case, x, tensors_of(case), grad, options, None)
         results = run(*arguments)
         expected, same = (run(*arguments, oracle=d) for d in (torch.float64, torch.float32))
@@ -314,10 +319,27 @@ def test_opcheck():
     for wanted in ([1, 1], [1, 0], [0, 1]):
         arguments = (grad, x, weight, None, inner, inner, out, sizes, wanted)
         check(KERNELS.gated_conv2d_backward, arguments)
+    check(KERNELS.gated_keep, (gate - 0.5, 3))
     check(KERNELS.gated_moments, (grad, out))
+    statistics = (mean, variance, count)
+    check(KERNELS.gated_update, (mean.clone(), variance.clone(), *statistics, 9, 0.1))
     norm = (bias, bias, 1e-5, True)
     check(KERNELS.gated_norm, (grad, gate, out, mean, variance, *norm))
     check(KERNELS.gated_norm_backward, (grad, grad, gate, out, mean, variance, count, *norm))
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7])
+def test_keeps_the_largest_gates(kept):
+    logits = torch.randn(40, 7)
+    logits[1] = -1.0
+    logits[2] = 2.0
+    logits[3, 4] = float("nan")
+    gates, opened = KERNELS.gated_keep(logits, kept)
+    a = logits.relu()
+    expected = torch.zeros_like(a).scatter(1, a.topk(kept).indices, 1.0).bool() & ~(a <= 0)
+    expected[2] = torch.arange(7) < kept  # the first of equal ones
+    assert torch.equal(opened, expected)
+    torch.testing.assert_close(gates, a.where(expected, 0.0), equal_nan=True, rtol=0, atol=0)
 
 
 def test_pool_sees_every_element_that_is_not_zero():
