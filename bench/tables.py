@@ -18,7 +18,7 @@ from .claims import summary
 from .claims.accuracy import RESULTS, STUDY, Results
 from .claims.study import Study
 from .markdown import fill, markdown
-from .rows import Row, shape_text
+from .rows import BASELINE, Row, shape_text
 from .sweeps import OPS
 
 PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
@@ -95,8 +95,15 @@ def goals_table(measured: Sequence[Row]) -> str:
         return [LABELS[key], *(text(found.get((*key, density))) for density in densities)]
 
     present = [key for key in LABELS if any(key == (table, peer) for table, peer, _ in found)]
+    commits = sorted(
+        {row["commit"][:12] for row in measured if (row["table"], BASELINE) in present}
+    )
+    note = (
+        "\nGeometric means over a table's shapes, forward and backward, input and output batch-last "
+        f"but for the linear layers of 512 to 4096. Commit {', '.join(commits)}.\n"
+    )
     head = ["times faster (worst shape) than", *(f"density {d:g}" for d in densities)]
-    return markdown(head, map(line, present)) if present else "Not measured yet.\n"
+    return markdown(head, map(line, present)) + note if present else "Not measured yet.\n"
 
 
 def footing(row: Row, threads: int) -> str:
