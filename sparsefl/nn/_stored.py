@@ -11,8 +11,8 @@ from sparsefl.nn._carry import Plan
 from sparsefl.nn._state import order_checksum
 from sparsefl.support import Support
 
-# What the kernels compute in.
-DTYPES = (torch.float32, torch.float64)
+# What layers may hold; the short ones are summed in float32.
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class StoredLatent(nn.Module):
@@ -120,8 +120,8 @@ class StoredLatent(nn.Module):
         dtype = fn(self._latent.detach().new_empty(0)).dtype
         if dtype not in DTYPES:
             raise TypeError(
-                f"{type(self).__name__} computes in float32 or float64, not in {dtype}: keep the "
-                "model in float32 and run it under torch.autocast, or use sparsefl.densify first"
+                f"{type(self).__name__} computes in float32, float64, bfloat16 or float16, not in "
+                f"{dtype}: use sparsefl.densify first"
             )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._move_plan()

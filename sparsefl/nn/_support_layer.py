@@ -65,10 +65,11 @@ def check_dtype(dtype: torch.dtype, argument: str = "dtype") -> None:
     """Refuse dtypes that the kernels do not compute in.
 
     Raises:
-        TypeError: if ``dtype`` is neither float32 nor float64.
+        TypeError: if ``dtype`` is none of float32, float64, bfloat16 and float16.
     """
     if dtype not in DTYPES:
-        raise TypeError(f"{argument} must be torch.float32 or torch.float64, got {dtype}")
+        names = ", ".join(str(d) for d in DTYPES)
+        raise TypeError(f"{argument} must be one of {names}, got {dtype}")
 
 
 class SupportLayer(StoredLatent, StandIn):
@@ -116,7 +117,7 @@ class SupportLayer(StoredLatent, StandIn):
             mask: Which weights are kept: a bool tensor or a support of the weight's shape.
 
         Raises:
-            TypeError: if ``dense`` is another layer, its weight neither float32 nor float64, or
+            TypeError: if ``dense`` is another layer, its weight of a dtype without kernels, or
                 ``mask`` neither bool nor a support.
             ValueError: if ``mask`` covers another shape than the weight, or ``dense`` pads with
                 other than zeros.

@@ -15,6 +15,21 @@ Gradients: TypeAlias = tuple[Tensor | None, ...]
 NOT_WANTED, BATCH_LAST, ROW_MAJOR = 0, 1, 2
 
 
+# Dtypes that the kernels neither read nor write: operands are widened to float32, sums are taken in
+# it, and results are rounded once.
+SHORT = (torch.bfloat16, torch.float16)
+
+
+def widened(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Return tensors in float32; None stays."""
+    return tuple(t if t is None else t.float() for t in tensors)
+
+
+def rounded(gradients: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return tensors in ``dtype``."""
+    return tuple(g.to(dtype) for g in gradients)
+
+
 def only_wanted(gradients: tuple[Tensor, ...], wanted: list[int]) -> Gradients:
     """Return a backward operator's gradients, None in place of those that it was not asked for."""
     return tuple(g if asked else None for g, asked in zip(gradients, wanted, strict=True))

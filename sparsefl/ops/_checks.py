@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sparsefl.ops._autograd import SHORT
 from sparsefl.ops._magnitude import Magnitude
 
 _DTYPES = (torch.float32, torch.float64)
@@ -16,10 +17,26 @@ def check_operand(x: Tensor) -> Tensor:
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type):
+    if x.dtype in SHORT and torch.is_autocast_enabled(x.device.type):
         return x.float()
     if x.dtype not in _DTYPES:
         raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+    return x
+
+
+def check_any_operand(x: Tensor, stored: Tensor) -> Tensor:
+    """Return ``x``; under autocast in the dtype of ``stored``, what the layer keeps.
+
+    Raises:
+        TypeError: if ``x`` is no tensor, or none of float32, float64, bfloat16 and float16.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dtype not in _DTYPES and x.dtype not in SHORT:
+        raise TypeError(f"x: expected float32, float64, bfloat16 or float16, got {x.dtype}")
+    casts = isinstance(stored, Tensor) and x.dtype != stored.dtype and x.dtype != torch.float64
+    if casts and torch.is_autocast_enabled(x.device.type) and stored.dtype in (*SHORT, _DTYPES[0]):
+        return x.to(stored.dtype)
     return x
 
 

@@ -15,8 +15,11 @@ from sparsefl.ops._autograd import (
     BATCH_LAST,
     NOT_WANTED,
     ROW_MAJOR,
+    SHORT,
     first_order,
     only_wanted,
+    rounded,
+    widened,
     without_autocast,
 )
 from sparsefl.ops._magnitude import Magnitude
@@ -39,21 +42,28 @@ class SparseConv2dFunction(torch.autograd.Function):
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         wanted_x = BATCH_LAST if x.movedim(0, -1).is_contiguous() else ROW_MAJOR
         geometry = plan.geometry(x.shape[2], x.shape[3])
-        ctx.magnitude, ctx.plan, ctx.geometry = magnitude, plan, geometry
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
+        dtype = x.dtype
+        if dtype in SHORT:
+            x, stored, bias = widened(x, stored, bias)
+            magnitude = magnitude and magnitude.widened()
+        ctx.magnitude, ctx.plan, ctx.geometry = magnitude, plan, geometry
         if magnitude is None:
-            return torch.ops.sparsefl.sparse_conv2d.default(
-                x, stored, bias, *plan.forward, geometry
+            y = torch.ops.sparsefl.sparse_conv2d.default(x, stored, bias, *plan.forward, geometry)
+        else:
+            y = torch.ops.sparsefl.sign_conv2d.default(
+                x, stored, *magnitude, bias, *plan.forward, geometry
             )
-        return torch.ops.sparsefl.sign_conv2d.default(
-            x, stored, *magnitude, bias, *plan.forward, geometry
-        )
+        return y.to(dtype) if dtype in SHORT else y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
+        dtype = grad.dtype
+        if dtype in SHORT:
+            grad, x, stored = widened(grad, x, stored)
         if stored is None:
             stored = grad.new_empty(ctx.plan.support.nnz)  # its size is asked for, not its elements
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
@@ -67,6 +77,8 @@ class SparseConv2dFunction(torch.autograd.Function):
             gradients = torch.ops.sparsefl.sign_conv2d_backward.default(
                 grad, x, stored, *ctx.magnitude, *views, ctx.geometry, wanted
             )
+        if dtype in SHORT:
+            gradients = rounded(gradients, dtype)
         return (*only_wanted(gradients, wanted), None, None)
 
 

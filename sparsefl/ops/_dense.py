@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsefl.ops._autograd import SHORT
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights, stored_gradient
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
@@ -53,12 +54,15 @@ def fill_weight(
     shape = torch.Size(plan.support.shape)
     if plan.whole:
         return kept_weights(stored, magnitude).view(shape)
+    dtype = stored.dtype
+    if dtype in SHORT:
+        stored, magnitude = stored.float(), magnitude and magnitude.widened()
     weight = empty_weight(plan, stored)
     view, turned = _stored_view(plan)
     torch.ops.sparsefl.dense_weight.default(
         stored, *_magnitudes(magnitude), *view, weight.t() if turned else weight
     )
-    return weight.view(shape)
+    return weight.view(shape).to(dtype)
 
 
 def empty_weight(plan: LinearPlan | Conv2dPlan, like: Tensor) -> Tensor:
@@ -86,8 +90,11 @@ def kept_gradient(
     rows = dense.reshape(dense.shape[0], -1)
     view, turned = _stored_view(plan)
     matrix = (rows.t() if turned else rows).contiguous()
+    dtype = matrix.dtype
+    if dtype in SHORT:
+        matrix, magnitude = matrix.float(), magnitude and magnitude.widened()
     kept: Tensor = torch.ops.sparsefl.kept_gradient.default(matrix, *_magnitudes(magnitude), *view)
-    return kept
+    return kept.to(dtype)
 
 
 def _stored_view(plan: LinearPlan | Conv2dPlan) -> tuple[View, bool]:

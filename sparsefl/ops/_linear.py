@@ -13,8 +13,11 @@ from sparsefl.ops._autograd import (
     BATCH_LAST,
     NOT_WANTED,
     ROW_MAJOR,
+    SHORT,
     first_order,
     only_wanted,
+    rounded,
+    widened,
     without_autocast,
 )
 from sparsefl.ops._magnitude import Magnitude
@@ -48,20 +51,29 @@ class SparseLinearFunction(torch.autograd.Function):
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
         wanted_x = ROW_MAJOR if x.is_contiguous() else BATCH_LAST
-        ctx.magnitude, ctx.transposed = magnitude, views[1]
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
+        dtype = x.dtype
+        if dtype in SHORT:
+            x, stored, bias = widened(x, stored, bias)
+            magnitude = magnitude and magnitude.widened()
+        ctx.magnitude, ctx.transposed = magnitude, views[1]
         if magnitude is None:
-            return torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0], row_major)
-        return torch.ops.sparsefl.sign_linear.default(
-            x, stored, *magnitude, bias, *views[0], row_major
-        )
+            y = torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0], row_major)
+        else:
+            y = torch.ops.sparsefl.sign_linear.default(
+                x, stored, *magnitude, bias, *views[0], row_major
+            )
+        return y.to(dtype) if dtype in SHORT else y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         view = ctx.transposed
+        dtype = grad.dtype
+        if dtype in SHORT:
+            grad, x, stored = widened(grad, x, stored)
         if stored is None:
             stored = grad.new_empty(len(view.columns))  # its size is asked for, not its elements
         _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
@@ -74,6 +86,8 @@ class SparseLinearFunction(torch.autograd.Function):
             gradients = torch.ops.sparsefl.sign_linear_backward.default(
                 grad, x, stored, *ctx.magnitude, *view, wanted
             )
+        if dtype in SHORT:
+            gradients = rounded(gradients, dtype)
         return (*only_wanted(gradients, wanted), None, None, None)
 
 

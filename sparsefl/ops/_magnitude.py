@@ -17,6 +17,10 @@ class Magnitude(NamedTuple):
     each: Tensor | None
     constant: float
 
+    def widened(self) -> "Magnitude":
+        """Return it with its tensor in float32."""
+        return self if self.each is None else Magnitude(self.each.float(), self.constant)
+
 
 def kept_weights(stored: Tensor, magnitude: Magnitude | None) -> Tensor:
     """Return the weights on the support: the stored elements, or magnitude times their sign."""

@@ -32,7 +32,8 @@ def sign_linear(
     support alone. The kernels read the scores; no weight is stored.
 
     Args:
-        x: Input, ``[..., in_features]``, float32 or float64, any strides.
+        x: Input, ``[..., in_features]``, float32, float64, bfloat16 or
+            float16 (summed in float32, rounded once), any strides.
         scores: Latent scores, ``[nnz]``, in the plan's order, dtype of ``x``.
         magnitude: One number of at least 0, or ``[nnz]`` in the plan's order, dtype of ``x``.
         bias: ``[out_features]``, dtype of ``x``, or None.
@@ -48,7 +49,7 @@ def sign_linear(
         TypeError: if a dtype does not fit.
         ValueError: if a shape, device or magnitude does not fit.
     """
-    x = _checks.check_operand(x)
+    x = _checks.check_any_operand(x, scores)
     scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
     checked = _checks.check_magnitude(magnitude, plan.support.nnz, x)
     return linear(x, scores, bias, checked, plan, row_major)

@@ -33,7 +33,8 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
     and ``dL/dvalues`` on the support alone; each is skipped when it is not asked for.
 
     Args:
-        x: Input, ``[N, C, H, W]``, float32 or float64, any strides.
+        x: Input, ``[N, C, H, W]``, float32, float64, bfloat16 or
+            float16 (summed in float32, rounded once), any strides.
         values: Kept weights, ``[nnz]``, in the plan's order, dtype of ``x``.
         bias: ``[out_channels]``, dtype of ``x``, or None.
         plan: The support and geometry as the kernels walk them.
@@ -46,7 +47,7 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
         TypeError: if a dtype does not fit.
         ValueError: if a shape or device does not fit, or the kernel exceeds the padded input.
     """
-    x = _checks.check_operand(x)
+    x = _checks.check_any_operand(x, values)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
     return conv2d(x, values, bias, None, plan)
 

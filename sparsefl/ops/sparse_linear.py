@@ -31,7 +31,8 @@ def sparse_linear(
     when it is not asked for.
 
     Args:
-        x: Input, ``[..., in_features]``, float32 or float64, any strides.
+        x: Input, ``[..., in_features]``, float32, float64, bfloat16 or
+            float16 (summed in float32, rounded once), any strides.
         values: Kept weights, ``[nnz]``, in the plan's order, dtype of ``x``.
         bias: ``[out_features]``, dtype of ``x``, or None.
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
@@ -48,7 +49,7 @@ def sparse_linear(
         TypeError: if a dtype does not fit.
         ValueError: if a shape or device does not fit.
     """
-    x = _checks.check_operand(x)
+    x = _checks.check_any_operand(x, values)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
     return linear(x, values, bias, None, plan, row_major)
 

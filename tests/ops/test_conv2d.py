@@ -53,6 +53,8 @@ CASES = {
     "same": Case(4, 3, 5, (8, 9), (4, 3), padding="same", dilation=(1, 2)),
     "many-channels": Case(3, 70, 9, (5, 5), (3, 3), padding=(1, 1)),
     "one-pixel": Case(4, 5, 6, (1, 1), (3, 3), padding=(1, 1)),
+    "few-samples-wide": Case(20, 3, 9, (9, 19), (3, 3), padding=(1, 1)),
+    "one-sample-wide": Case(1, 4, 6, (17, 40), (3, 3), (1, 2), (1, 1)),
     "empty-batch": Case(0, 3, 4, (5, 5), (3, 3)),
     "1x1-empty-batch": Case(0, 3, 4, (5, 5), (1, 1)),
 }
@@ -89,6 +91,19 @@ def test_signs_match(make_problem, assert_op_matches, name, kind):
 @pytest.mark.usefixtures("sparse_layout")
 def test_float64_matches(make_problem, assert_op_matches, name):
     assert_op_matches(problem_of(make_problem, CASES[name], 0.3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["values", "sign_tensor"])
+@pytest.mark.parametrize("name", ["3x3", "1x1", "stride-2", "same"])
+def test_short_formats_match(
+    make_problem, assert_op_matches, set_layout, name, kind, dtype, layout
+):
+    set_layout(layout)
+    problem = problem_of(make_problem, CASES[name], 0.3, kind, dtype)
+    assert_op_matches(problem)
+    assert {result.dtype for result in problem.sparse().values()} == {dtype}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,6 +40,34 @@ def test_float64_matches(make_problem, assert_op_matches, density, kind):
     )
 
 
+@pytest.mark.parametrize("layout", ["sparse", "dense"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_formats_match(make_problem, assert_op_matches, set_layout, kind, dtype, layout):
+    set_layout(layout)
+    for batch, out, inner in ((19, 31, 150), (1, 65, 33), (70, 8, 600)):
+        problem = make_problem((batch, inner), (out, inner), (batch, out), 0.3, kind, dtype)
+        assert_op_matches(problem)
+    results = problem.sparse()
+    assert {result.dtype for result in results.values()} == {dtype}
+
+
+@pytest.mark.parametrize("short", ["input", "values"])
+def test_autocast_brings_the_input_into_the_format_of_the_values(short):
+    plan = ops.LinearPlan(Support.random((6, 9), 0.4, seed=1))
+    x, values = torch.randn(5, 9), torch.randn(plan.support.nnz)
+    if short == "input":
+        x = x.bfloat16()
+    else:
+        values = values.bfloat16()
+    with pytest.raises(TypeError, match="values: expected the input's dtype"):
+        ops.sparse_linear(x, values, None, plan)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ops.sparse_linear(x, values, None, plan)
+    assert y.dtype == values.dtype
+    assert torch.equal(y, ops.sparse_linear(x.to(values.dtype), values, None, plan))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("density", [0.0, "one", 0.02, 0.3, 0.9, 1.0], ids="density={}".format)
 @pytest.mark.usefixtures("dense_layout")
@@ -247,7 +275,7 @@ def test_same_result_every_time():
     ("change", "error", "message"),
     [
         ({"x": torch.randn(3, 9)}, ValueError, r"x: expected \[\.\.\., 8\]"),
-        ({"x": torch.randn(3, 8).half()}, TypeError, "x: expected float32 or float64"),
+        ({"x": torch.zeros(3, 8).int()}, TypeError, "x: expected float32, float64, bfloat16"),
         ({"x": [1.0]}, TypeError, "x: expected a tensor"),
         ({"values": torch.randn(3)}, ValueError, r"values: expected shape \[16\]"),
         ({"values": torch.randn(16).double()}, TypeError, "values: expected the input's dtype"),
