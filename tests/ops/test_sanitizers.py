@@ -18,6 +18,7 @@ PROGRAMS = {
         ),
         ["spmm", "gradients", "gather", "sample", "transpose", "dense_weight"],
     ),
+    "gated": (("plan.cpp", "gated_conv2d_*.cpp"), ["gated_gather", "gated_outer"]),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
     "packed_sign": (
         ("isa.cpp", "packed_sign*.cpp"),
