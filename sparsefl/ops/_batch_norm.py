@@ -23,16 +23,16 @@ class BatchNormFunction(torch.autograd.Function):
         var: Tensor | None,
         eps: float,
         relu: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.batch_statistics, ctx.relu = mean is None, relu
         y, mean, var, invstd = torch.ops.sparsefl.batch_norm.default(
             x, weight, bias, residual, mean, var, eps, relu
         )
         shown = y if relu and residual is not None else None
         ctx.save_for_backward(x, weight, bias, shown, mean, invstd)
-        ctx.mark_non_differentiable(mean, var)
+        ctx.mark_non_differentiable(mean, var, invstd)
         ctx.set_materialize_grads(False)
-        return y, mean, var
+        return y, mean, var, invstd
 
     @staticmethod
     @first_order

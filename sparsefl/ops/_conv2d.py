@@ -24,6 +24,7 @@ from sparsefl.ops._autograd import (
 )
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
+from sparsefl.ops._recompute import Recipe, cook, recipe_of
 from sparsefl.ops.batch_last import empty_batch_last, row_major
 
 
@@ -43,7 +44,9 @@ class SparseConv2dFunction(torch.autograd.Function):
         wanted_x = BATCH_LAST if x.movedim(0, -1).is_contiguous() else ROW_MAJOR
         geometry = plan.geometry(x.shape[2], x.shape[3])
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None)
+        recipe = recipe_of(x) if needs_stored else None
+        saved = x if needs_stored and recipe is None else None
+        ctx.save_for_backward(saved, stored if needs_x else None, *(recipe or ()))
         dtype = x.dtype
         if dtype in SHORT:
             x, stored, bias = widened(x, stored, bias)
@@ -60,7 +63,9 @@ class SparseConv2dFunction(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, stored = ctx.saved_tensors
+        x, stored, *recipe = ctx.saved_tensors
+        if recipe:
+            x = cook(Recipe(*recipe))
         dtype = grad.dtype
         if dtype in SHORT:
             grad, x, stored = widened(grad, x, stored)

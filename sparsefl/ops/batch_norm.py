@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsefl.ops._batch_norm import BatchNormFunction
 from sparsefl.ops._library import LIBRARY, define
+from sparsefl.ops._recompute import Recipe, offer
 from sparsefl.ops.batch_last import batch_last, empty_batch_last
 
 _DTYPES = (torch.float32, torch.float64)
@@ -73,9 +74,11 @@ def batch_norm(
     residual = _check_like("residual", residual, x, tuple(x.shape))
     if residual is not None:
         residual = batch_last(residual)
-    return Normalised(
-        *BatchNormFunction.apply(batch_last(x), weight, bias, residual, mean, var, eps, relu)
-    )
+    x = batch_last(x)
+    y, mean, var, invstd = BatchNormFunction.apply(x, weight, bias, residual, mean, var, eps, relu)
+    if relu and residual is None:
+        offer(y, Recipe(x, weight, bias, mean, invstd))
+    return Normalised(y, mean, var)
 
 
 def runs_batch_norm(x: Tensor) -> bool:
