@@ -51,31 +51,35 @@ Part part_of(const View& view, int64_t batch, int64_t part, int64_t parts) {
           0, batch};
 }
 
-// A result [batch, features] that kernels write batch-last, and that may be asked for row-major.
+// A result [batch, features] that kernels write batch-last, and that may be wanted row-major.
 template <class T>
 class Output {
  public:
   Output(const Tensor& like, int64_t batch, int64_t features, bool row_major)
-      : batch_(batch), features_(features), batch_last_(empty_batch_last(like, {batch, features})) {
-    if (row_major) row_major_ = empty_of(like, {batch, features});
-  }
+      : features_(features),
+        ld_(row_major ? padded(batch) : batch),
+        row_major_(row_major),
+        result_(row_major ? empty_of(like, {batch, features})
+                          : empty_batch_last(like, {batch, features})),
+        memory_(row_major ? ld_ * features * int64_t{sizeof(T)} : 0) {}
 
-  T* data() const { return mutable_data<T>(batch_last_); }
-  int64_t ld() const { return batch_; }
-  Tensor result() const { return row_major_.has_value() ? *row_major_ : batch_last_; }
+  T* data() const { return row_major_ ? memory_.as<T>() : mutable_data<T>(result_); }
+  int64_t ld() const { return ld_; }
+  const Tensor& result() const { return result_; }
 
   // What a part has just written is still in its caches.
   void turn(const Part& part) const {
-    if (!row_major_.has_value()) return;
+    if (!row_major_) return;
     batch_last_kernels<T>().transpose(
-        data() + part.row_begin * batch_, batch_, mutable_data<T>(*row_major_) + part.row_begin,
-        features_, part.row_end - part.row_begin, part.lane_begin, part.lane_end);
+        data() + part.row_begin * ld_, ld_, mutable_data<T>(result_) + part.row_begin, features_,
+        part.row_end - part.row_begin, part.lane_begin, part.lane_end);
   }
 
  private:
-  int64_t batch_, features_;
-  Tensor batch_last_;
-  std::optional<Tensor> row_major_;
+  int64_t features_, ld_;
+  bool row_major_;
+  Tensor result_;
+  Workspace memory_;
 };
 
 // y = weight @ operand + bias, [batch, rows].
@@ -96,7 +100,7 @@ class Product {
               operand.batch()} {}
 
   int64_t flops() const { return flops_; }
-  Tensor result() const { return output_.result(); }
+  const Tensor& result() const { return output_.result(); }
 
   void run(int64_t p, int64_t parts) const {
     const Part part = part_of(args_.view, args_.batch, p, parts);
@@ -141,9 +145,7 @@ class BothGradients {
 
   int64_t flops() const { return flops_; }
   Tensor values() const { return values_; }
-  std::optional<Tensor> input() const {
-    return input_ ? std::optional<Tensor>(input_->result()) : std::nullopt;
-  }
+  const Tensor* input() const { return input_ ? &input_->result() : nullptr; }
 
   void run(int64_t p, int64_t parts) const {
     if (args_.batch == 0) return;
@@ -174,12 +176,10 @@ class BiasGradient {
   Tensor result() const { return result_; }
 
   void run(int64_t p, int64_t parts) const {
-    const T* from = grad_.data<T>();
-    T* to = mutable_data<T>(result_);
-    const int64_t end = grad_.features() * (p + 1) / parts;
-    for (int64_t f = grad_.features() * p / parts; f < end; ++f) {
-      to[f] = static_cast<T>(sum(from + f * grad_.ld(), grad_.batch()));
-    }
+    const int64_t features = grad_.features();
+    sparse_linear_kernels<T>().row_sums(grad_.data<T>(), grad_.ld(), grad_.batch(),
+                                        features * p / parts, features * (p + 1) / parts,
+                                        mutable_data<T>(result_));
   }
 
  private:
@@ -232,7 +232,7 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
       if (both) both->run(p, parts);
       if (sums) sums->run(p, parts);
     });
-    const auto input = both ? both->input() : std::nullopt;
+    const Tensor* input = both ? both->input() : product ? &product->result() : nullptr;
     gradients = {input     ? *input
                  : product ? product->result()
                            : empty_of(stored, {0}),

@@ -57,6 +57,8 @@ struct SparseLinearKernels {
   // elements, 64-byte aligned.
   void (*gradients)(const GradientsArgs<T>&, const Part&, T* scratch);
   int64_t (*gradients_scratch)(const GradientsArgs<T>&);
+  // sums[r] = sum_n x[r, n] for rows r in [begin, end).
+  void (*row_sums)(const T* x, int64_t ld, int64_t batch, int64_t begin, int64_t end, T* sums);
 };
 
 template <class T>

@@ -168,6 +168,6 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
 namespace sparsefl {
 
 #define SPARSEFL_SPARSE_LINEAR_TABLE(T) \
-  {spmm<T>, spmm_scratch<T>, gradients<T>, gradients_scratch<T>}
+  {spmm<T>, spmm_scratch<T>, gradients<T>, gradients_scratch<T>, row_sums<T>}
 
 }  // namespace sparsefl

@@ -155,5 +155,28 @@ void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
                  [&](const auto& weight) { gradients_tiles<T, true>(a, weight, part, scratch); });
 }
 
+// In lanes, and in double between stretches of them, so that a long batch loses no precision.
+template <class T>
+void row_sums(const T* x, int64_t ld, int64_t batch, int64_t begin, int64_t end, T* sums) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  constexpr int64_t kStretch = 64 * kLanes;
+  for (int64_t row = begin; row < end; row += kLanes) {
+    const int rows = static_cast<int>(end - row < kLanes ? end - row : kLanes);
+    double totals[kLanes] = {};
+    for (int64_t n = 0; n < batch; n += kStretch) {
+      const int64_t stop = batch - n < kStretch ? batch : n + kStretch;
+      typename Vec<T>::Type lanes[kLanes] = {};
+      for (int r = 0; r < rows; ++r) {
+        auto total = load(x + (row + r) * ld + n);
+        for (int64_t i = n + kLanes; i < stop; i += kLanes) total += load(x + (row + r) * ld + i);
+        lanes[r] = total;
+      }
+      const auto each = sum_each<T>(lanes);
+      for (int r = 0; r < kLanes; ++r) totals[r] += each[r];
+    }
+    for (int r = 0; r < rows; ++r) sums[row + r] = static_cast<T>(totals[r]);
+  }
+}
+
 }  // namespace
 }  // namespace sparsefl

@@ -97,7 +97,11 @@ void run_linear(const Linear& c, WeightKind kind) {
   run_dense<float>(support, stored, "float32");
   run_dense<double>(support, stored, "float64");
   Numbers y(c.rows * c.batch), grad_x(c.columns * c.batch), grad_values(support.nnz);
-  for (int64_t i = 0; i < c.rows * c.batch; ++i) y[i] = bias[i / c.batch];
+  Numbers totals(c.rows);
+  for (int64_t i = 0; i < c.rows * c.batch; ++i) {
+    y[i] = bias[i / c.batch];
+    totals[i / c.batch] += grad[i];
+  }
   for (int64_t k = 0; k < support.nnz; ++k) {
     const int64_t at = support.indices[support.order[k]];
     const int64_t row = at / c.columns, column = at % c.columns;
@@ -123,6 +127,12 @@ void run_linear(const Linear& c, WeightKind kind) {
         expect_equal(multiply(kernels, backward, parts, by_lanes), grad_x, kernels.name, spmm_sum);
       }
     }
+    Block<T> row_sums(c.rows);
+    for (int64_t p = 0; p < 3; ++p) {
+      kernels.linear.row_sums(gradient.get(), ld, c.batch, c.rows * p / 3, c.rows * (p + 1) / 3,
+                              row_sums.get());
+    }
+    expect_equal(row_sums, totals, kernels.name, gradients_sum);
     if (c.batch > 0) {
       check_gradients(kernels, support, stored, gradient, operand, c.batch, grad_x, grad_values);
     }
