@@ -66,8 +66,9 @@ inline int64_t chunk_of(int64_t batch, int64_t bytes_a_sample) {
 class Operand {
  public:
   // In one group, sample n of feature f at f * ld() + n; every feature can be read up to the next
-  // multiple of kLanePadding samples.
-  explicit Operand(const Tensor& x) : Operand(x, x.size(0), padded(x.size(0)), !lies_padded(x)) {}
+  // multiple of kLanePadding samples. One sample stays a plain vector.
+  explicit Operand(const Tensor& x)
+      : Operand(x, x.size(0), padded(x.size(0)), x.size(0) != 1 && !lies_padded(x)) {}
 
   // In groups of kLanePadding samples: a window of an image then lies in few pages and in all sets
   // of a cache, where those of a large batch lie a power of two apart.

@@ -57,27 +57,28 @@ class Output {
  public:
   Output(const Tensor& like, int64_t batch, int64_t features, bool row_major)
       : features_(features),
-        ld_(row_major ? padded(batch) : batch),
-        row_major_(row_major),
+        turns_(row_major && batch != 1),
+        ld_(turns_ ? padded(batch) : batch),
         result_(row_major ? empty_of(like, {batch, features})
                           : empty_batch_last(like, {batch, features})),
-        memory_(row_major ? ld_ * features * int64_t{sizeof(T)} : 0) {}
+        memory_(turns_ ? ld_ * features * int64_t{sizeof(T)} : 0) {}
 
-  T* data() const { return row_major_ ? memory_.as<T>() : mutable_data<T>(result_); }
+  T* data() const { return turns_ ? memory_.as<T>() : mutable_data<T>(result_); }
   int64_t ld() const { return ld_; }
   const Tensor& result() const { return result_; }
 
   // What a part has just written is still in its caches.
   void turn(const Part& part) const {
-    if (!row_major_) return;
+    if (!turns_) return;
     batch_last_kernels<T>().transpose(
         data() + part.row_begin * ld_, ld_, mutable_data<T>(result_) + part.row_begin, features_,
         part.row_end - part.row_begin, part.lane_begin, part.lane_end);
   }
 
  private:
-  int64_t features_, ld_;
-  bool row_major_;
+  int64_t features_;
+  bool turns_;
+  int64_t ld_;
   Tensor result_;
   Workspace memory_;
 };
@@ -88,7 +89,7 @@ class Product {
  public:
   Product(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
           const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
-      : flops_(2 * (tensors.nnz() + tensors.rows()) * operand.batch()),
+      : flops_(2 * (tensors.nnz() + tensors.rows()) * padded(operand.batch())),
         output_(stored, operand.batch(), tensors.rows(), row_major),
         args_{tensors.view(operand.features()),
               make_weights<T>(stored, magnitudes),
@@ -122,7 +123,7 @@ class BothGradients {
  public:
   BothGradients(const Operand& grad, const Operand& x, const Tensor& stored,
                 const Magnitudes* magnitudes, const ViewTensors& tensors, int64_t wanted_input)
-      : flops_((wanted_input == kNone ? 2 : 4) * tensors.nnz() * x.batch()),
+      : flops_((wanted_input == kNone ? 2 : 4) * tensors.nnz() * padded(x.batch())),
         values_(empty_of(stored, {tensors.nnz()})),
         args_{tensors.view(grad.features()),
               make_weights<T>(stored, magnitudes),
@@ -187,11 +188,54 @@ class BiasGradient {
   Tensor result_;
 };
 
-Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
-               const std::optional<Tensor>& bias, const ViewTensors& view, bool row_major) {
+// y = weight @ x + bias for one sample, by the view of the weight's transpose. Every part sums into
+// memory of its own.
+template <class T>
+Tensor forward_one(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
+                   const std::optional<Tensor>& bias, const ViewTensors& transposed, int64_t out) {
   const Operand operand(x);
+  Tensor y = empty_of(stored, {1, out});
+  SpmmArgs<T> args{transposed.view(out),
+                   make_weights<T>(stored, magnitudes),
+                   nullptr,
+                   operand.data<T>(),
+                   operand.ld(),
+                   mutable_data<T>(y),
+                   1,
+                   1};
+  const int64_t parts = thread_parts(2 * kLanePadding * transposed.nnz());
+  const Workspace memory((parts - 1) * out * int64_t{sizeof(T)});
+  const auto sums = [&](int64_t p) { return p == 0 ? args.y : memory.as<T>() + (p - 1) * out; };
+  for_parts(parts, [&](int64_t p) {
+    SpmmArgs<T> part = args;
+    part.y = sums(p);
+    if (p == 0 && bias.has_value()) {
+      std::copy_n(data<T>(*bias), out, part.y);
+    } else {
+      std::fill_n(part.y, out, T{0});
+    }
+    const int64_t rows = args.view.rows;
+    const int64_t end = p + 1 == parts ? rows : row_at(args.view, p + 1, parts);
+    sparse_linear_kernels<T>().spmv_transposed(part, {row_at(args.view, p, parts), end, 0, 1});
+  });
+  for (int64_t p = 1; p < parts; ++p) {
+    for (int64_t i = 0; i < out; ++i) args.y[i] += sums(p)[i];
+  }
+  return y;
+}
+
+// out_features: of the weight whose transpose the view is, where x is one sample; else 0.
+Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
+               const std::optional<Tensor>& bias, const ViewTensors& view, bool row_major,
+               int64_t out_features) {
   Tensor y;
   with_type(x, [&]<class T>(T*) {
+    if (out_features > 0) {
+      STD_TORCH_CHECK(x.size(0) == 1, "a transposed view serves one sample");
+      y = forward_one<T>(x, stored, magnitudes, bias, view, out_features);
+      return;
+    }
+    const Operand operand(x);
     const Product<T> product(operand, stored, magnitudes, bias, view, row_major);
     read_operands<T>(0, {&operand});
     const int64_t parts = thread_parts(product.flops());
@@ -245,8 +289,9 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
                      const Tensor& begin, const Tensor& index,
                      const std::optional<Tensor>& position, const Tensor& work, int64_t block,
-                     bool row_major) {
-  return forward(x, values, nullptr, bias, {begin, index, position, work, block}, row_major);
+                     bool row_major, int64_t out_features) {
+  return forward(x, values, nullptr, bias, {begin, index, position, work, block}, row_major,
+                 out_features);
 }
 
 Gradients sparse_linear_backward(const Tensor& grad, const std::optional<Tensor>& x,
@@ -259,9 +304,10 @@ Gradients sparse_linear_backward(const Tensor& grad, const std::optional<Tensor>
 Tensor sign_linear(const Tensor& x, const Tensor& scores, const std::optional<Tensor>& magnitudes,
                    double constant, const std::optional<Tensor>& bias, const Tensor& begin,
                    const Tensor& index, const std::optional<Tensor>& position, const Tensor& work,
-                   int64_t block, bool row_major) {
+                   int64_t block, bool row_major, int64_t out_features) {
   const Magnitudes sign{magnitudes, constant};
-  return forward(x, scores, &sign, bias, {begin, index, position, work, block}, row_major);
+  return forward(x, scores, &sign, bias, {begin, index, position, work, block}, row_major,
+                 out_features);
 }
 
 Gradients sign_linear_backward(const Tensor& grad, const std::optional<Tensor>& x,

@@ -1,7 +1,8 @@
 // Sparse times dense, and the gradients of both factors, with the batch in the lanes.
 //
 // Operands are feature-major: x[column * ldx + sample]. The batch is padded: every row of x and
-// grad can be read up to the next multiple of kLanePadding samples, and what lies there is zero.
+// grad can be read up to the next multiple of kLanePadding samples, and what lies there is zero. A
+// batch of one is a plain vector instead: all leading dimensions are 1.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +52,10 @@ struct SparseLinearKernels {
   // positions get the bias. scratch: spmm_scratch elements, 64-byte aligned.
   void (*spmm)(const SpmmArgs<T>&, const Part&, T* scratch);
   int64_t (*spmm_scratch)(const SpmmArgs<T>&, const Part&);
+  // y[c] += sum_r weight[r, c] * x[r] over the kept c of the rows r of a part: the product of one
+  // sample with the matrix that the view is the transpose of, in the order of the stored elements.
+  // Reading them in another would wait for memory. Bias and leading dimensions are not read.
+  void (*spmv_transposed)(const SpmmArgs<T>&, const Part&);
   // grad_x[c, n] = sum_r weight[r, c] * grad[r, n] over the kept r of column c, and
   // grad_values[k] = sum_n grad[r(k), n] * x[c(k), n], times the magnitude for signs; for the rows
   // of a part, which covers the whole batch, of at least one sample. scratch: gradients_scratch

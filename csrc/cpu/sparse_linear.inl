@@ -1,6 +1,7 @@
 // The kernels of sparse_linear.h, written once for every instruction set.
 
 #include "cpu/simd.inl"
+#include "cpu/sparse_linear_vector.inl"
 #include "cpu/weights.inl"
 
 namespace sparsefl {
@@ -150,6 +151,7 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
   constexpr int kLanes = Vec<T>::kLanes;
   constexpr int64_t kTile = kTileVectors<T> * kLanes;
   with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
+    if (a.batch == 1) return spmv(a, weight, part);
     for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += kTile) {
       const int64_t lanes = part.lane_end - lane < kTile ? part.lane_end - lane : kTile;
       with_vectors<kTileVectors<T>>(static_cast<int>((lanes + kLanes - 1) / kLanes),
@@ -168,6 +170,6 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
 namespace sparsefl {
 
 #define SPARSEFL_SPARSE_LINEAR_TABLE(T) \
-  {spmm<T>, spmm_scratch<T>, gradients<T>, gradients_scratch<T>, row_sums<T>}
+  {spmm<T>, spmm_scratch<T>, spmv_transposed<T>, gradients<T>, gradients_scratch<T>, row_sums<T>}
 
 }  // namespace sparsefl

@@ -149,10 +149,13 @@ void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
   if (a.grad_x == nullptr) {
     // No weight is read.
     const Reader<T, WeightKind::kValues, false> none(a.weights, nullptr);
+    if (a.batch == 1) return vector_gradients(a, none, part);
     return gradients_tiles<T, false>(a, none, part, scratch);
   }
-  with_reader<T>(a.weights, nullptr,
-                 [&](const auto& weight) { gradients_tiles<T, true>(a, weight, part, scratch); });
+  with_reader<T>(a.weights, nullptr, [&](const auto& weight) {
+    if (a.batch == 1) return vector_gradients(a, weight, part);
+    gradients_tiles<T, true>(a, weight, part, scratch);
+  });
 }
 
 // In lanes, and in double between stretches of them, so that a long batch loses no precision.
@@ -160,6 +163,10 @@ template <class T>
 void row_sums(const T* x, int64_t ld, int64_t batch, int64_t begin, int64_t end, T* sums) {
   constexpr int kLanes = Vec<T>::kLanes;
   constexpr int64_t kStretch = 64 * kLanes;
+  if (batch == 1) {
+    for (int64_t row = begin; row < end; ++row) sums[row] = x[row * ld];
+    return;
+  }
   for (int64_t row = begin; row < end; row += kLanes) {
     const int rows = static_cast<int>(end - row < kLanes ? end - row : kLanes);
     double totals[kLanes] = {};

@@ -29,6 +29,26 @@ void spmv(const SpmmArgs<T>& a, const R weight, const Part& part) {
   }
 }
 
+template <class T, class R>
+void scatter(const SpmmArgs<T>& a, const R weight, const Part& part) {
+  const View view = a.view;
+  for (int64_t b = 0; b < view.blocks(); ++b) {
+    const int32_t* begin = view.begin + b * view.rows;
+    T* y = a.y + b * view.block;
+    for (int64_t row = part.row_begin; row < part.row_end; ++row) {
+      const T x = a.x[row];
+      const int64_t end = begin[row + 1];
+#pragma GCC unroll 4
+      for (int64_t k = begin[row]; k < end; ++k) y[view.index[k]] += weight(k) * x;
+    }
+  }
+}
+
+template <class T>
+void spmv_transposed(const SpmmArgs<T>& a, const Part& part) {
+  with_reader<T>(a.weights, a.view.position, [&](const auto& weight) { scatter(a, weight, part); });
+}
+
 // The stored elements' gradient over k in [begin, end) is that of the weights times scale(k).
 template <class T, class R, class S>
 void vector_gradients(const GradientsArgs<T>& a, const R weight, const S scale, const Part& part) {

@@ -58,12 +58,14 @@ class SparseLinearFunction(torch.autograd.Function):
             x, stored, bias = widened(x, stored, bias)
             magnitude = magnitude and magnitude.widened()
         ctx.magnitude, ctx.transposed = magnitude, views[1]
+        view, how = views[0], (row_major, 0)
+        if x.shape[0] == 1 and views[1].position is None:
+            # One sample: reading the values in another order than theirs would wait for memory.
+            view, how = views[1], (True, views[0].work.shape[0] - 1)
         if magnitude is None:
-            y = torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *views[0], row_major)
+            y = torch.ops.sparsefl.sparse_linear.default(x, stored, bias, *view, *how)
         else:
-            y = torch.ops.sparsefl.sign_linear.default(
-                x, stored, *magnitude, bias, *views[0], row_major
-            )
+            y = torch.ops.sparsefl.sign_linear.default(x, stored, *magnitude, bias, *view, *how)
         return y.to(dtype) if dtype in SHORT else y
 
     @staticmethod

@@ -58,7 +58,8 @@ def sign_linear(
 define(
     "sign_linear(Tensor x, Tensor scores, Tensor? magnitudes, float constant, Tensor? bias,"
     " Tensor begin, Tensor index, Tensor? position, Tensor work, int block,"
-    " bool row_major=False) -> Tensor"
+    " bool row_major=False,"
+    " int out_features=0) -> Tensor"
 )
 define(
     "sign_linear_backward(Tensor grad, Tensor? x, Tensor scores, Tensor? magnitudes,"
@@ -80,8 +81,9 @@ def _(
     work: Tensor,
     block: int,
     row_major: bool = False,
+    out_features: int = 0,
 ) -> Tensor:
-    return empty_output(x, work.shape[0] - 1, row_major)
+    return empty_output(x, out_features or work.shape[0] - 1, row_major or out_features > 0)
 
 
 @torch.library.register_fake("sparsefl::sign_linear_backward", lib=LIBRARY)

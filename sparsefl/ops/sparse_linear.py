@@ -79,7 +79,8 @@ def linear(
 
 define(
     "sparse_linear(Tensor x, Tensor values, Tensor? bias, Tensor begin, Tensor index,"
-    " Tensor? position, Tensor work, int block, bool row_major=False) -> Tensor"
+    " Tensor? position, Tensor work, int block, bool row_major=False,"
+    " int out_features=0) -> Tensor"
 )
 define(
     "sparse_linear_backward(Tensor grad, Tensor? x, Tensor values, Tensor begin, Tensor index,"
@@ -98,8 +99,9 @@ def _(
     work: Tensor,
     block: int,
     row_major: bool = False,
+    out_features: int = 0,
 ) -> Tensor:
-    return empty_output(x, work.shape[0] - 1, row_major)
+    return empty_output(x, out_features or work.shape[0] - 1, row_major or out_features > 0)
 
 
 @torch.library.register_fake("sparsefl::sparse_linear_backward", lib=LIBRARY)

@@ -33,6 +33,9 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
   return y;
 }
 
+// One sample lies as a plain vector.
+int64_t leading(int64_t batch) { return batch == 1 ? 1 : padded(batch); }
+
 // Both gradients, and that of the stored elements alone, in the order of the transposed view.
 template <class T>
 void check_gradients(const Kernels<T>& kernels, const Support& support, const Stored& stored,
@@ -46,7 +49,7 @@ void check_gradients(const Kernels<T>& kernels, const Support& support, const St
   const Block<T> values(reordered(stored.values)), magnitudes(reordered(stored.magnitudes));
   View view = support.transposed;
   view.position = nullptr;
-  const int64_t ld = padded(batch);
+  const int64_t ld = leading(batch);
   for (const int64_t parts : {1, 3}) {
     for (const bool wants_x : {true, false}) {
       Block<T> input(view.rows * batch), kept(support.nnz);
@@ -113,10 +116,10 @@ void run_linear(const Linear& c, WeightKind kind) {
   }
   for_each_set([&]<class T>(const Kernels<T>& kernels) {
     const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias);
-    const Block<T> operand = pad<T>(x, c.columns, c.batch),
-                   gradient = pad<T>(grad, c.rows, c.batch);
+    const Block<T> operand = c.batch == 1 ? Block<T>(x) : pad<T>(x, c.columns, c.batch),
+                   gradient = c.batch == 1 ? Block<T>(grad) : pad<T>(grad, c.rows, c.batch);
     const Weights<T> weights = weights_of(stored, values, magnitudes);
-    const int64_t ld = padded(c.batch);
+    const int64_t ld = leading(c.batch);
     for (const int64_t parts : {1, 3}) {
       const SpmmArgs<T> forward{support.forward, weights, start.get(), operand.get(), ld,
                                 nullptr,         0,       c.batch};
@@ -133,6 +136,14 @@ void run_linear(const Linear& c, WeightKind kind) {
                               row_sums.get());
     }
     expect_equal(row_sums, totals, kernels.name, gradients_sum);
+    if (c.batch == 1) {
+      Block<T> one(bias);
+      for (int64_t p = 0; p < 3; ++p) {
+        SpmmArgs<T> args{support.transposed, weights, nullptr, operand.get(), 1, one.get(), 1, 1};
+        kernels.linear.spmv_transposed(args, {c.columns * p / 3, c.columns * (p + 1) / 3, 0, 1});
+      }
+      expect_equal(one, y, kernels.name, spmm_sum);
+    }
     if (c.batch > 0) {
       check_gradients(kernels, support, stored, gradient, operand, c.batch, grad_x, grad_values);
     }
@@ -307,12 +318,12 @@ void run_transpose(int64_t rows, int64_t columns, int64_t gap) {
 }
 
 constexpr Linear kLinear[] = {
-    {5, 7, 1, 50, 7, 5},        {1, 63, 7, 30, 63, 1},       {64, 65, 16, 10, 32, 32},
-    {65, 1, 63, 50, 1, 65},     {129, 257, 64, 6, 128, 128}, {33, 130, 65, 40, 128, 33},
-    {9, 17, 333, 40, 17, 4},    {19, 9, 1100, 40, 9, 8},     {40, 1030, 31, 2, 1030, 40},
-    {4, 6, 0, 50, 6, 4},        {4, 0, 17, 50, 1, 4},        {0, 4, 17, 50, 4, 1},
-    {6, 40, 17, 0, 16, 6},      {12, 40, 48, 100, 16, 5},    {2, 65540, 3, 1, 65536, 2},
-    {65537, 2, 1, 1, 2, 65536},
+    {5, 7, 1, 50, 7, 5},         {70, 90, 1, 30, 32, 16},    {1, 63, 7, 30, 63, 1},
+    {64, 65, 16, 10, 32, 32},    {65, 1, 63, 50, 1, 65},     {129, 257, 64, 6, 128, 128},
+    {33, 130, 65, 40, 128, 33},  {9, 17, 333, 40, 17, 4},    {19, 9, 1100, 40, 9, 8},
+    {40, 1030, 31, 2, 1030, 40}, {4, 6, 0, 50, 6, 4},        {4, 0, 17, 50, 1, 4},
+    {0, 4, 17, 50, 4, 1},        {6, 40, 17, 0, 16, 6},      {12, 40, 48, 100, 16, 5},
+    {2, 65540, 3, 1, 65536, 2},  {65537, 2, 1, 1, 2, 65536},
 };
 
 constexpr Conv kConv[] = {

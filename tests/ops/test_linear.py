@@ -164,6 +164,24 @@ def test_opcheck(kind, wanted):
     torch.library.opcheck(backward, (grad, operand, stored, *sign, *plan.transposed, wanted))
 
 
+@pytest.mark.parametrize("magnitudes", [None, "each"])
+@pytest.mark.parametrize("density", [0.0, 0.3])
+@pytest.mark.usefixtures("sparse_layout")
+def test_one_sample_is_multiplied_in_the_stored_order(op_calls, density, magnitudes):
+    plan = ops.LinearPlan(Support.random((300, 700), density, seed=2))
+    nnz = plan.support.nnz
+    x, scores, bias = torch.randn(1, 700), torch.randn(nnz), torch.randn(300)
+    magnitude = 0.5 if magnitudes is None else torch.rand(nnz)
+    with op_calls() as calls:
+        y = ops.sign_linear(x, scores, magnitude, bias, plan)
+    assert calls.arguments["sign_linear"][-1] == 300
+    by_row = ops.sign_linear(x.expand(2, 700), scores, magnitude, bias, plan)[:1]
+    torch.testing.assert_close(y, by_row)
+    one = (x, scores, None if magnitudes is None else magnitude, 0.5, bias)
+    torch.library.opcheck(torch.ops.sparsefl.sign_linear, (*one, *plan.transposed, True, 300))
+    torch.library.opcheck(torch.ops.sparsefl.sign_linear, (*one, *plan.forward))
+
+
 @pytest.mark.parametrize("wanted", [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]], ids=str)
 def test_backward_skips_what_is_not_wanted(wanted):
     plan = ops.LinearPlan(Support.random((12, 20), 0.3, seed=2))
