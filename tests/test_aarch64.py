@@ -55,12 +55,12 @@ large coded cut 38 flipped 31 damaged 0:45 1:9 2:3 3:2 4:1 5:4 7:3 8:11 9:8 10:2
 14:5 16:1 17:11 18:14 19:3 20:21 21:11 23:5 25:9 28:4 30:1 31:2 32:17
 """,
     "kernels": """\
-spmm ffffffffaf3d19e4
-gradients ffffffffe4bcfc3a
-gather 0000000005a2367d
-sample fffffffffffac4f0
-transpose ffffffffe5162b7b
-dense_weight 000000000cf324fe
+spmm 000000007099ef54
+gradients fffffffff5a3bf28
+gather ffffffff424130b1
+sample 00000000000a170c
+transpose ffffffffe2a4621b
+dense_weight 000000000d3d74b0
 """,
     "norms": """\
 batch_norm 168
