@@ -97,15 +97,12 @@ class GatedConvBN2d(nn.Module):
         return max(1, round(self.conv.out_channels * self.density))
 
     def layout(self, height: int, width: int) -> ops.Layout:
-        """Return what computes the convolution of images of that size, in the layer's mode.
+        """Return what computes the convolution of images of that size.
 
         ``"sparse"``: the kernels that skip channels; ``"dense"``: torch's convolution of all
         channels, where that is faster. The results are the same.
         """
-        conv = self.conv
-        share = self._options().share(conv.out_channels, self._running() is None)
-        channels = (conv.in_channels, conv.out_channels)
-        return ops.gated_layout(self._geometry(), (height, width), channels, share)
+        return ops.gated_layout(self._geometry(), (height, width))
 
     def _options(self) -> ops.GatedOptions:
         return ops.GatedOptions(

@@ -59,11 +59,6 @@ class GatedOptions:
     relu: bool
     eps: float
 
-    def share(self, out: int, batch_statistics: bool) -> float:
-        """Return the share of the multiplications that is left if the input is as sparse."""
-        density = self.kept / out
-        return density if self.all_samples and batch_statistics else density**2
-
 
 class GatedConv2dFunction(torch.autograd.Function):
     """The gated convolution; saves the input, the convolution's result and small tensors."""

@@ -72,10 +72,7 @@ def gated_conv2d(
     """
     x = _checks.check_operand(x)
     _check(x, tensors, geometry, running, handed)
-    out, inner = tensors.weight.shape[:2]
-    share = options.share(out, running is None)
-    size = (x.shape[2], x.shape[3])
-    dense = _dispatch.gated_layout(geometry, size, (inner, out), share) == "dense"
+    dense = _dispatch.gated_layout(geometry, (x.shape[2], x.shape[3])) == "dense"
     y, opened, *statistics = GatedConv2dFunction.apply(
         row_major(x), *tensors, geometry, options, running, handed, dense
     )

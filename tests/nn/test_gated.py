@@ -41,16 +41,6 @@ def test_computes_the_formula(training, stats, size, layout):
     torch.testing.assert_close(layer(x), plain(layer, x))
 
 
-def test_layout_follows_the_work_that_is_left():
-    layer = make(out=20, stats="all", density=0.7)
-    assert layer.layout(16, 16) == "dense"
-    assert layer.eval().layout(16, 16) == "sparse"
-    layer.conv.stride = (2, 2)
-    assert layer.layout(16, 16) == "dense"
-    layer.density = 0.5
-    assert layer.layout(16, 16) == "sparse"
-
-
 def test_all_stats_at_density_1_are_batch_norm():
     layer = make(stats="all", density=1.0)
     layer.gate.weight.data.zero_()  # all gates are 1, the bias
