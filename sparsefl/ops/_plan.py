@@ -33,7 +33,7 @@ _IN_BACKWARD_ROW = 48.0
 _MOST_COLUMNS = 65536
 # A convolution's window of a block: what fits beside the sums, and the most worth spending to give
 # a block's row this many kept positions.
-_WINDOW_BYTES = 32 * 1024
+_WINDOW_BYTES = 40 * 1024
 _MOST_WINDOW_BYTES = 256 * 1024
 _LEAST_IN_WINDOW_ROW = 4.0
 # Pixels that a dilated kernel may span: a place in a tile's window, at most 25 times as large, is
@@ -243,8 +243,10 @@ def _block_channels(
     phases = axes[0].stride * axes[1].stride if transposed else 1
     wanted = _LEAST_IN_WINDOW_ROW * phases / max(taps * density, 1e-9)
     most = max(1, _MOST_WINDOW_BYTES // channel_bytes)
-    block = max(_WINDOW_BYTES // channel_bytes, min(int(wanted), most), 1)
-    return max(1, min(block, channels, _MOST_COLUMNS // taps))
+    most = max(_WINDOW_BYTES // channel_bytes, min(int(wanted), most), 1)
+    most = min(most, _MOST_COLUMNS // taps)
+    # Blocks of one size: a last one of few channels would load and store all sums for little.
+    return max(1, math.ceil(channels / math.ceil(max(channels, 1) / most)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
