@@ -99,8 +99,8 @@ def goals_table(measured: Sequence[Row]) -> str:
         {row["commit"][:12] for row in measured if (row["table"], BASELINE) in present}
     )
     note = (
-        "\nGeometric means over a table's shapes, forward and backward, input and output batch-last "
-        f"but for the linear layers of 512 to 4096. Commit {', '.join(commits)}.\n"
+        "\nGeometric means over a table's shapes, forward and backward, in and out batch-last, "
+        f"of the linear layers of 512 to 4096 row-major. Commit {', '.join(commits)}.\n"
     )
     head = ["times faster (worst shape) than", *(f"density {d:g}" for d in densities)]
     return markdown(head, map(line, present)) + note if present else "Not measured yet.\n"
