@@ -148,6 +148,7 @@ inline void with_vectors(int vectors, Run run) {
 
 template <class T>
 void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
+  if (part.lane_begin >= part.lane_end) return;
   constexpr int kLanes = Vec<T>::kLanes;
   constexpr int64_t kTile = kTileVectors<T> * kLanes;
   with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
