@@ -41,7 +41,7 @@ class SparseConv2dFunction(torch.autograd.Function):
         plan: Conv2dPlan,
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
-        wanted_x = BATCH_LAST if x.movedim(0, -1).is_contiguous() else ROW_MAJOR
+        wanted_x = BATCH_LAST if x.permute(1, 2, 3, 0).is_contiguous() else ROW_MAJOR
         geometry = plan.geometry(x.shape[2], x.shape[3])
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
         recipe = recipe_of(x) if needs_stored else None
@@ -109,7 +109,7 @@ def dense_conv2d(
     (top, height), (left, width) = (axis.pad_total() for axis in plan.axes)
     if (width, height) != (2 * left, 2 * top):  # torch's pad copies where there is nothing to pad
         x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
-    if x.movedim(0, -1).is_contiguous():
+    if x.permute(1, 2, 3, 0).is_contiguous():
         x = row_major(x)  # torch would copy it itself, more slowly
     if plan.whole and magnitude is None:
         # As in dense_linear.
@@ -145,7 +145,7 @@ class DenseConv2dFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored = ctx.saved_tensors
         shape = ctx.plan.support.shape
-        if grad.movedim(0, -1).is_contiguous():
+        if grad.permute(1, 2, 3, 0).is_contiguous():
             grad = row_major(grad)  # as the input was
         needs_x, needs_stored, needs_bias, *_ = ctx.needs_input_grad
         # What is not differentiated is only asked for its shape.

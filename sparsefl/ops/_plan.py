@@ -264,6 +264,8 @@ class Conv2dPlan:
         transposed: View of its transpose, one phase for each residue of the stride.
         whole: Whether the stored values are the dense weight, row-major.
         layout: What is chosen where the batch is not known, when a model is compiled for example.
+        axes: The vertical and the horizontal one.
+        pointwise: Whether this is a linear map of every pixel's channels.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
     """
 
@@ -277,6 +279,8 @@ class Conv2dPlan:
     transposed: View = dataclasses.field(init=False)
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
+    axes: tuple[Axis, Axis] = dataclasses.field(init=False)
+    pointwise: bool = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -289,6 +293,8 @@ class Conv2dPlan:
         """
         self._check_types()
         self._check()
+        object.__setattr__(self, "axes", self._axes())
+        object.__setattr__(self, "pointwise", self._pointwise())
         _set(self, self._views())
 
     def _views(self) -> _Views:
@@ -362,9 +368,8 @@ class Conv2dPlan:
                 f"expected at most {_MOST_SPAN} in all"
             )
 
-    @property
-    def axes(self) -> tuple[Axis, Axis]:
-        """The vertical and the horizontal axis."""
+    def _axes(self) -> tuple[Axis, Axis]:
+        """Return the vertical and the horizontal axis."""
         _, _, kh, kw = self.support.shape
         pads = (None, None) if isinstance(self.padding, str) else self.padding
         return (
@@ -372,9 +377,8 @@ class Conv2dPlan:
             Axis(kw, self.stride[1], pads[1], self.dilation[1]),
         )
 
-    @property
-    def pointwise(self) -> bool:
-        """Whether this is a linear map of every pixel's channels."""
+    def _pointwise(self) -> bool:
+        """Tell whether this is a linear map of every pixel's channels."""
         plain = self.stride == (1, 1) and self.padding in ((0, 0), "same") and self.groups == 1
         return plain and self.support.shape[2:] == (1, 1)
 
