@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _dispatch
+from sparsefl.ops._axis import Axis
 from sparsefl.ops._dispatch import Choice, Layout
 from sparsefl.ops._library import define
 from sparsefl.support import Support
@@ -39,7 +40,6 @@ _LEAST_IN_WINDOW_ROW = 4.0
 # Pixels that a dilated kernel may span: a place in a tile's window, at most 25 times as large, is
 # counted in elements of 16 lanes and int32.
 _MOST_SPAN = 1 << 22
-_TILE = 4
 _PIXEL_BYTES = 64
 
 define(
@@ -200,38 +200,6 @@ def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
     for name in ("order", "forward", "transposed"):
         moved.__dict__[name] = getattr(plan, name).to(device)
     return moved
-
-
-class Axis(NamedTuple):
-    """One spatial axis of a convolution, in pixels."""
-
-    kernel: int
-    stride: int
-    padding: int | None
-    dilation: int
-
-    def pad_total(self) -> tuple[int, int]:
-        """Return the padding before and in all; ``padding=None`` is torch's ``"same"``."""
-        if self.padding is not None:
-            return self.padding, 2 * self.padding
-        total = self.dilation * (self.kernel - 1)
-        return total // 2, total
-
-    def output(self, size: int) -> int:
-        """Return the output extent of an input of ``size`` pixels."""
-        reach = self.dilation * (self.kernel - 1) + 1
-        return (size + self.pad_total()[1] - reach) // self.stride + 1
-
-    def phase(self, tap: int) -> int:
-        """Return the residue of the input coordinates that a tap meets, modulo the stride."""
-        return (tap * self.dilation - self.pad_total()[0]) % self.stride
-
-    def window(self, *, transposed: bool) -> int:
-        """Return the extent of the window that a tile of ``_TILE`` points needs."""
-        reach = self.dilation * (self.kernel - 1)
-        if transposed:
-            return _TILE + reach // self.stride
-        return (_TILE - 1) * self.stride + reach + 1
 
 
 def _block_channels(
