@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks
+from sparsefl.ops._axis import Axis
 from sparsefl.ops._dispatch import MOST_LISTED, PackedLayout
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._plan import Axis
 
 Activations = Literal["float32", "int8"]
 
