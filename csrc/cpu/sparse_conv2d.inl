@@ -219,8 +219,9 @@ struct Block {
 };
 
 // One block of all rows of a group: sums[row][r][v] += weight[k] * window[place(k) + (r, v)] over
-// the row's k. The first block starts from the bias; the last one writes to `tile`, which the
-// others lack. Kept out of line: its accumulators and pointers take every register there is.
+// the row's k. A block is summed by itself, since a chain through all of them would round thousands
+// of times. The first one starts from the bias; the last one writes to `tile`, which the others
+// lack. Kept out of line: its accumulators and pointers take every register there is.
 template <class T, int kRows, int kVectors>
 __attribute__((noinline)) void gather_block(const Block<T>& block, const T* weight, bool first,
                                             const T* bias, T* sums, Pixels<T> tile,
@@ -238,7 +239,7 @@ __attribute__((noinline)) void gather_block(const Block<T>& block, const T* weig
     } else if (begin[row] == begin[row + 1] && !last) {
       continue;
     } else {
-      for (int i = 0; i < kTile; ++i) acc[i] = load(sums + i * kLanes);
+      for (int i = 0; i < kTile; ++i) acc[i] = typename Vec<T>::Type{};
     }
     for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
       const auto w = broadcast<T>(weight[k]);
@@ -246,6 +247,9 @@ __attribute__((noinline)) void gather_block(const Block<T>& block, const T* weig
       for (int r = 0; r < kRows; ++r, p += block.row_elements) {
         for (int v = 0; v < kVectors; ++v) acc[r * kVectors + v] += w * load(p + v * kLanes);
       }
+    }
+    if (!first) {
+      for (int i = 0; i < kTile; ++i) acc[i] += load(sums + i * kLanes);
     }
     if (last) {
       write_tile<T, kTile>(tile, acc, sums);

@@ -97,7 +97,8 @@ inline void load_row(const T* y, typename Vec<T>::Type* acc, int64_t lanes) {
 }
 
 // One tile of lanes: column blocks outside, so that a block's rows of x stay in the L1 cache while
-// all rows of the part meet it; the rows' sums wait in a panel between blocks.
+// all rows of the part meet it; the rows' sums wait in a panel between blocks. A block is summed by
+// itself, since a chain through all of them would round thousands of times.
 template <class T, int kVectors, class R>
 void spmm_tile(const SpmmArgs<T>& a, const R& weight, const Part& part, int64_t lane, int64_t lanes,
                T* scratch) {
@@ -122,10 +123,12 @@ void spmm_tile(const SpmmArgs<T>& a, const R& weight, const Part& part, int64_t 
       const int64_t row = part.row_begin + r;
       typename Vec<T>::Type acc[kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        acc[v] = b > 0 ? load(panel + (r * kVectors + v) * kLanes)
-                       : broadcast<T>(a.bias == nullptr ? T{0} : a.bias[row]);
+        acc[v] = broadcast<T>(a.bias == nullptr || b > 0 ? T{0} : a.bias[row]);
       }
       accumulate<T, kVectors>(weight, view.index, begin[row], begin[row + 1], x, ldx, acc);
+      if (b > 0) {
+        for (int v = 0; v < kVectors; ++v) acc[v] += load(panel + (r * kVectors + v) * kLanes);
+      }
       if (b + 1 == blocks) {
         store_row<T, kVectors>(a.y + row * a.ldy + lane, acc, lanes);
       } else {

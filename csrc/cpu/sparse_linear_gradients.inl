@@ -107,7 +107,6 @@ void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
     for (int64_t row = part.row_begin; row < part.row_end; ++row) {
       T* out = a.grad_x + (kInput ? row * a.ld_grad_x + lane : 0);
       typename Vec<T>::Type x[kVectors], sums[kVectors] = {};
-      if (kInput && b > 0) load_row<T, kVectors>(out, sums, lanes);
       for (int v = 0; v < kVectors; ++v) x[v] = load(a.x + row * a.ldx + lane + v * kLanes);
       const int64_t end = begin[row + 1];
       while (k < end) {
@@ -118,6 +117,11 @@ void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
           write_group<T>(weights, waiting, done, next, lane == 0, a.grad_values);
           done = next;
         }
+      }
+      if (kInput && b > 0) {
+        typename Vec<T>::Type before[kVectors] = {};
+        load_row<T, kVectors>(out, before, lanes);
+        for (int v = 0; v < kVectors; ++v) sums[v] += before[v];
       }
       if (kInput) store_row<T, kVectors>(out, sums, lanes);
     }

@@ -87,6 +87,12 @@ def test_signs_match(make_problem, assert_op_matches, name, kind):
     assert_op_matches(problem_of(make_problem, CASES[name], 0.3, kind))
 
 
+@pytest.mark.usefixtures("sparse_layout")
+def test_long_sums_round_no_more_than_dense_ones(make_problem, assert_op_matches):
+    case = Case(16, 256, 256, (8, 8), (3, 3), padding=(1, 1))
+    assert_op_matches(problem_of(make_problem, case, 0.5))
+
+
 @pytest.mark.parametrize("name", ["3x3", "stride-2", "uneven", "groups-stride"])
 @pytest.mark.usefixtures("sparse_layout")
 def test_float64_matches(make_problem, assert_op_matches, name):

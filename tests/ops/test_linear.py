@@ -75,6 +75,14 @@ def test_dense_layout_matches(make_problem, assert_op_matches, kind, density):
     assert_op_matches(make_problem((21, 300), (30, 300), (21, 30), density, kind))
 
 
+@pytest.mark.parametrize(("batch", "out", "inner"), [(16, 4096, 256), (70, 256, 4096)], ids=str)
+@pytest.mark.usefixtures("sparse_layout")
+def test_long_sums_round_no_more_than_dense_ones(
+    make_problem, assert_op_matches, batch, out, inner
+):
+    assert_op_matches(make_problem((batch, inner), (out, inner), (batch, out), 0.5))
+
+
 @pytest.mark.usefixtures("dense_layout")
 def test_dense_layout_shares_out_large_weights(make_problem, assert_op_matches):
     assert_op_matches(make_problem((3, 1500), (801, 1500), (3, 801), 0.3))
