@@ -153,6 +153,13 @@ def lagging(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{where}: {ratio:.2f}x {peer}, {behind_us:,.0f} us behind"
 
 
+def wrong(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each point where our result is wrong: no ratio of it is in any mean."""
+    for row in rows:
+        if row["provider"] == OURS and not row["correct"]:
+            yield f"{row['table']}: {row['op']} {shape_text(row)}, density {row['density']:g}"
+
+
 def _matters(row: Row, peer: str) -> bool:
     if peer == CSR and "gflops_per_s" in row:
         flops = row["gflops_per_s"] * row["median_us"] * 1e3
@@ -172,6 +179,9 @@ def summary(rows: Sequence[Row]) -> str:
             f"{cell.table:16}{cell.peer:14}{cell.density:>8g}{cell.mean:>8.2f}{goal[0]:>8}"
             f"{goal[1]:>7}  {cell.verdict or '-':9}{cell.worst:.2f} {cell.worst_shape}{named}"
         )
+    failed = list(wrong(rows))
+    if failed:
+        lines += ["", "wrong results, in no mean:", *failed]
     behind = list(lagging(rows))
     if behind:
         lines += ["", f"behind a peer by more than {LAG_SHARE:.0%} and {LAG_US:g} us:", *behind]

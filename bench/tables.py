@@ -102,6 +102,9 @@ def goals_table(measured: Sequence[Row]) -> str:
         "\nGeometric means over a table's shapes, forward and backward, in and out batch-last, "
         f"of the linear layers of 512 to 4096 row-major. Commit {', '.join(commits)}.\n"
     )
+    failed = list(goals.wrong(measured))
+    if failed:
+        note += f"\nNot in the means, since our result was wrong: {'; '.join(failed)}.\n"
     head = ["times faster (worst shape) than", *(f"density {d:g}" for d in densities)]
     return markdown(head, map(line, present)) + note if present else "Not measured yet.\n"
 

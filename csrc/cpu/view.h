@@ -5,7 +5,8 @@
 
 namespace sparsefl {
 
-// What kernels read has its batch padded to a multiple of this: the most lanes of a vector.
+// The most lanes of a vector. Linear kernels read batches padded to a multiple of it; operands that
+// are turned for convolutions lie in groups of so many samples.
 constexpr int64_t kLanePadding = 16;
 
 // The kept positions of a [rows, columns] matrix, sorted by column block, row and column. A block

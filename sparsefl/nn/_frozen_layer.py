@@ -257,13 +257,8 @@ class FrozenLayer(StandIn):
             "plain torch.nn layer"
         )
 
-    def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
-        dtype = str(self._like.dtype).removeprefix("torch.")
-        shapes = {self.dense_name: (self._seeded.shape, dtype)}
-        if self.bias is not None:
-            shapes["bias"] = (tuple(self.bias.shape), dtype)
-        return shapes
+    def _dense_form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        return self._seeded.shape, self._like.dtype
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return input and bias in the dtype that autocast asks for, where it is on."""

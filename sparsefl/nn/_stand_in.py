@@ -107,6 +107,15 @@ class StandIn(nn.Module):
 
     def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
+        shape, dtype = self._dense_form()
+        name = str(dtype).removeprefix("torch.")
+        shapes = {self.dense_name: (shape, name)}
+        if self.bias is not None:
+            shapes["bias"] = (tuple(self.bias.shape), name)
+        return shapes
+
+    def _dense_form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return shape and dtype of the dense weight."""
         raise NotImplementedError
 
     @classmethod

@@ -180,13 +180,8 @@ class SupportLayer(StoredLatent, StandIn):
             "positions with set_support, or use sparsefl.densify for a plain torch.nn layer"
         )
 
-    def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
-        dtype = str(self._latent.dtype).removeprefix("torch.")
-        shapes = {self.dense_name: (self._support.shape, dtype)}
-        if self.bias is not None:
-            shapes["bias"] = (tuple(self.bias.shape), dtype)
-        return shapes
+    def _dense_form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        return self._support.shape, self._latent.dtype
 
     def _details(self) -> str:
         return f"nnz={self._support.nnz}, density={self._support.density:.4g}"

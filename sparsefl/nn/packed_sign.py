@@ -148,12 +148,8 @@ class PackedSignLayer(StandIn):
             "sparsefl.densify for a plain torch.nn layer"
         )
 
-    def dense_state_shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shape and dtype of the dense layer's state_dict, by name within the layer."""
-        shapes: dict[str, tuple[tuple[int, ...], str]] = {self.dense_name: (self._shape, "float32")}
-        if self.bias is not None:
-            shapes["bias"] = ((self._shape[0],), "float32")
-        return shapes
+    def _dense_form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        return self._shape, torch.float32
 
     def _apply(
         self: _PackedLayerT, fn: Callable[[Tensor], Tensor], recurse: bool = True

@@ -10,7 +10,7 @@ def row(ratio: float, **changes: object) -> dict[str, object]:
     base = {
         **{"table": "linear", "op": "sparse_linear", "provider": "sparsefl", "mode": "full"},
         **{"shape": {"batch": 4, "in_features": 8, "out_features": 9}, "density": 0.1},
-        **{"threads": 2, "median_us": 1000.0, "ratios": {"torch_dense": ratio}},
+        **{"threads": 2, "median_us": 1000.0, "ratios": {"torch_dense": ratio}, "correct": True},
     }
     return {**base, **changes}
 
@@ -67,6 +67,14 @@ def test_summary_says_what_is_below_its_floor():
     text = goals.summary([row(1.2)])
     assert "BELOW" in text
     assert "1.20 8x9, batch 4" in text
+
+
+def test_wrong_results_are_named_beside_the_means_that_lack_them():
+    failed = row(0.0, correct=False, density=0.5)
+    del failed["ratios"]
+    text = goals.summary([row(1.2), failed])
+    assert "no mean:\nlinear: sparse_linear 8x9, batch 4, density 0.5" in text
+    assert "no mean" not in goals.summary([row(1.2)])
 
 
 def test_summary_of_rows_without_goals_is_empty():
