@@ -5,36 +5,65 @@
 namespace sparsefl {
 namespace {
 
-// Calls step(i, lanes) for every vector of a plane; the last may have fewer lanes.
+// Reads and writes a vector, or one element behind the last of them. With few pixels a plane is
+// mostly those: as vectors of some lanes they cost three times as much.
+template <class V, class T>
+inline V read(const T* p) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    return *p;
+  } else {
+    return load(p);
+  }
+}
+
+template <class V, class T>
+inline void write(T* p, V v) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    *p = v;
+  } else {
+    store(p, v);
+  }
+}
+
+// Calls step(i, V{}) for every vector V of a plane, then for every element T behind the last.
 template <class T, class Step>
-inline void for_vectors(int64_t pixels, Step step) {
+inline void for_vectors(int64_t pixels, const Step& step) {
   constexpr int kLanes = Vec<T>::kLanes;
   int64_t i = 0;
-  for (; i + kLanes <= pixels; i += kLanes) step(i, int64_t{kLanes});
-  if (i < pixels) step(i, pixels - i);
+  for (; i + kLanes <= pixels; i += kLanes) step(i, typename Vec<T>::Type{});
+  for (; i < pixels; ++i) step(i, T{});
 }
 
+// A sum of vectors and elements.
 template <class T>
-inline typename Vec<T>::Type read(const T* p, int64_t lanes) {
-  return lanes == Vec<T>::kLanes ? load(p) : load_some(p, lanes);
-}
+struct Sum {
+  typename Vec<T>::Type vector = {};
+  T rest = 0;
 
-template <class T>
-inline void write(T* p, typename Vec<T>::Type v, int64_t lanes) {
-  lanes == Vec<T>::kLanes ? store(p, v) : store_some(p, v, lanes);
-}
+  void add(typename Vec<T>::Type v) { vector += v; }
+  void add(T v) { rest += v; }
+  T total() const { return sum_halves<Vec<T>::kLanes>(vector) + rest; }
 
-template <class T>
-inline T sum_lanes(typename Vec<T>::Type v) {
-  T sum = 0;
-  for (int i = 0; i < Vec<T>::kLanes; ++i) sum += v[i];
-  return sum;
-}
+ private:
+  // Of the first `kCount` lanes, as a tree.
+  template <int kCount>
+  static T sum_halves(typename Vec<T>::Type v) {
+    if constexpr (kCount == 1) {
+      return v[0];
+    } else {
+      return sum_halves<kCount / 2>(v + upper<kCount / 2>(v, typename FirstLanes<kLanes>::Type{}));
+    }
+  }
+  static constexpr int kLanes = Vec<T>::kLanes;
+  template <int kBy, int... I>
+  static typename Vec<T>::Type upper(typename Vec<T>::Type v, Lanes<I...>) {
+    return __builtin_shufflevector(v, v, ((I + kBy) % kLanes)...);
+  }
+};
 
 template <class T>
 inline void zero_plane(T* to, int64_t pixels) {
-  for_vectors<T>(pixels,
-                 [&](int64_t i, int64_t lanes) { write(to + i, typename Vec<T>::Type{}, lanes); });
+  for_vectors<T>(pixels, [&](int64_t i, auto zero) { write(to + i, zero); });
 }
 
 template <class T>
@@ -42,16 +71,22 @@ void pool(const T* x, int64_t pixels, int64_t first, int64_t last, T* mean, uint
   typedef typename Vec<T>::Type V;
   for (int64_t plane = first; plane < last; ++plane) {
     const T* from = x + plane * pixels;
-    V sum = {};
+    Sum<T> sum;
     auto other = V{} != V{};
-    for_vectors<T>(pixels, [&](int64_t i, int64_t lanes) {
-      const V v = read(from + i, lanes);
-      sum += v;
-      other |= v != V{};
-    });
     bool any = false;
-    for (int i = 0; i < Vec<T>::kLanes; ++i) any |= other[i] != 0;
-    mean[plane] = sum_lanes<T>(sum) / static_cast<T>(pixels);
+    for_vectors<T>(pixels, [&]<class U>(int64_t i, U zero) {
+      const U v = read<U>(from + i);
+      sum.add(v);
+      if constexpr (sizeof(U) == sizeof(T)) {
+        any |= v != zero;
+      } else {
+        other |= v != zero;
+      }
+    });
+    if (pixels >= Vec<T>::kLanes) {
+      for (int i = 0; i < Vec<T>::kLanes; ++i) any |= other[i] != 0;
+    }
+    mean[plane] = sum.total() / static_cast<T>(pixels);
     nonzero[plane] = any;
   }
 }
@@ -59,47 +94,44 @@ void pool(const T* x, int64_t pixels, int64_t first, int64_t last, T* mean, uint
 // Calls run(channel, pair, plane offset) for every pair of the samples.
 template <class T, class Run>
 inline void for_pairs(const GatedNormArgs<T>& a, int64_t first, int64_t last, Run run) {
-  for (int64_t i = first * a.channels; i < last * a.channels; ++i) {
-    run(i % a.channels, i, i * a.pixels);
+  for (int64_t n = first; n < last; ++n) {
+    for (int64_t c = 0; c < a.channels; ++c) {
+      run(c, n * a.channels + c, (n * a.channels + c) * a.pixels);
+    }
   }
 }
 
 template <class T>
 void moments(const GatedNormArgs<T>& a, int64_t first, int64_t last, T* mean, T* squares) {
-  typedef typename Vec<T>::Type V;
   for_pairs(a, first, last, [&](int64_t, int64_t pair, int64_t at) {
     if (a.active[pair] == 0) return;
-    V sum = {}, square = {};
-    for_vectors<T>(a.pixels, [&](int64_t i, int64_t lanes) { sum += read(a.z + at + i, lanes); });
-    const T average = sum_lanes<T>(sum) / static_cast<T>(a.pixels);
-    for_vectors<T>(a.pixels, [&](int64_t i, int64_t lanes) {
-      // Missing lanes are as far from zero as the average: they are not counted.
-      V distance = read(a.z + at + i, lanes) - broadcast(average);
-      for (int64_t j = lanes; j < Vec<T>::kLanes; ++j) distance[j] = 0;
-      square += distance * distance;
+    Sum<T> sum, square;
+    for_vectors<T>(a.pixels, [&]<class V>(int64_t i, V) { sum.add(read<V>(a.z + at + i)); });
+    const T average = sum.total() / static_cast<T>(a.pixels);
+    for_vectors<T>(a.pixels, [&]<class V>(int64_t i, V) {
+      const V distance = read<V>(a.z + at + i) - average;
+      square.add(distance * distance);
     });
     mean[pair] = average;
-    squares[pair] = sum_lanes<T>(square);
+    squares[pair] = square.total();
   });
 }
 
 // What passes the ReLU of the normalised values `t`; the gate is positive.
-template <class T>
-inline typename Vec<T>::Type passed(typename Vec<T>::Type t, typename Vec<T>::Type v) {
-  return t > typename Vec<T>::Type{} ? v : typename Vec<T>::Type{};
+template <class V>
+inline V passed(bool relu, V t, V zero, V v) {
+  return relu ? (t > zero ? v : zero) : v;
 }
 
 template <class T>
 void apply(const GatedNormArgs<T>& a, int64_t first, int64_t last, T* out) {
-  typedef typename Vec<T>::Type V;
   for_pairs(a, first, last, [&](int64_t c, int64_t pair, int64_t at) {
     if (a.gate[pair] == 0) return zero_plane(out + at, a.pixels);
-    const V scale = broadcast(a.scale[c]), shift = broadcast(a.shift[c]);
-    const V gate = broadcast(a.gate[pair]);
-    for_vectors<T>(a.pixels, [&](int64_t i, int64_t lanes) {
-      const V t = scale * read(a.z + at + i, lanes) + shift, v = gate * t;
+    const T scale = a.scale[c], shift = a.shift[c], gate = a.gate[pair];
+    for_vectors<T>(a.pixels, [&]<class V>(int64_t i, V zero) {
+      const V t = scale * read<V>(a.z + at + i) + shift, v = gate * t;
       // Written so that a NaN stays one.
-      write(out + at + i, a.relu ? (t <= V{} ? V{} : v) : v, lanes);
+      write(out + at + i, a.relu ? (t <= zero ? zero : v) : v);
     });
   });
 }
@@ -107,42 +139,38 @@ void apply(const GatedNormArgs<T>& a, int64_t first, int64_t last, T* out) {
 template <class T>
 void sums(const GatedNormArgs<T>& a, const T* grad, int64_t first, int64_t last, T* plain,
           T* centred) {
-  typedef typename Vec<T>::Type V;
   for_pairs(a, first, last, [&](int64_t c, int64_t pair, int64_t at) {
-    V sum = {}, product = {};
+    Sum<T> sum, product;
     if (a.gate[pair] != 0) {
-      const V scale = broadcast(a.scale[c]), shift = broadcast(a.shift[c]);
-      const V mean = broadcast(a.mean[c]);
-      for_vectors<T>(a.pixels, [&](int64_t i, int64_t lanes) {
-        const V z = read(a.z + at + i, lanes), g = read(grad + at + i, lanes);
-        const V dv = a.relu ? passed<T>(scale * z + shift, g) : g;
-        sum += dv;
-        product += dv * (z - mean);
+      const T scale = a.scale[c], shift = a.shift[c], mean = a.mean[c];
+      for_vectors<T>(a.pixels, [&]<class V>(int64_t i, V zero) {
+        const V z = read<V>(a.z + at + i), g = read<V>(grad + at + i);
+        const V dv = passed(a.relu, scale * z + shift, zero, g);
+        sum.add(dv);
+        product.add(dv * (z - mean));
       });
     }
-    plain[pair] = sum_lanes<T>(sum);
-    centred[pair] = sum_lanes<T>(product);
+    plain[pair] = sum.total();
+    centred[pair] = product.total();
   });
 }
 
 template <class T>
 void differentiate(const GatedNormArgs<T>& a, const T* grad, const T* offset, const T* slope,
                    int64_t first, int64_t last, T* dz) {
-  typedef typename Vec<T>::Type V;
   for_pairs(a, first, last, [&](int64_t c, int64_t pair, int64_t at) {
     if (a.active[pair] == 0) return zero_plane(dz + at, a.pixels);
-    const V scale = broadcast(a.scale[c]), shift = broadcast(a.shift[c]);
-    const V mean = broadcast(a.mean[c]), factor = broadcast(a.gate[pair] * a.scale[c]);
-    const V constant = broadcast(offset[c]), linear = broadcast(slope[c]);
+    const T scale = a.scale[c], shift = a.shift[c], mean = a.mean[c];
+    const T constant = offset[c], linear = slope[c], factor = a.gate[pair] * scale;
     const bool open = a.gate[pair] != 0;
-    for_vectors<T>(a.pixels, [&](int64_t i, int64_t lanes) {
-      const V z = read(a.z + at + i, lanes);
+    for_vectors<T>(a.pixels, [&]<class V>(int64_t i, V zero) {
+      const V z = read<V>(a.z + at + i);
       V result = constant + linear * (z - mean);
       if (open) {
-        const V g = read(grad + at + i, lanes);
-        result += factor * (a.relu ? passed<T>(scale * z + shift, g) : g);
+        const V g = read<V>(grad + at + i);
+        result += factor * passed(a.relu, scale * z + shift, zero, g);
       }
-      write(dz + at + i, result, lanes);
+      write(dz + at + i, result);
     });
   });
 }

@@ -112,7 +112,8 @@ class GatedConv2dFunction(torch.autograd.Function):
                 gates,
                 nonzero,
             ),
-            *(_wanted(nonzero, handed), computed, mean, variance, None if running else batch[2]),
+            _wanted(nonzero, handed) if ctx.needs_input_grad[0] else None,
+            *(computed, mean, variance, None if running else batch[2]),
         )
         ctx.mark_non_differentiable(opened, *batch)
         return (y, opened, *batch)
@@ -130,15 +131,12 @@ class GatedConv2dFunction(torch.autograd.Function):
                 *(norm_weight, norm_bias, options.eps, options.relu),
             )
         )
-        grad_gates.mul_(
-            gates > 0
-        )  # of the closed ones, those below zero among them, nothing passes
         start = None
         if needs[0]:
             grad_seen = grad_gates @ gate_weight  # [N, in]
             if options.sigmoid:
                 grad_seen *= seen * (1 - seen)
-            start = grad_seen / (ctx.sizes[0] * ctx.sizes[6])
+            start = grad_seen.div_(ctx.sizes[0] * ctx.sizes[6])
         asked = [int(needs[0]), int(needs[1])]
         if not any(asked):
             grad_x = grad_weight = None
@@ -165,7 +163,7 @@ class GatedConv2dFunction(torch.autograd.Function):
 
 def _wanted(nonzero: Tensor, handed: Tensor | None) -> Tensor:
     """Return the pairs whose input gradient is asked for, ``[N, in]`` bool."""
-    if handed is None or bool((nonzero > handed).any()):
+    if handed is None or bool((nonzero & ~handed).any()):
         return torch.ones_like(nonzero)
     return handed
 
