@@ -9,6 +9,8 @@ import torch
 # Else the layers of a test, which are small, would compute in dense torch, and which of them would
 # depend on the machine. What a measured table chooses is tested in ops/test_dispatch.py.
 os.environ.setdefault("SPARSEFL_LAYOUT", "density")
+# As ``poisoned_memory`` does with what torch allocates.
+os.environ.setdefault("SPARSEFL_MEMORY_POOL", "poison")
 
 from sparsefl.bench.tolerance import allowed_error, max_error
 

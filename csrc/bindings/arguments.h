@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/memory.h"
 #include "cpu/view.h"
 
 namespace sparsefl {
@@ -46,8 +47,8 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-// An uninitialised tensor. torch::stable::new_empty would go through the dispatcher, twice the
-// time.
+// An uninitialised tensor without gaps. torch::stable::new_empty would go through the dispatcher,
+// twice the time.
 inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size,
                             const std::vector<int64_t>& strides) {
   int32_t type, device, index;
@@ -55,6 +56,13 @@ inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle made;
+  int64_t bytes = static_cast<int64_t>(like.element_size());
+  for (const int64_t n : size) bytes *= n;
+  if (bytes >= kLeastPooledBytes && device == aoti_torch_device_type_cpu() &&
+      make_pooled(static_cast<int64_t>(size.size()), size.data(), strides.data(), bytes, type,
+                  index, &made)) {
+    return Tensor(made);
+  }
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(size.size()), size.data(), strides.data(), type, device, index, &made));
   return Tensor(made);

@@ -53,7 +53,7 @@ class InputGradient {
         row_major_(row_major),
         memory_(row_major ? features_ * padded(grad.chunk()) * int64_t{sizeof(T)} : 0) {
     const std::vector<int64_t> size{grad.batch(), g.in, g.y.input, g.x.input};
-    result_ = row_major ? torch::stable::new_empty(stored, size) : empty_batch_last(stored, size);
+    result_ = row_major ? empty_of(stored, size) : empty_batch_last(stored, size);
     for (int64_t phase = 0; phase < g.y.stride * g.x.stride; ++phase) {
       passes_.push_back(OwningPass::transposed(g, phase));
     }

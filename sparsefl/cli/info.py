@@ -56,6 +56,7 @@ def _torch_lines() -> list[tuple[str, str]]:
     return [
         ("threads", str(torch.get_num_threads())),
         ("layouts", _layouts(torch.get_num_threads())),
+        ("pool", _memory_pool()),
         ("cuda", f"{cuda}, {device}" if cuda else "torch is built without it"),
     ]
 
@@ -67,6 +68,16 @@ def _layouts(threads: int) -> str:
     except ImportError as error:
         return f"not available: {one_line(error)}"
     return str(dispatch.describe(threads))
+
+
+def _memory_pool() -> str:
+    """Say whether large results come from the pool."""
+    try:
+        pool = importlib.import_module("sparsefl.ops.memory_pool")
+    except ImportError as error:
+        return f"not available: {one_line(error)}"
+    reserved = pool.memory_counts().reserved_bytes
+    return f"on, {reserved >> 30} GiB of addresses" if reserved else "off"
 
 
 def _registry_lines() -> list[tuple[str, str]]:

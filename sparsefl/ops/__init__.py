@@ -7,6 +7,7 @@ from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
 from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
+from sparsefl.ops.memory_pool import MemoryCounts, memory_counts, release_memory
 from sparsefl.ops.packed_sign import (
     PackedSigns,
     pack_signs,
@@ -26,6 +27,7 @@ __all__ = [
     "GatedTensors",
     "Layout",
     "LinearPlan",
+    "MemoryCounts",
     "PackedSigns",
     "Statistics",
     "View",
@@ -34,10 +36,12 @@ __all__ = [
     "gated_conv2d",
     "gated_layout",
     "isa",
+    "memory_counts",
     "pack_signs",
     "packed_nbytes",
     "packed_sign_conv2d",
     "packed_sign_linear",
+    "release_memory",
     "row_major",
     "sign_conv2d",
     "sign_linear",

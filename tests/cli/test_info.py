@@ -13,6 +13,7 @@ def test_info_says_what_is_there(capsys):
     assert lines["digits"] == "shipped"
     assert lines["cores"].isdigit()
     assert lines["layouts"] == "SPARSEFL_LAYOUT=density"
+    assert re.match(r"on, \d+ GiB of addresses|off", lines["pool"])
     assert "hidenseek" in lines["methods"]
     assert "cnn" in lines["models"]
 

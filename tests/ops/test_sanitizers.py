@@ -20,6 +20,7 @@ PROGRAMS = {
     ),
     "gated": (("plan.cpp", "gated_conv2d_*.cpp"), ["gated_gather", "gated_outer"]),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
+    "memory_pool": (("memory_pool.cpp",), ["random", "steps", "forgetting", "release", "none"]),
     "packed_sign": (
         ("isa.cpp", "packed_sign*.cpp"),
         ["products", "gather_window", "quantise"],
