@@ -46,11 +46,6 @@ inline bool lies_batch_last(const Tensor& x) {
   return true;
 }
 
-// Whether it lies so, and can be read up to the next multiple of kLanePadding samples.
-inline bool lies_padded(const Tensor& x) {
-  return lies_batch_last(x) && x.size(0) == padded(x.size(0));
-}
-
 // Samples that are moved at a time, so that they still lie in the caches when a kernel reads them:
 // a multiple of kLanePadding, in chunks of one size.
 inline int64_t chunk_of(int64_t batch, int64_t bytes_a_sample) {
@@ -61,18 +56,23 @@ inline int64_t chunk_of(int64_t batch, int64_t bytes_a_sample) {
   return padded((batch + chunks - 1) / chunks);
 }
 
-// An operand [batch, ...] as the kernels read it: feature-major. What does not lie so is moved, one
-// chunk of samples at a time, by read_part, which every part has to run before a kernel reads.
+// An operand [batch, ...] as the convolutions read it: feature-major. What does not lie so is
+// moved, one chunk of samples at a time, by read_part, which every part has to run before a kernel
+// reads.
 class Operand {
  public:
-  // In one group, sample n of feature f at f * ld() + n; every feature can be read up to the next
-  // multiple of kLanePadding samples. One sample stays a plain vector.
-  explicit Operand(const Tensor& x)
-      : Operand(x, x.size(0), padded(x.size(0)), x.size(0) != 1 && !lies_padded(x)) {}
-
   // In groups of kLanePadding samples: a window of an image then lies in few pages and in all sets
   // of a cache, where those of a large batch lie a power of two apart.
-  Operand(const Tensor& x, int64_t chunk) : Operand(x, chunk, kLanePadding, !lies_batch_last(x)) {}
+  Operand(const Tensor& x, int64_t chunk)
+      : batch_(x.size(0)),
+        features_(features_of(x)),
+        chunk_(chunk),
+        batch_last_(lies_batch_last(x)),
+        moves_(!batch_last_),
+        ld_(moves_ ? kLanePadding : batch_),
+        group_(moves_ ? kLanePadding * features_ : kLanePadding),
+        source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),
+        memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
 
   int64_t batch() const { return batch_; }
   int64_t features() const { return features_; }
@@ -96,41 +96,22 @@ class Operand {
     if (!moves_) return;
     const Stretch features(features_, part, parts);
     const int64_t samples = this->samples(first);
-    const T* from = source<T>() + (batch_last_ ? first : first * features_);
+    const T* from = source<T>() + first * features_;
     T* to = memory_.as<T>();
     for (int64_t n = 0; n < samples; n += ld_, to += ld_ * features_) {
-      read_group(from + (batch_last_ ? n : n * features_), std::min(ld_, samples - n), features,
-                 to);
+      const int64_t group = std::min(ld_, samples - n);
+      batch_last_kernels<T>().transpose(from + n * features_, features_, to, ld_, group,
+                                        features.begin, features.end);
+      for (int64_t f = features.begin; f < features.end; ++f) {
+        std::fill(to + f * ld_ + group, to + (f + 1) * ld_, T{0});
+      }
     }
   }
 
  private:
-  Operand(const Tensor& x, int64_t chunk, int64_t ld, bool moves)
-      : batch_(x.size(0)),
-        features_(features_of(x)),
-        chunk_(chunk),
-        batch_last_(lies_batch_last(x)),
-        moves_(moves),
-        ld_(moves_ ? ld : batch_),
-        group_(moves_ ? ld * features_ : kLanePadding),
-        source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),
-        memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
-
   template <class T>
   const T* source() const {
     return static_cast<const T*>(source_.const_data_ptr());
-  }
-
-  template <class T>
-  void read_group(const T* from, int64_t samples, const Stretch& features, T* to) const {
-    if (!batch_last_) {
-      batch_last_kernels<T>().transpose(from, features_, to, ld_, samples, features.begin,
-                                        features.end);
-    }
-    for (int64_t f = features.begin; f < features.end; ++f) {
-      if (batch_last_) std::copy_n(from + f * batch_, samples, to + f * ld_);
-      std::fill(to + f * ld_ + samples, to + (f + 1) * ld_, T{0});
-    }
   }
 
   int64_t batch_, features_, chunk_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/linear.h"
 #include "bindings/operand.h"
 #include "bindings/parallel.h"
 #include "cpu/batch_last.h"
@@ -38,154 +39,194 @@ int64_t row_at(const View& view, int64_t part, int64_t parts) {
   return std::lower_bound(view.work, view.work + view.rows, goal) - view.work;
 }
 
-// Many lanes are shared out by lanes, so that a thread reads its part of the operand once; few by
-// rows, evenly by their kept positions.
-Part part_of(const View& view, int64_t batch, int64_t part, int64_t parts) {
-  constexpr int64_t kTile = 64, kTilesAThread = 4;
-  if (batch >= kTile * kTilesAThread * parts) {
-    const int64_t tiles = (batch + kTile - 1) / kTile;
-    return {0, view.rows, tiles * part / parts * kTile,
-            std::min(batch, tiles * (part + 1) / parts * kTile)};
-  }
-  return {row_at(view, part, parts), part + 1 == parts ? view.rows : row_at(view, part + 1, parts),
-          0, batch};
+// The rows of a part, shared out evenly by their kept positions, and all samples.
+Part rows_of(const View& view, int64_t part, int64_t parts, int64_t batch) {
+  const int64_t end = part + 1 == parts ? view.rows : row_at(view, part + 1, parts);
+  return {row_at(view, part, parts), end, 0, batch};
 }
 
-// A result [batch, features] that kernels write batch-last, and that may be wanted row-major.
+// y = weight @ x + bias for the rows and samples of a part.
 template <class T>
-class Output {
- public:
-  Output(const Tensor& like, int64_t batch, int64_t features, bool row_major)
-      : features_(features),
-        turns_(row_major && batch != 1),
-        ld_(turns_ ? padded(batch) : batch),
-        result_(row_major ? empty_of(like, {batch, features})
-                          : empty_batch_last(like, {batch, features})),
-        memory_(turns_ ? ld_ * features * int64_t{sizeof(T)} : 0) {}
-
-  T* data() const { return turns_ ? memory_.as<T>() : mutable_data<T>(result_); }
-  int64_t ld() const { return ld_; }
-  const Tensor& result() const { return result_; }
-
-  // What a part has just written is still in its caches.
-  void turn(const Part& part) const {
-    if (!turns_) return;
-    batch_last_kernels<T>().transpose(
-        data() + part.row_begin * ld_, ld_, mutable_data<T>(result_) + part.row_begin, features_,
-        part.row_end - part.row_begin, part.lane_begin, part.lane_end);
-  }
-
- private:
-  int64_t features_;
-  bool turns_;
-  int64_t ld_;
-  Tensor result_;
-  Workspace memory_;
-};
+void multiply(const View& view, const Weights<T>& weights, const T* bias, const Panel<const T>& x,
+              const Panel<T>& y, const Part& part) {
+  const SpmmArgs<T> args{view, weights, bias, x.data, x.ld, y.data, y.ld, part.lane_end};
+  const auto& kernels = sparse_linear_kernels<T>();
+  const Workspace scratch(kernels.spmm_scratch(args, part) * int64_t{sizeof(T)});
+  kernels.spmm(args, part, scratch.as<T>());
+}
 
 // y = weight @ operand + bias, [batch, rows].
 template <class T>
-class Product {
- public:
-  Product(const Operand& operand, const Tensor& stored, const Magnitudes* magnitudes,
-          const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major)
-      : flops_(2 * (tensors.nnz() + tensors.rows()) * padded(operand.batch())),
-        output_(stored, operand.batch(), tensors.rows(), row_major),
-        args_{tensors.view(operand.features()),
-              make_weights<T>(stored, magnitudes),
-              sparsefl::data<T>(bias),
-              operand.data<T>(),
-              operand.ld(),
-              output_.data(),
-              output_.ld(),
-              operand.batch()} {}
-
-  int64_t flops() const { return flops_; }
-  const Tensor& result() const { return output_.result(); }
-
-  void run(int64_t p, int64_t parts) const {
-    const Part part = part_of(args_.view, args_.batch, p, parts);
-    const auto& kernels = sparse_linear_kernels<T>();
-    const Workspace scratch(kernels.spmm_scratch(args_, part) * int64_t{sizeof(T)});
-    kernels.spmm(args_, part, scratch.as<T>());
-    output_.turn(part);
+Tensor product(LinearOperand& operand, const Tensor& stored, const Magnitudes* magnitudes,
+               const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major) {
+  const int64_t batch = operand.batch();
+  const View view = tensors.view(operand.features());
+  const Weights<T> weights = make_weights<T>(stored, magnitudes);
+  LinearResult result(stored, batch, tensors.rows(), row_major);
+  const int64_t features = operand.tile_features() + result.tile_features();
+  const bool few = tensors.nnz() <= 2 * batch * (view.columns + view.rows);
+  const Sharing sharing(batch, (tensors.nnz() + tensors.rows()) * position_flops(batch),
+                        kTileSamples, features * int64_t{sizeof(T)}, few);
+  if (sharing.by_rows()) {
+    result.reserve();
+    read_operands<T>({&operand});
+    for_parts(sharing.parts, [&](int64_t p) {
+      const Part part = rows_of(view, p, sharing.parts, batch);
+      multiply(view, weights, data<T>(bias), operand.whole<T>(), result.whole<T>(), part);
+      result.turn({0, batch}, result.whole<T>(), part.row_begin, part.row_end);
+    });
+    return result.tensor();
   }
+  for_parts(sharing.parts, [&](int64_t p) {
+    const Workspace x_memory = operand.tile_memory<T>(sharing.tile);
+    const Workspace y_memory = result.tile_memory<T>(sharing.tile);
+    sharing.for_tiles(batch, p, [&](const Tile& tile) {
+      const Panel<T> y = result.tile(tile, y_memory.as<T>());
+      multiply(view, weights, data<T>(bias), operand.tile(tile, x_memory.as<T>()), y,
+               {0, view.rows, 0, tile.samples});
+      result.turn(tile, y, 0, view.rows);
+    });
+  });
+  return result.tensor();
+}
 
- private:
-  int64_t flops_;
-  Output<T> output_;
-  SpmmArgs<T> args_;
-};
-
-// The stored elements' gradient, [nnz], and the input's, [batch, rows], if that is wanted.
+// The gradients that are wanted, all in one parallel region: each more would cost its 5 to 9 us.
 template <class T>
-class BothGradients {
+class Backward {
  public:
-  BothGradients(const Operand& grad, const Operand& x, const Tensor& stored,
-                const Magnitudes* magnitudes, const ViewTensors& tensors, int64_t wanted_input)
-      : flops_((wanted_input == kNone ? 2 : 4) * tensors.nnz() * padded(x.batch())),
-        values_(empty_of(stored, {tensors.nnz()})),
-        args_{tensors.view(grad.features()),
-              make_weights<T>(stored, magnitudes),
-              grad.data<T>(),
-              grad.ld(),
-              x.data<T>(),
-              x.ld(),
-              nullptr,
-              0,
-              mutable_data<T>(values_),
-              x.batch()} {
-    STD_TORCH_CHECK(args_.view.position == nullptr, "the view is not that of the stored order");
-    if (wanted_input != kNone) {
-      input_.emplace(stored, x.batch(), tensors.rows(), wanted_input == kRowMajor);
-      args_.grad_x = input_->data();
-      args_.ld_grad_x = input_->ld();
+  // x is null where the stored elements' gradient is not wanted.
+  Backward(LinearOperand& grad, LinearOperand* x, const Tensor& stored,
+           const Magnitudes* magnitudes, const ViewTensors& tensors,
+           const std::vector<int64_t>& wanted)
+      : grad_(grad),
+        x_(x),
+        nnz_(tensors.nnz()),
+        view_(tensors.view(grad.features())),
+        weights_(make_weights<T>(stored, magnitudes)),
+        values_(empty_of(stored, {x == nullptr ? 0 : nnz_})),
+        sums_(empty_of(stored, {wanted.at(2) == 0 ? 0 : grad.features()})) {
+    STD_TORCH_CHECK(x == nullptr || view_.position == nullptr, "not the view of the stored order");
+    if (wanted[0] != kNone) {
+      input_.emplace(stored, grad.batch(), tensors.rows(), wanted[0] == kRowMajor);
     }
-    if (x.batch() == 0) std::fill_n(args_.grad_values, tensors.nnz(), T{0});
   }
 
-  int64_t flops() const { return flops_; }
-  Tensor values() const { return values_; }
-  const Tensor* input() const { return input_ ? &input_->result() : nullptr; }
+  Gradients run() {
+    // Every part sums the stored elements' gradient over its samples by itself.
+    const bool few = 4 * nnz_ <= 3 * grad_.batch() * (view_.columns + 2 * view_.rows);
+    Sharing sharing(grad_.batch(), flops(), (x_ == nullptr ? 1 : 2) * kTileSamples,
+                    tile_features() * int64_t{sizeof(T)}, few);
+    if (x_ != nullptr && !few) sharing.tile = 0;
+    if (sharing.by_rows()) {
+      run_rows(sharing.parts);
+    } else {
+      run_samples(sharing);
+    }
+    return {input_ ? input_->tensor() : empty_of(values_, {0}), values_, sums_};
+  }
 
-  void run(int64_t p, int64_t parts) const {
-    if (args_.batch == 0) return;
-    const View& view = args_.view;
-    const int64_t end = p + 1 == parts ? view.rows : row_at(view, p + 1, parts);
-    const Part part{row_at(view, p, parts), end, 0, args_.batch};
+ private:
+  int64_t flops() const {
+    const int64_t products = (x_ == nullptr ? 0 : 1) + (input_ ? 1 : 0);
+    return (products * nnz_ + sums_.numel()) * position_flops(grad_.batch());
+  }
+
+  int64_t tile_features() const {
+    return grad_.tile_features() + (x_ == nullptr ? 0 : x_->tile_features()) +
+           (input_ ? input_->tile_features() : 0);
+  }
+
+  // `adds`: to `values`, the stored elements' gradient.
+  void meet(const Panel<const T>& grad, const Panel<const T>& x, const Panel<T>& y,
+            const Part& part, T* values, bool adds) const {
+    if (part.lane_end == 0) return;
+    if (x_ == nullptr) {
+      if (input_) multiply<T>(view_, weights_, nullptr, grad, y, part);
+      return;
+    }
+    const GradientsArgs<T> args{view_,  weights_, grad.data, grad.ld,       x.data, x.ld,
+                                y.data, y.ld,     values,    part.lane_end, adds};
     const auto& kernels = sparse_linear_kernels<T>();
-    const Workspace scratch(kernels.gradients_scratch(args_) * int64_t{sizeof(T)});
-    kernels.gradients(args_, part, scratch.as<T>());
-    if (input_) input_->turn(part);
+    const Workspace scratch(kernels.gradients_scratch(args) * int64_t{sizeof(T)});
+    kernels.gradients(args, part, scratch.as<T>());
   }
 
- private:
-  int64_t flops_;
-  Tensor values_;
-  std::optional<Output<T>> input_;
-  GradientsArgs<T> args_;
-};
-
-// sum_n grad[row, n], [rows].
-template <class T>
-class BiasGradient {
- public:
-  BiasGradient(const Operand& grad, const Tensor& like)
-      : grad_(grad), result_(empty_of(like, {grad.features()})) {}
-
-  int64_t flops() const { return grad_.features() * grad_.batch(); }
-  Tensor result() const { return result_; }
-
-  void run(int64_t p, int64_t parts) const {
-    const int64_t features = grad_.features();
-    sparse_linear_kernels<T>().row_sums(grad_.data<T>(), grad_.ld(), grad_.batch(),
-                                        features * p / parts, features * (p + 1) / parts,
-                                        mutable_data<T>(result_));
+  void run_rows(int64_t parts) {
+    const int64_t batch = grad_.batch(), features = sums_.numel();
+    if (batch == 0) std::fill_n(mutable_data<T>(values_), values_.numel(), T{0});
+    if (input_) input_->reserve();
+    read_operands<T>({&grad_, x_});
+    const Panel<const T> grad = grad_.whole<T>();
+    const Panel<const T> x = x_ == nullptr ? Panel<const T>{} : x_->whole<T>();
+    const Panel<T> y = input_ ? input_->whole<T>() : Panel<T>{};
+    for_parts(parts, [&](int64_t p) {
+      const Part part = rows_of(view_, p, parts, batch);
+      meet(grad, x, y, part, mutable_data<T>(values_), false);
+      if (input_) input_->turn({0, batch}, y, part.row_begin, part.row_end);
+      sparse_linear_kernels<T>().row_sums(grad.data, grad.ld, batch, features * p / parts,
+                                          features * (p + 1) / parts, mutable_data<T>(sums_));
+    });
   }
 
- private:
-  const Operand& grad_;
-  Tensor result_;
+  // Every part sums over its samples into memory of its own.
+  void run_samples(const Sharing& sharing) {
+    const int64_t parts = sharing.parts, features = sums_.numel();
+    std::vector<Workspace> more;
+    for (int64_t p = 1; p < parts; ++p) more.emplace_back(values_.numel() * int64_t{sizeof(T)});
+    const Workspace totals(parts * features * int64_t{sizeof(double)});
+    const auto values = [&](int64_t p) {
+      return p == 0 ? mutable_data<T>(values_) : more[p - 1].as<T>();
+    };
+    for_parts(parts, [&](int64_t p) {
+      run_tiles(sharing, p, values(p), totals.as<double>() + p * features);
+    });
+    const int64_t count = values_.numel(), adders = thread_parts(kFlopsACopy * count * (parts - 1));
+    for_parts(adders, [&](int64_t a) {
+      for (int64_t p = 1; p < parts; ++p) {
+        T* to = values(0);
+        const T* from = values(p);
+        for (int64_t k = count * a / adders; k < count * (a + 1) / adders; ++k) to[k] += from[k];
+      }
+    });
+    T* sums = mutable_data<T>(sums_);
+    for (int64_t f = 0; f < features; ++f) {
+      double total = 0;
+      for (int64_t p = 0; p < parts; ++p) total += totals.as<double>()[p * features + f];
+      sums[f] = static_cast<T>(total);
+    }
+  }
+
+  void run_tiles(const Sharing& sharing, int64_t p, T* values, double* totals) const {
+    const int64_t features = sums_.numel();
+    const auto memory = [&](const auto* matrix) {
+      return matrix == nullptr ? Workspace(0) : matrix->template tile_memory<T>(sharing.tile);
+    };
+    const Workspace grad_memory = memory(&grad_), x_memory = memory(x_);
+    const Workspace y_memory = memory(input_ ? &*input_ : nullptr);
+    const Workspace sums(features * int64_t{sizeof(T)});
+    std::fill_n(totals, features, 0.0);
+    bool adds = false;
+    sharing.for_tiles(grad_.batch(), p, [&](const Tile& tile) {
+      const Panel<const T> grad = grad_.tile(tile, grad_memory.as<T>());
+      const Panel<const T> x = x_ == nullptr ? Panel<const T>{} : x_->tile(tile, x_memory.as<T>());
+      const Panel<T> y = input_ ? input_->tile(tile, y_memory.as<T>()) : Panel<T>{};
+      meet(grad, x, y, {0, view_.rows, 0, tile.samples}, values, adds);
+      if (input_) input_->turn(tile, y, 0, view_.rows);
+      sparse_linear_kernels<T>().row_sums(grad.data, grad.ld, tile.samples, 0, features,
+                                          sums.as<T>());
+      for (int64_t f = 0; f < features; ++f) totals[f] += sums.as<T>()[f];
+      adds = true;
+    });
+    if (!adds) std::fill_n(values, values_.numel(), T{0});
+  }
+
+  LinearOperand& grad_;
+  LinearOperand* x_;
+  int64_t nnz_;
+  View view_;
+  Weights<T> weights_;
+  std::optional<LinearResult> input_;
+  Tensor values_, sums_;
 };
 
 // y = weight @ x + bias for one sample, by the view of the weight's transpose. Every part sums into
@@ -193,13 +234,13 @@ class BiasGradient {
 template <class T>
 Tensor forward_one(const Tensor& x, const Tensor& stored, const Magnitudes* magnitudes,
                    const std::optional<Tensor>& bias, const ViewTensors& transposed, int64_t out) {
-  const Operand operand(x);
+  const LinearOperand operand(x);
   Tensor y = empty_of(stored, {1, out});
   SpmmArgs<T> args{transposed.view(out),
                    make_weights<T>(stored, magnitudes),
                    nullptr,
-                   operand.data<T>(),
-                   operand.ld(),
+                   operand.whole<T>().data,
+                   1,
                    mutable_data<T>(y),
                    1,
                    1};
@@ -235,53 +276,24 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
       y = forward_one<T>(x, stored, magnitudes, bias, view, out_features);
       return;
     }
-    const Operand operand(x);
-    const Product<T> product(operand, stored, magnitudes, bias, view, row_major);
-    read_operands<T>(0, {&operand});
-    const int64_t parts = thread_parts(product.flops());
-    for_parts(parts, [&](int64_t p) { product.run(p, parts); });
-    y = product.result();
+    LinearOperand operand(x);
+    y = product<T>(operand, stored, magnitudes, bias, view, row_major);
   });
   return y;
 }
 
-// x is read for the stored elements' gradient alone. All gradients are computed in one parallel
-// region: each more would cost its 5 to 9 us.
+// x is read for the stored elements' gradient alone.
 Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
                    const Magnitudes* magnitudes, const ViewTensors& transposed,
                    const std::vector<int64_t>& wanted) {
-  const Operand gradient(grad);
-  std::optional<Operand> operand;
+  LinearOperand gradient(grad);
+  std::optional<LinearOperand> operand;
   if (wanted.at(1) != 0) operand.emplace(x.value());
   Gradients gradients;
   with_type(stored, [&]<class T>(T*) {
-    std::optional<Product<T>> product;
-    std::optional<BothGradients<T>> both;
-    std::optional<BiasGradient<T>> sums;
-    int64_t flops = 0;
-    const auto add = [&](auto& job, const auto&... arguments) {
-      flops += job.emplace(arguments...).flops();
-    };
-    if (operand) {
-      add(both, gradient, *operand, stored, magnitudes, transposed, wanted[0]);
-    } else if (wanted[0] != kNone) {
-      const bool row_major = wanted[0] == kRowMajor;
-      add(product, gradient, stored, magnitudes, std::optional<Tensor>(), transposed, row_major);
-    }
-    if (wanted.at(2) != 0) add(sums, gradient, stored);
-    read_operands<T>(0, {&gradient, operand ? &*operand : nullptr});
-    const int64_t parts = thread_parts(flops);
-    for_parts(parts, [&](int64_t p) {
-      if (product) product->run(p, parts);
-      if (both) both->run(p, parts);
-      if (sums) sums->run(p, parts);
-    });
-    const Tensor* input = both ? both->input() : product ? &product->result() : nullptr;
-    gradients = {input     ? *input
-                 : product ? product->result()
-                           : empty_of(stored, {0}),
-                 both ? both->values() : empty_of(stored, {0}),
-                 sums ? sums->result() : empty_of(stored, {0})};
+    Backward<T> job(gradient, operand ? &*operand : nullptr, stored, magnitudes, transposed,
+                    wanted);
+    gradients = job.run();
   });
   return gradients;
 }

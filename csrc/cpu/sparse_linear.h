@@ -38,6 +38,7 @@ struct GradientsArgs {
   int64_t ld_grad_x;
   T* grad_values;  // [nnz], every element is written
   int64_t batch;
+  bool adds;  // to what grad_values holds; for batches of more than one
 };
 
 // A rectangle of work: rows [row_begin, row_end) and samples [lane_begin, lane_end), the latter a

@@ -155,7 +155,7 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
   constexpr int kLanes = Vec<T>::kLanes;
   constexpr int64_t kTile = kTileVectors<T> * kLanes;
   with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
-    if (a.batch == 1) return spmv(a, weight, part);
+    if (a.ldx == 1) return spmv(a, weight, part);
     for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += kTile) {
       const int64_t lanes = part.lane_end - lane < kTile ? part.lane_end - lane : kTile;
       with_vectors<kTileVectors<T>>(static_cast<int>((lanes + kLanes - 1) / kLanes),

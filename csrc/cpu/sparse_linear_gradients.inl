@@ -31,8 +31,8 @@ int64_t gradients_scratch(const GradientsArgs<T>& a) {
 }
 
 // Sums the products of positions [begin, end) over their lanes, that of position k waiting at
-// k % kWaiting; at most kLanes of them, all in one aligned group of kLanes. `first`: of the batch's
-// tiles.
+// k % kWaiting; at most kLanes of them, all in one aligned group of kLanes. `first`: of what
+// is added up.
 template <class T>
 inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waiting, int64_t begin,
                         int64_t end, bool first, T* grad_values) {
@@ -92,6 +92,7 @@ void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
   const View view = a.view;
   const Weights<T> weights = a.weights;
   const int64_t lanes = a.batch - lane;
+  const bool first = lane == 0 && !a.adds;
   typename Vec<T>::Type waiting[kWaiting<T>] = {};
   for (int64_t b = 0; b < view.blocks(); ++b) {
     const int32_t* begin = view.begin + b * view.rows;
@@ -114,7 +115,7 @@ void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
         meet<T, kVectors, kInput>(weight, view.index, k, stop, grad, ldg, x, sums, waiting);
         for (k = stop; done / kLanes < k / kLanes;) {
           const int64_t next = (done / kLanes + 1) * kLanes;
-          write_group<T>(weights, waiting, done, next, lane == 0, a.grad_values);
+          write_group<T>(weights, waiting, done, next, first, a.grad_values);
           done = next;
         }
       }
@@ -125,7 +126,7 @@ void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
       }
       if (kInput) store_row<T, kVectors>(out, sums, lanes);
     }
-    if (done < k) write_group<T>(weights, waiting, done, k, lane == 0, a.grad_values);
+    if (done < k) write_group<T>(weights, waiting, done, k, first, a.grad_values);
   }
 }
 
@@ -153,11 +154,11 @@ void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
   if (a.grad_x == nullptr) {
     // No weight is read.
     const Reader<T, WeightKind::kValues, false> none(a.weights, nullptr);
-    if (a.batch == 1) return vector_gradients(a, none, part);
+    if (a.ldg == 1) return vector_gradients(a, none, part);
     return gradients_tiles<T, false>(a, none, part, scratch);
   }
   with_reader<T>(a.weights, nullptr, [&](const auto& weight) {
-    if (a.batch == 1) return vector_gradients(a, weight, part);
+    if (a.ldg == 1) return vector_gradients(a, weight, part);
     gradients_tiles<T, true>(a, weight, part, scratch);
   });
 }

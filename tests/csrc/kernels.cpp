@@ -53,16 +53,26 @@ void check_gradients(const Kernels<T>& kernels, const Support& support, const St
   for (const int64_t parts : {1, 3}) {
     for (const bool wants_x : {true, false}) {
       Block<T> input(view.rows * batch), kept(support.nnz);
-      const GradientsArgs<T> args{
+      GradientsArgs<T> args{
           view, weights_of(stored, values, magnitudes), gradient.get(), ld,         operand.get(),
-          ld,   wants_x ? input.get() : nullptr,        batch,          kept.get(), batch};
-      for_parts(parts, [&](int64_t p) {
-        const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
-        kernels.linear.gradients(
-            args, {view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch}, scratch.get());
-      });
+          ld,   wants_x ? input.get() : nullptr,        batch,          kept.get(), batch,
+          false};
+      const auto run = [&] {
+        for_parts(parts, [&](int64_t p) {
+          const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
+          kernels.linear.gradients(
+              args, {view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch}, scratch.get());
+        });
+      };
+      run();
       if (wants_x) expect_equal(input, grad_x, kernels.name, gradients_sum);
-      expect_equal(kept, reordered(grad_values), kernels.name, gradients_sum);
+      Numbers sums = reordered(grad_values);
+      expect_equal(kept, sums, kernels.name, gradients_sum);
+      if (batch == 1) continue;
+      args.adds = true;
+      run();
+      for (auto& sum : sums) sum *= 2;
+      expect_equal(kept, sums, kernels.name, gradients_sum);
     }
   }
 }
