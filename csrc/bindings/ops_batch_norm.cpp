@@ -170,12 +170,14 @@ Tensor batch_norm_again(const Tensor& x, const std::optional<Tensor>& weight,
 using NormGradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // The gradients of x, weight, bias and residual; those that are not wanted are empty. y is read for
-// the ReLU where it is given, else x is.
+// the ReLU where it is given, else x is, and the residual.
 NormGradients batch_norm_backward(const Tensor& grad, const Tensor& x,
                                   const std::optional<Tensor>& weight,
-                                  const std::optional<Tensor>& bias, const std::optional<Tensor>& y,
-                                  const Tensor& mean, const Tensor& invstd, bool batch_statistics,
-                                  bool relu, std::vector<int64_t> wanted) {
+                                  const std::optional<Tensor>& bias,
+                                  const std::optional<Tensor>& residual,
+                                  const std::optional<Tensor>& y, const Tensor& mean,
+                                  const Tensor& invstd, bool batch_statistics, bool relu,
+                                  std::vector<int64_t> wanted) {
   const Rows channels(x);
   const bool wants_x = wanted.at(0) != 0, wants_residual = wanted.at(3) != 0;
   const auto like_x = [&](bool wanted) {
@@ -186,9 +188,14 @@ NormGradients batch_norm_backward(const Tensor& grad, const Tensor& x,
          grad_bias = empty_of(x, {channels.channels});
   with_type(x, [&]<class T>(T*) {
     const auto& kernels = batch_norm_kernels<T>();
-    const T *to = rows<T>(grad), *from = rows<T>(x), *output = rows<T>(y), *scale = data<T>(weight),
-            *shift = data<T>(bias), *means = data<T>(mean), *invstds = data<T>(invstd);
-    const Gate gate = !relu ? Gate::kOpen : output == nullptr ? Gate::kInput : Gate::kOutput;
+    const T *to = rows<T>(grad), *from = rows<T>(x), *output = rows<T>(y),
+            *added = rows<T>(residual), *scale = data<T>(weight), *shift = data<T>(bias),
+            *means = data<T>(mean), *invstds = data<T>(invstd);
+    const T* beside = output != nullptr ? output : added;
+    const Gate gate = !relu               ? Gate::kOpen
+                      : beside == nullptr ? Gate::kInput
+                      : output == nullptr ? Gate::kSum
+                                          : Gate::kOutput;
     T *inputs = wants_x ? mutable_data<T>(grad_x) : nullptr,
       *residuals = wants_residual ? mutable_data<T>(grad_residual) : nullptr,
       *weights = mutable_data<T>(grad_weight), *biases = mutable_data<T>(grad_bias);
@@ -201,7 +208,7 @@ NormGradients batch_norm_backward(const Tensor& grad, const Tensor& x,
                              {means[c], slope, at(shift, c, T{0})},
                              to + s.begin,
                              from + s.begin,
-                             output == nullptr ? nullptr : output + s.begin,
+                             beside == nullptr ? nullptr : beside + s.begin,
                              slope,
                              static_cast<T>(offset[c]),
                              static_cast<T>(tilt[c]),

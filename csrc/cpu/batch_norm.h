@@ -19,14 +19,15 @@ struct Affine {
 };
 
 // Where the ReLU let a gradient through: everywhere (there is none), where the affine map of x is
-// above zero, or where the output y is.
-enum class Gate { kOpen, kInput, kOutput };
+// above zero, where the sum of it and the residual is, or where the output is.
+enum class Gate { kOpen, kInput, kSum, kOutput };
 
 template <class T>
 struct NormGradient {
   Gate gate;
-  Affine<T> affine;  // kInput: the forward one; else only the mean is read
-  const T *grad, *x, *y;
+  Affine<T> affine;  // kInput and kSum: the forward one; else only the mean is read
+  const T *grad, *x;
+  const T* beside;  // kSum: the residual; kOutput: the output
   // grad_x = slope * gated + offset + tilt * (x - mean)
   T slope, offset, tilt;
   T* grad_x;         // or null

@@ -134,14 +134,20 @@ struct Gated {
   V vector(int64_t i, V centred) const {
     const V grad = load(g.grad + i), zero = {};
     if constexpr (kGate == Gate::kInput) return centred * scale + shift <= zero ? zero : grad;
-    if constexpr (kGate == Gate::kOutput) return load(g.y + i) <= zero ? zero : grad;
+    if constexpr (kGate == Gate::kSum) {
+      return centred * scale + shift + load(g.beside + i) <= zero ? zero : grad;
+    }
+    if constexpr (kGate == Gate::kOutput) return load(g.beside + i) <= zero ? zero : grad;
     return grad;
   }
   T scalar(int64_t i, T centred) const {
     if constexpr (kGate == Gate::kInput) {
       return centred * g.affine.scale + g.affine.shift <= 0 ? 0 : g.grad[i];
     }
-    if constexpr (kGate == Gate::kOutput) return g.y[i] <= 0 ? 0 : g.grad[i];
+    if constexpr (kGate == Gate::kSum) {
+      return centred * g.affine.scale + g.affine.shift + g.beside[i] <= 0 ? 0 : g.grad[i];
+    }
+    if constexpr (kGate == Gate::kOutput) return g.beside[i] <= 0 ? 0 : g.grad[i];
     return g.grad[i];
   }
 };
@@ -216,6 +222,7 @@ void gated_gradient(const NormGradient<T>& g, int64_t n) {
 template <class T>
 void sums(const NormGradient<T>& g, int64_t n, double* out) {
   if (g.gate == Gate::kInput) return gated_sums<T, Gate::kInput>(g, n, out);
+  if (g.gate == Gate::kSum) return gated_sums<T, Gate::kSum>(g, n, out);
   if (g.gate == Gate::kOutput) return gated_sums<T, Gate::kOutput>(g, n, out);
   gated_sums<T, Gate::kOpen>(g, n, out);
 }
@@ -223,6 +230,7 @@ void sums(const NormGradient<T>& g, int64_t n, double* out) {
 template <class T>
 void gradient(const NormGradient<T>& g, int64_t n) {
   if (g.gate == Gate::kInput) return gated_gradient<T, Gate::kInput>(g, n);
+  if (g.gate == Gate::kSum) return gated_gradient<T, Gate::kSum>(g, n);
   if (g.gate == Gate::kOutput) return gated_gradient<T, Gate::kOutput>(g, n);
   gated_gradient<T, Gate::kOpen>(g, n);
 }

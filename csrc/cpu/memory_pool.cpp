@@ -20,6 +20,9 @@ constexpr int64_t kLeastReserve = int64_t{256} << 20;
 // Calls of lend after which an earlier peak starts to be forgotten: some ten steps of a ResNet-18.
 constexpr int64_t kWindow = 1024;
 
+// What is held beyond what was lent at once: a part in so many.
+constexpr int64_t kSlack = 16;
+
 int64_t round_up(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
 
 #if defined(__linux__)
@@ -108,7 +111,11 @@ void MemoryPool::forget_peak() {
   peak_bytes_ = lent_bytes_;
 }
 
-int64_t MemoryPool::most_held() const { return std::max(window_peak_, last_window_peak_); }
+// A step's blocks do not fit into each other's places to the last byte.
+int64_t MemoryPool::most_held() const {
+  const int64_t peak = std::max(window_peak_, last_window_peak_);
+  return peak + peak / kSlack;
+}
 
 // The place that takes the fewest pages from the system; of those, in the shortest run.
 bool MemoryPool::find(int64_t size, Place& best) const {

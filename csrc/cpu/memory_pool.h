@@ -14,7 +14,7 @@ namespace sparsefl {
 // same sizes again: the C library's allocator either returns them to the system, and each step pays
 // for their pages (1 to 5 us for 4 KB on a virtual machine), or keeps them in a heap that small
 // allocations cut into pieces too short for the next size. Here freed neighbours become one, and
-// all that lies in memory, lent or not, is never more than was lent at once of late.
+// all that lies in memory, lent or not, is hardly more than was lent at once of late.
 class MemoryPool {
  public:
   struct Counts {

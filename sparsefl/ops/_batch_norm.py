@@ -10,7 +10,7 @@ from sparsefl.ops.batch_last import batch_last
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """The kernels; saves the input, and the output where a residual's ReLU needs it."""
+    """The kernels; saves the input and, for a residual's ReLU, the output or the residual."""
 
     @staticmethod
     def forward(
@@ -23,13 +23,15 @@ class BatchNormFunction(torch.autograd.Function):
         var: Tensor | None,
         eps: float,
         relu: bool,
+        again: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.batch_statistics, ctx.relu = mean is None, relu
         y, mean, var, invstd = torch.ops.sparsefl.batch_norm.default(
             x, weight, bias, residual, mean, var, eps, relu
         )
-        shown = y if relu and residual is not None else None
-        ctx.save_for_backward(x, weight, bias, shown, mean, invstd)
+        gated = relu and residual is not None
+        added, shown = residual if gated and again else None, y if gated and not again else None
+        ctx.save_for_backward(x, weight, bias, added, shown, mean, invstd)
         ctx.mark_non_differentiable(mean, var, invstd)
         ctx.set_materialize_grads(False)
         return y, mean, var, invstd
@@ -38,14 +40,15 @@ class BatchNormFunction(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 8
-        x, weight, bias, y, mean, invstd = ctx.saved_tensors
+            return (None,) * 9
+        x, weight, bias, residual, y, mean, invstd = ctx.saved_tensors
         wanted = [int(needed) for needed in ctx.needs_input_grad[:4]]
         gradients = torch.ops.sparsefl.batch_norm_backward.default(
             batch_last(grad),
             x,
             weight,
             bias,
+            residual,
             y,
             mean,
             invstd,
@@ -56,4 +59,4 @@ class BatchNormFunction(torch.autograd.Function):
         *others, grad_residual = only_wanted(gradients, wanted)
         if wanted[3] and not ctx.relu:
             grad_residual = grad
-        return (*others, grad_residual, None, None, None, None)
+        return (*others, grad_residual, None, None, None, None, None)

@@ -24,7 +24,7 @@ from sparsefl.ops._autograd import (
 )
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops._recompute import Recipe, cook, recipe_of
+from sparsefl.ops._recompute import Recipe, hold, recipe_of
 from sparsefl.ops.batch_last import empty_batch_last, row_major
 
 
@@ -44,9 +44,11 @@ class SparseConv2dFunction(torch.autograd.Function):
         wanted_x = BATCH_LAST if x.permute(1, 2, 3, 0).is_contiguous() else ROW_MAJOR
         geometry = plan.geometry(x.shape[2], x.shape[3])
         ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        recipe = recipe_of(x) if needs_stored else None
-        saved = x if needs_stored and recipe is None else None
-        ctx.save_for_backward(saved, stored if needs_x else None, *(recipe or ()))
+        recipe, ctx.dish = (recipe_of(x) if needs_stored else None) or ((), None)
+        saved = x if needs_stored and not recipe else None
+        if saved is not None:
+            hold(saved)
+        ctx.save_for_backward(saved, stored if needs_x else None, *recipe)
         dtype = x.dtype
         if dtype in SHORT:
             x, stored, bias = widened(x, stored, bias)
@@ -65,7 +67,7 @@ class SparseConv2dFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, *recipe = ctx.saved_tensors
         if recipe:
-            x = cook(Recipe(*recipe))
+            x = ctx.dish.cook(Recipe(*recipe))
         dtype = grad.dtype
         if dtype in SHORT:
             grad, x, stored = widened(grad, x, stored)

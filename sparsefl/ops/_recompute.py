@@ -1,7 +1,9 @@
 """Outputs of ``batch_norm`` that a backward computes again, where it would save them.
 
-Norm and ReLU are a pass over memory, and the norm saves its input in any case: a convolution after
-it saves that input, too, and not what it has been given.
+Norm, residual and ReLU are a pass over memory, and the norm saves its input in any case: a
+convolution after it saves that input, too, and not what it has been given. The residual is read
+again where another convolution holds it in any case; of a row of residual blocks every second
+output is then saved.
 """
 
 from typing import NamedTuple
@@ -9,37 +11,76 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ATTRIBUTE = "_sparsefl_recipe"
+_RECIPE, _HELD = "_sparsefl_recipe", "_sparsefl_held"
 
 
 class Recipe(NamedTuple):
-    """What ``relu(norm(x))`` is computed from again."""
+    """What ``relu(norm(x) + residual)`` is computed from again."""
 
     x: Tensor
     weight: Tensor | None
     bias: Tensor | None
+    residual: Tensor | None
     mean: Tensor
     invstd: Tensor
+
+
+class Dish:
+    """The output for those who have asked for it, computed again once for all in a backward.
+
+    It is held from the first backward that wants it to the last; one of them that never runs makes
+    it last as long as their graph.
+    """
+
+    def __init__(self) -> None:
+        """Have it asked for by none."""
+        self._waiting = 0
+        self._y: Tensor | None = None
+
+    def order(self) -> None:
+        """Ask for it."""
+        self._waiting += 1
+
+    def cook(self, recipe: Recipe) -> Tensor:
+        """Return the output once more, the same bits."""
+        y = self._y
+        if y is None:
+            y = torch.ops.sparsefl.batch_norm_again.default(*recipe, True)
+        self._waiting -= 1
+        self._y = y if self._waiting > 0 else None
+        return y
+
+
+class _Offered(NamedTuple):
+    version: int
+    recipe: Recipe
+    dish: Dish
 
 
 def offer(y: Tensor, recipe: Recipe) -> None:
     """Note how ``y`` is computed again, for the functions that take it; it holds what it needs."""
     if y.requires_grad and not torch.compiler.is_compiling():
-        x, weight, bias, *statistics = recipe
-        weight = None if weight is None else weight.detach()
-        bias = None if bias is None else bias.detach()
-        setattr(y, _ATTRIBUTE, (y._version, Recipe(x.detach(), weight, bias, *statistics)))
+        detached = Recipe(*(None if t is None else t.detach() for t in recipe))  # type: ignore[arg-type]
+        setattr(y, _RECIPE, _Offered(y._version, detached, Dish()))
 
 
-def recipe_of(y: Tensor) -> Recipe | None:
-    """Return how ``y`` is computed again, if it is what a norm gave, unchanged."""
+def recipe_of(y: Tensor) -> tuple[Recipe, Dish] | None:
+    """Return how ``y`` is computed again, if it is what a norm gave, unchanged; it is ordered."""
     if torch.compiler.is_compiling():
         return None
-    version, recipe = getattr(y, _ATTRIBUTE, (None, None))
-    return recipe if version == y._version else None
+    offered: _Offered | None = getattr(y, _RECIPE, None)
+    if offered is None or offered.version != y._version:
+        return None
+    offered.dish.order()
+    return offered.recipe, offered.dish
 
 
-def cook(recipe: Recipe) -> Tensor:
-    """Compute the output once more, the same bits."""
-    y: Tensor = torch.ops.sparsefl.batch_norm_again.default(*recipe[:3], None, *recipe[3:], True)
-    return y
+def hold(y: Tensor) -> None:
+    """Note that a function saves ``y`` itself for its backward."""
+    if not torch.compiler.is_compiling():
+        setattr(y, _HELD, y._version)
+
+
+def is_held(y: Tensor) -> bool:
+    """Tell whether a function saves ``y`` itself, unchanged."""
+    return not torch.compiler.is_compiling() and getattr(y, _HELD, None) == y._version

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsefl.ops._batch_norm import BatchNormFunction
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._recompute import Recipe, offer
+from sparsefl.ops._recompute import Recipe, is_held, offer
 from sparsefl.ops.batch_last import batch_last, empty_batch_last
 
 _DTYPES = (torch.float32, torch.float64)
@@ -43,7 +43,8 @@ def batch_norm(
     Mean and variance are those of the batch, by channel over all other dimensions, unless they are
     given. A channel is one row of batch-last memory: it is read for its moments and, while it is in
     the cache, again to be normalised. Backward reads ``x`` and the gradient, and finds from ``x``
-    where the ReLU let it through (with a residual, from the output).
+    where the ReLU let it through (with a residual, from the output, or from the residual where a
+    convolution holds that in any case).
 
     Args:
         x: ``[N, C, ...]``, float32 or float64; moved where it is not in batch-last memory.
@@ -75,9 +76,12 @@ def batch_norm(
     if residual is not None:
         residual = batch_last(residual)
     x = batch_last(x)
-    y, mean, var, invstd = BatchNormFunction.apply(x, weight, bias, residual, mean, var, eps, relu)
-    if relu and residual is None:
-        offer(y, Recipe(x, weight, bias, mean, invstd))
+    again = relu and (residual is None or is_held(residual))
+    y, mean, var, invstd = BatchNormFunction.apply(
+        x, weight, bias, residual, mean, var, eps, relu, again
+    )
+    if again:
+        offer(y, Recipe(x, weight, bias, residual, mean, invstd))
     return Normalised(y, mean, var)
 
 
@@ -120,8 +124,8 @@ define(
     " Tensor invstd, bool relu) -> Tensor"
 )
 define(
-    "batch_norm_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? y,"
-    " Tensor mean, Tensor invstd, bool batch_statistics, bool relu, int[] wanted)"
+    "batch_norm_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? residual,"
+    " Tensor? y, Tensor mean, Tensor invstd, bool batch_statistics, bool relu, int[] wanted)"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 

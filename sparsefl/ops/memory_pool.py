@@ -4,8 +4,8 @@ A training step frees its activations and asks for the same sizes again. The C l
 returns such blocks to the system, so that every step pays for their pages, or keeps them in a heap
 that small allocations cut into pieces too short for the next size. Results of 256 KB and more are
 therefore lent from one range of addresses, in which freed neighbours become one; what lies in
-memory, lent or not, is never more than was lent at once of late. A tensor keeps what it was lent as
-long as anything refers to it.
+memory, lent or not, is at most a sixteenth more than was lent at once of late. A tensor keeps what
+it was lent as long as anything refers to it.
 
 ``SPARSEFL_MEMORY_POOL=0`` in the environment, when the process first asks, leaves all to torch's
 allocator; ``poison`` fills every block with NaN first, for tests. Linux only.

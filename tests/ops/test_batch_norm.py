@@ -223,8 +223,14 @@ def test_opcheck(step, given):
     assert torch.equal(kernels.batch_norm_again(*operands, mean, invstd, problem.relu), y)
     grad = ops.batch_last(problem.grad)
     for wanted in ([1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 0]):
-        before = (grad, *operands[:3], y, mean, invstd, not given, problem.relu, wanted)
-        torch.library.opcheck(kernels.batch_norm_backward, before)
+        settings = (mean, invstd, not given, problem.relu, wanted)
+        by_output, by_input = (
+            (grad, *operands[:3], *beside, *settings) for beside in ((None, y), (operands[3], None))
+        )
+        torch.library.opcheck(kernels.batch_norm_backward, by_output)
+        torch.library.opcheck(kernels.batch_norm_backward, by_input)
+        results = (kernels.batch_norm_backward(*b) for b in (by_output, by_input))
+        assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
 def test_double_backward_is_refused():
