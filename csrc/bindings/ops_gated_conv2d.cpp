@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -42,8 +43,8 @@ class OwningLists {
   }
 
   ChannelLists lists() const { return {index_.data(), count_.data(), channels_}; }
-  // Over the samples.
-  int64_t kept(int64_t n) const { return count_[n]; }
+  // Over all samples.
+  int64_t kept() const { return std::accumulate(count_.begin(), count_.end(), int64_t{0}); }
 
   // Pairs of kept channels of both, over the samples.
   int64_t pairs(const OwningLists& other) const {
@@ -71,12 +72,25 @@ struct GatedGeometry {
   int64_t out_pixels() const { return y.output * x.output; }
 };
 
+// Whether the small images' kernels, which multiply pixels inside the image alone but skip no rows,
+// have less to do than those whose lanes are pixels.
 template <class T>
-void run_gather(const GatedGatherArgs<T>& args, int64_t flops) {
-  const int64_t samples = args.samples;
-  if (args.y.grid == 0 || args.x.grid == 0) return;
+bool is_small_work(const GatedGatherArgs<T>& args, const OwningLists& rows,
+                   const OwningLists& channels) {
+  if (!is_small(args.y, args.x)) return false;
+  // Smaller ones would fill a part of a vector alone.
+  if (args.y.grid < 4) return true;
+  const int64_t inside = 100, all = 144;
+  const int64_t multiplied = channels.kept() * args.rows.channels;
+  return inside * multiplied < all * rows.pairs(channels);
+}
+
+template <class T>
+void run_gather(const GatedGatherArgs<T>& args, const OwningLists& rows,
+                const OwningLists& channels, int64_t flops_a_pair) {
+  const int64_t samples = args.samples, flops = rows.pairs(channels) * flops_a_pair;
   const auto& kernels = gated_conv2d_kernels<T>();
-  if (is_small(args.y, args.x)) {
+  if (is_small_work(args, rows, channels)) {
     const int64_t blocks = kernels.small_blocks(args);
     const int64_t parts = std::min(blocks, thread_parts(flops));
     for_parts(parts, [&](int64_t p) {
@@ -102,11 +116,21 @@ Tensor gated_conv2d(const Tensor& x, const Tensor& weight, const std::optional<T
   std::vector<int32_t> taps_y, taps_x;
   const Axis axis_y = forward_axis(g.y, taps_y), axis_x = forward_axis(g.x, taps_x);
   with_type(x, [&]<class T>(T*) {
-    const GatedGatherArgs<T> args{axis_y,       axis_x,          channels.lists(),
-                                  rows.lists(), data<T>(weight), in * g.taps(),
-                                  g.taps(),     data<T>(bias),   0,
-                                  batch,        data<T>(x),      mutable_data<T>(y)};
-    run_gather(args, 2 * rows.pairs(channels) * g.taps() * g.out_pixels());
+    const GatedGatherArgs<T> args{axis_y,
+                                  axis_x,
+                                  nullptr,
+                                  nullptr,
+                                  channels.lists(),
+                                  rows.lists(),
+                                  data<T>(weight),
+                                  in * g.taps(),
+                                  g.taps(),
+                                  data<T>(bias),
+                                  0,
+                                  batch,
+                                  data<T>(x),
+                                  mutable_data<T>(y)};
+    run_gather(args, rows, channels, 2 * g.taps() * g.out_pixels());
   });
   return y;
 }
@@ -116,22 +140,23 @@ void input_gradient(const GatedGeometry& g, const Tensor& grad, const Tensor& we
                     const OwningLists& rows, const OwningLists& wanted,
                     const std::optional<Tensor>& start, const Tensor& result) {
   const int64_t in = weight.size(1);
-  for (int64_t phase = 0; phase < g.y.stride * g.x.stride; ++phase) {
-    std::vector<int32_t> taps_y, taps_x;
-    const GatedGatherArgs<T> args{transposed_axis(g.y, phase / g.x.stride, taps_y),
-                                  transposed_axis(g.x, phase % g.x.stride, taps_x),
-                                  rows.lists(),
-                                  wanted.lists(),
-                                  data<T>(weight),
-                                  g.taps(),
-                                  in * g.taps(),
-                                  data<T>(start),
-                                  in,
-                                  grad.size(0),
-                                  data<T>(grad),
-                                  mutable_data<T>(result)};
-    run_gather(args, 2 * rows.pairs(wanted) * g.taps() * g.out_pixels());
-  }
+  std::vector<int32_t> taps_y, taps_x, phase_y, phase_x;
+  const Axis y = joint_axis(g.y, taps_y, phase_y), x = joint_axis(g.x, taps_x, phase_x);
+  const GatedGatherArgs<T> args{y,
+                                x,
+                                phase_y.data(),
+                                phase_x.data(),
+                                rows.lists(),
+                                wanted.lists(),
+                                data<T>(weight),
+                                g.taps(),
+                                in * g.taps(),
+                                data<T>(start),
+                                in,
+                                grad.size(0),
+                                data<T>(grad),
+                                mutable_data<T>(result)};
+  run_gather(args, wanted, rows, 2 * g.taps() * g.out_pixels());
 }
 
 template <class T>

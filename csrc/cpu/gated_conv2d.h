@@ -18,13 +18,14 @@ struct ChannelLists {
   int64_t channels;
 };
 
-// out[n, r, p] = start + sum over listed channels c and taps t of
-// weight[r * row_step + c * channel_step + t] * x[n, c, p * in_step + tap[t]] for the listed rows r
-// and the pixels p of the grid; pixels outside the input count as zero. Of the rows that are not
-// listed the same pixels are set to zero.
+// out[n, r, p * out_step + phase] = start + sum over listed channels c and the taps t of that phase
+// of weight[r * row_step + c * channel_step + t] * x[n, c, p * in_step + tap[t]] for the listed
+// rows r, the pixels p of the grid and all phases, where that is a pixel of the output; pixels
+// outside the input count as zero. The rows that are not listed are set to zero.
 template <class T>
 struct GatedGatherArgs {
-  Axis y, x;
+  Axis y, x;                         // every tap belongs to the pass; origin 0
+  const int32_t *phase_y, *phase_x;  // [kernel], below out_step; not read where that is 1
   ChannelLists channels, rows;
   const T* weight;
   int64_t row_step, channel_step;

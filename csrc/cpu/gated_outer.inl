@@ -125,17 +125,6 @@ void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t lis
   }
 }
 
-template <class T>
-struct Index;
-template <>
-struct Index<float> {
-  typedef int32_t Type;
-};
-template <>
-struct Index<double> {
-  typedef int64_t Type;
-};
-
 // Where a vector of channels finds its products among the listed channels'. Lane l of the channels
 // from c on takes product first + lane[l], or zero where lane[l] is kLanes.
 template <class T>

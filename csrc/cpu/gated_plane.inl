@@ -7,21 +7,30 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Integers as wide as an element, and vectors of them.
+template <class T>
+struct Index;
+template <>
+struct Index<float> {
+  typedef int32_t Type;
+  typedef int32_t Vector __attribute__((vector_size(SPARSEFL_VECTOR_BYTES)));
+};
+template <>
+struct Index<double> {
+  typedef int64_t Type;
+  typedef int64_t Vector __attribute__((vector_size(SPARSEFL_VECTOR_BYTES)));
+};
 // The input coordinates that the taps of an axis reach from a grid point.
 struct Span {
-  int64_t low = 0, high = -1;
+  int64_t low, high;
 
-  explicit Span(const Axis& axis) {
-    bool any = false;
-    for (int64_t t = 0; t < axis.kernel; ++t) {
+  explicit Span(const Axis& axis) : low(axis.tap[0]), high(axis.tap[0]) {
+    for (int64_t t = 1; t < axis.kernel; ++t) {
       const int64_t tap = axis.tap[t];
-      if (tap == Axis::kNoTap) continue;
-      low = any && low < tap ? low : tap;
-      high = any && high > tap ? high : tap;
-      any = true;
+      low = low < tap ? low : tap;
+      high = high > tap ? high : tap;
     }
   }
-  bool empty() const { return high < low; }
 };
 
 // Some rows of the grid, all columns, and the input rows that they reach. A row lies sorted by the

@@ -86,6 +86,18 @@ Axis forward_axis(const Extent& e, std::vector<int32_t>& taps) {
   return {e.input, e.output, e.output, 0, 1, e.stride, taps.data(), e.kernel};
 }
 
+Axis joint_axis(const Extent& e, std::vector<int32_t>& taps, std::vector<int32_t>& phase) {
+  taps.resize(e.kernel), phase.resize(e.kernel);
+  for (int64_t t = 0; t < e.kernel; ++t) {
+    const int64_t from = t * e.dilation - e.before;
+    const int64_t residue = (from % e.stride + e.stride) % e.stride;
+    phase[t] = static_cast<int32_t>(residue);
+    taps[t] = static_cast<int32_t>((residue - from) / e.stride);
+  }
+  const int64_t grid = (e.input + e.stride - 1) / e.stride;
+  return {e.output, e.input, grid, 0, e.stride, 1, taps.data(), e.kernel};
+}
+
 Axis transposed_axis(const Extent& e, int64_t residue, std::vector<int32_t>& taps) {
   taps.assign(e.kernel, Axis::kNoTap);
   for (int64_t t = 0; t < e.kernel; ++t) {

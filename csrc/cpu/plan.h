@@ -42,6 +42,11 @@ struct Extent {
 // The axis of the forward pass. The result points into `taps`, which the function fills.
 Axis forward_axis(const Extent& e, std::vector<int32_t>& taps);
 
+// The axis of the input gradient at all input coordinates: grid point j of phase[t] modulo the
+// stride meets tap t. The grid has a point beyond the input where a phase is shorter than the
+// first.
+Axis joint_axis(const Extent& e, std::vector<int32_t>& taps, std::vector<int32_t>& phase);
+
 // The axis of the input gradient at the input coordinates of one residue modulo the stride.
 Axis transposed_axis(const Extent& e, int64_t residue, std::vector<int32_t>& taps);
 

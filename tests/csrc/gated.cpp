@@ -50,6 +50,9 @@ constexpr Case kCases[] = {
     {1, 2, 3, 60, {5, 0, 3, 1, 4, 1}, {16, 0, 3, 1, 21, 20}},
     {4, 6, 5, 0, {5, 0, 1, 2, 0, 1}, {6, 0, 1, 1, 0, 1}},
     {2, 2, 3, 80, {3, 0, 3, 1, 1, 1}, {83, 0, 3, 1, 1, 1}},
+    {3, 40, 33, 50, {16, 0, 3, 2, 1, 1}, {16, 0, 3, 2, 1, 1}},
+    {2, 9, 12, 50, {32, 0, 3, 2, 1, 1}, {33, 0, 3, 2, 1, 1}},
+    {2, 5, 6, 50, {7, 0, 3, 3, 1, 1}, {64, 0, 5, 2, 2, 1}},
     {4, 5, 19, 60, {1, 0, 3, 1, 1, 1}, {1, 0, 3, 1, 1, 1}},
     {3, 40, 70, 60, {2, 0, 3, 1, 1, 1}, {2, 0, 3, 1, 1, 1}},
     {3, 7, 33, 50, {3, 0, 3, 1, 1, 1}, {3, 0, 3, 1, 1, 1}},
@@ -94,9 +97,7 @@ Expected convolve(const Case& c, const Kept& in, const Kept& out, const Numbers&
 }
 
 template <class T>
-void gather(const GatedConv2dKernels<T>& kernels, const GatedGatherArgs<T>& args) {
-  if (args.y.grid == 0 || args.x.grid == 0) return;
-  const bool small = is_small(args.y, args.x);
+void gather(const GatedConv2dKernels<T>& kernels, const GatedGatherArgs<T>& args, bool small) {
   const int64_t items = small ? kernels.small_blocks(args) : args.samples;
   for_parts(kParts, [&](int64_t p) {
     const auto size = small ? kernels.small_gather_scratch : kernels.gather_scratch;
@@ -127,6 +128,17 @@ void outer(const GatedConv2dKernels<T>& kernels, GatedOuterArgs<T> args, const T
 }
 
 template <class T>
+void check_gathers(const GatedConv2dKernels<T>& kernels, const char* set,
+                   const GatedGatherArgs<T>& args, const Block<T>& out, const Numbers& expected) {
+  for (const bool small : {false, true}) {
+    if (small && !is_small(args.y, args.x)) continue;
+    for (int64_t i = 0; i < out.size(); ++i) args.out[i] = static_cast<T>(kGarbage);
+    gather<T>(kernels, args, small);
+    expect_equal(out, expected, set, gather_sum);
+  }
+}
+
+template <class T>
 void check(const GatedConv2dKernels<T>& kernels, const char* set, Case c) {
   c.y.output = output_of(c.y), c.x.output = output_of(c.x);
   const int64_t taps = c.y.kernel * c.x.kernel;
@@ -141,21 +153,22 @@ void check(const GatedConv2dKernels<T>& kernels, const char* set, Case c) {
       grad_weight(expected.grad_weight.size());
   std::vector<int32_t> taps_y, taps_x;
   const Axis axis_y = forward_axis(c.y, taps_y), axis_x = forward_axis(c.x, taps_x);
-  gather<T>(kernels, {axis_y, axis_x, in.lists(), out.lists(), w.get(), c.in * taps, taps, b.get(),
-                      0, c.samples, operand.get(), y.get()});
-  expect_equal(y, expected.y, set, gather_sum);
+  check_gathers<T>(kernels, set,
+                   {axis_y, axis_x, nullptr, nullptr, in.lists(), out.lists(), w.get(), c.in * taps,
+                    taps, b.get(), 0, c.samples, operand.get(), y.get()},
+                   y, expected.y);
   outer<T>(kernels,
            {axis_y, axis_x, out.lists(), in.flag.data(), c.in, c.samples, operand.get(), nullptr,
             grad_weight.get()},
            gradient.get());
   expect_equal(grad_weight, expected.grad_weight, set, outer_sum);
-  for (int64_t phase = 0; phase < c.y.stride * c.x.stride; ++phase) {
-    const Axis back_y = transposed_axis(c.y, phase / c.x.stride, taps_y);
-    const Axis back_x = transposed_axis(c.x, phase % c.x.stride, taps_x);
-    gather<T>(kernels, {back_y, back_x, out.lists(), in.lists(), w.get(), taps, c.in * taps,
-                        s.get(), c.in, c.samples, gradient.get(), grad_x.get()});
-  }
-  expect_equal(grad_x, expected.grad_x, set, gather_sum);
+  std::vector<int32_t> phase_y, phase_x;
+  const Axis back_y = joint_axis(c.y, taps_y, phase_y), back_x = joint_axis(c.x, taps_x, phase_x);
+  check_gathers<T>(
+      kernels, set,
+      {back_y, back_x, phase_y.data(), phase_x.data(), out.lists(), in.lists(), w.get(), taps,
+       c.in * taps, s.get(), c.in, c.samples, gradient.get(), grad_x.get()},
+      grad_x, expected.grad_x);
 }
 
 }  // namespace

@@ -1,0 +1,275 @@
+// What a gather reads of a block of channels, laid out in the L1 cache, and how it is cut into
+// tiles.
+
+namespace sparsefl {
+namespace {
+
+// Vectors of pixels that a weight is broadcast to.
+template <class T>
+constexpr int kPixelVectors = SPARSEFL_VECTOR_BYTES == 64 ? 4 : 2;
+// Of the operand that a block of channels makes, so that it stays in the L1 cache.
+constexpr int64_t kOperandBytes = 20 << 10;
+// Of the weights of a range of channels, so that they stay in the L2 cache.
+constexpr int64_t kWeightBytes = 512 << 10;
+
+// The grid points of a row whose tap lies inside the input: [first, last).
+struct Inside {
+  int64_t low, first, last;  // low: what the tap reaches from the row's first point
+
+  Inside(const Axis& axis, int64_t tap) : low(tap) {
+    first = low < 0 ? smaller(ceil_div(-low, axis.in_step), axis.grid) : 0;
+    last = low < axis.input ? smaller(ceil_div(axis.input - low, axis.in_step), axis.grid) : 0;
+    last = last < first ? first : last;
+  }
+};
+
+// Where rows are no whole number of vectors: for every different tap of the x axis and every
+// residue of input rows modulo the y axis' step, the rows that the tap reaches, without gaps, so
+// that a vector runs over several.
+struct Rows {
+  Span y;
+  int64_t step_y, columns, variants;
+
+  Rows(const Axis& axis_y, const Axis& axis_x)
+      : y(axis_y), step_y(axis_y.in_step), columns(axis_x.grid), variants(0) {
+    for (int64_t t = 0; t < axis_x.kernel; ++t) variants += first_like(axis_x, t) == t;
+  }
+
+  // The first tap that reaches what tap t does.
+  static int64_t first_like(const Axis& x, int64_t t) {
+    int64_t first = 0;
+    while (x.tap[first] != x.tap[t]) ++first;
+    return first;
+  }
+  // Of a residue.
+  int64_t rows(int64_t grid_rows) const { return grid_rows + (y.high - y.low) / step_y; }
+  int64_t elements(int64_t grid_rows) const {
+    return variants * step_y * rows(grid_rows) * columns;
+  }
+  // Of the pixel that tap_y reaches, and a variant, from a tile's first grid point.
+  int64_t place(int64_t tap_y, int64_t variant, int64_t grid_rows) const {
+    const int64_t row = tap_y - y.low;
+    return ((variant * step_y + row % step_y) * rows(grid_rows) + row / step_y) * columns;
+  }
+};
+
+// Lanes [first, last) of a vector.
+template <class T>
+inline typename Index<T>::Vector lanes_between(int64_t first, int64_t last) {
+  typedef typename Index<T>::Type Lane;
+  alignas(SPARSEFL_VECTOR_BYTES) Lane lane[Vec<T>::kLanes];
+  for (int i = 0; i < Vec<T>::kLanes; ++i) lane[i] = i;
+  const auto all = *reinterpret_cast<const typename Index<T>::Vector*>(lane);
+  return (all >= static_cast<Lane>(first)) & (all < static_cast<Lane>(last));
+}
+
+template <class T, int... I>
+inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b,
+                                        Lanes<I...>) {
+  return __builtin_shufflevector(a, b, (2 * I)...);
+}
+
+// One row of a variant, of no more points than lanes. All that is read lies inside the tensor.
+template <class T, int kStep>
+inline void lay_short_row(const T* from, typename Index<T>::Vector inside, T* to) {
+  typedef typename Index<T>::Vector Mask;
+  typename Vec<T>::Type v = load(from);
+  if constexpr (kStep == 2) {
+    v = even_lanes<T>(v, load(from + Vec<T>::kLanes), typename FirstLanes<Vec<T>::kLanes>::Type{});
+  }
+  store(to, reinterpret_cast<typename Vec<T>::Type>(reinterpret_cast<Mask>(v) & inside));
+}
+
+template <class T>
+void lay_long_row(const T* from, const Inside& inside, int64_t step, int64_t columns, const T* end,
+                  T* to) {
+  zero_beyond(to, inside.first);
+  if (step == 1) {
+    copy_beyond(from + inside.first, inside.last - inside.first, end, to + inside.first);
+  } else {
+    for (int64_t i = inside.first; i < inside.last; ++i) to[i] = from[i * step];
+  }
+  zero_beyond(to + inside.last, columns - inside.last);
+}
+
+// Lays out what `grid_rows` rows of the grid from `top` on reach of a channel; a tile has no more
+// than `tile_rows`. Reads nothing outside [begin, end) and writes up to a vector beyond.
+template <class T>
+void lay_rows(const Rows& rows, const Axis& y, const Axis& x, int64_t top, int64_t grid_rows,
+              int64_t tile_rows, const T* plane, const T* begin, const T* end, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const int64_t step_x = x.in_step, count = rows.rows(grid_rows), columns = rows.columns;
+  const bool fast = columns <= kLanes && step_x <= 2;
+  for (int64_t t = 0; t < x.kernel; ++t) {
+    if (Rows::first_like(x, t) != t) continue;
+    const Inside inside(x, x.tap[t]);
+    const auto mask = lanes_between<T>(inside.first, inside.last);
+    for (int64_t residue = 0; residue < rows.step_y; ++residue) {
+      T* out = to;
+      to += rows.rows(tile_rows) * columns;
+      int64_t row = top * rows.step_y + rows.y.low + residue;
+      for (int64_t i = 0; i < count; ++i, row += rows.step_y, out += columns) {
+        const T* from = plane + row * x.input + inside.low;
+        if (row < 0 || row >= y.input) {
+          zero_beyond(out, columns);
+        } else if (!fast || from < begin || end - from < step_x * kLanes) {
+          lay_long_row(from, inside, step_x, columns, end, out);
+        } else if (step_x == 1) {
+          lay_short_row<T, 1>(from, mask, out);
+        } else {
+          lay_short_row<T, 2>(from, mask, out);
+        }
+      }
+    }
+  }
+}
+
+// How the grid is cut into tiles of a few vectors, and what each tile needs.
+template <class T>
+struct GatherPlan {
+  static constexpr int kLanes = Vec<T>::kLanes;
+  static constexpr int64_t kTile = kPixelVectors<T> * kLanes;
+
+  bool direct;    // rows are whole vectors, read from a padded band; else laid out
+  bool buffered;  // sums of a sample are kept apart from the output
+  Band band;
+  Rows rows;
+  int64_t taps, phases, pixels, padded_pixels, tile_rows, columns;
+  int64_t channel_elements, block_channels, range_channels, x_vector, y_vector;
+
+  explicit GatherPlan(const GatedGatherArgs<T>& a)
+      : direct(a.x.grid % kLanes == 0),
+        band(a.y, a.x, direct ? kLanes : 1),
+        rows(a.y, a.x),
+        taps(a.y.kernel * a.x.kernel),
+        phases(a.y.out_step * a.x.out_step),
+        pixels(a.y.grid * a.x.grid),
+        padded_pixels(round_up(pixels, kLanes)),
+        columns(direct ? a.x.grid : kLanes) {
+    buffered = phases > 1 || pixels % kLanes != 0;
+    // Pixels of a tile begin anywhere in a row.
+    tile_rows = smaller(a.y.grid, direct ? kPixelVectors<T> : (kTile - 1) / a.x.grid + 2);
+    // A copy writes up to a vector beyond.
+    channel_elements =
+        round_up((direct ? band.elements(tile_rows) : rows.elements(tile_rows)) + kLanes, kLanes);
+    const int64_t fit = kOperandBytes / int64_t{sizeof(T)} / channel_elements;
+    block_channels = fit < 1 ? 1 : smaller(fit, a.channels.channels);
+    const int64_t weight_bytes = a.rows.channels * taps * int64_t{sizeof(T)};
+    const int64_t range = kWeightBytes / weight_bytes;
+    range_channels = pixels > 2 * kTile ? a.channels.channels : range < 16 ? 16 : range;
+    x_vector = direct ? band.step_y * band.pitch : kLanes;
+    y_vector = direct ? a.x.grid : kLanes;
+  }
+
+  int64_t table_elements() const {
+    return round_up((2 * taps + phases + 1) * int64_t{sizeof(int64_t)}, 64) / int64_t{sizeof(T)};
+  }
+  // The last vectors of a tile reach beyond its rows.
+  int64_t operand_elements() const {
+    return round_up(block_channels * channel_elements + kTile, 16);
+  }
+  int64_t sums_elements(const GatedGatherArgs<T>& a) const {
+    return buffered ? phases * a.rows.channels * padded_pixels + kLanes : 0;
+  }
+};
+
+// Of every tap, phase after phase: where it reaches in an operand, and its place in a weight. The
+// taps of a phase are [begin[phase], begin[phase + 1]).
+struct Tables {
+  int64_t *x, *weight, *begin;
+};
+
+// A gather's plan and memory.
+template <class T>
+struct Gather {
+  GatherPlan<T> plan;
+  Tables tables;
+  T *operand, *sums;
+
+  Gather(const GatedGatherArgs<T>& a, T* scratch) : plan(a) {
+    int64_t* const table = reinterpret_cast<int64_t*>(scratch);
+    tables = {table, table + plan.taps, table + 2 * plan.taps};
+    operand = scratch + plan.table_elements();
+    sums = operand + plan.operand_elements();
+    int64_t filled = 0;
+    for (int64_t phase = 0; phase < plan.phases; ++phase) {
+      tables.begin[phase] = filled;
+      for (int64_t t = 0; t < plan.taps; ++t) {
+        const int64_t ky = t / a.x.kernel, kx = t % a.x.kernel;
+        const int64_t of_y = a.y.out_step == 1 ? 0 : a.phase_y[ky];
+        const int64_t of_x = a.x.out_step == 1 ? 0 : a.phase_x[kx];
+        if (of_y * a.x.out_step + of_x != phase) continue;
+        tables.x[filled] = place(a, ky, kx);
+        tables.weight[filled++] = t;
+      }
+    }
+    tables.begin[plan.phases] = filled;
+  }
+
+  // Lays out a channel.
+  void read(const GatedGatherArgs<T>& a, const T* plane, int64_t top, int64_t grid_rows,
+            T* to) const {
+    const T* end = a.in + a.samples * a.channels.channels * a.y.input * a.x.input;
+    if (plan.direct) {
+      copy_band(plan.band, a.y, a.x, plane, end, top, grid_rows, to);
+    } else {
+      lay_rows(plan.rows, a.y, a.x, top, grid_rows, plan.tile_rows, plane, a.in, end, to);
+    }
+  }
+
+ private:
+  int64_t place(const GatedGatherArgs<T>& a, int64_t ky, int64_t kx) const {
+    if (plan.direct) return plan.band.place(a.y.tap[ky], a.x.tap[kx]);
+    int64_t variant = 0;
+    for (int64_t t = 0; t < Rows::first_like(a.x, kx); ++t) {
+      variant += Rows::first_like(a.x, t) == t;
+    }
+    return plan.rows.place(a.y.tap[ky], variant, plan.tile_rows);
+  }
+};
+
+template <class T>
+int64_t gather_scratch(const GatedGatherArgs<T>& a) {
+  const GatherPlan<T> plan(a);
+  return plan.table_elements() + plan.operand_elements() + plan.sums_elements(a);
+}
+
+template <class T>
+inline void copy_exactly(const T* from, int64_t count, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+// Half of the lanes of a and b in turn: the lower or the upper ones.
+template <class T, int kHalf, int... I>
+inline typename Vec<T>::Type in_turn(typename Vec<T>::Type a, typename Vec<T>::Type b,
+                                     Lanes<I...>) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  return __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes + kHalf * (kLanes / 2))...);
+}
+
+// to[i] = from[i % phases * phase_step + i / phases] for i < width. Up to a vector beyond is read.
+template <class T>
+void interleave(const T* from, int64_t phase_step, int64_t phases, int64_t width, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  typedef typename FirstLanes<kLanes>::Type Sequence;
+  if (phases == 1) return copy_exactly(from, width, to);
+  int64_t i = 0;
+  if (phases == 2) {
+    for (; i + kLanes <= width; i += 2 * kLanes) {
+      const auto a = load(from + i / 2), b = load(from + phase_step + i / 2);
+      store(to + i, in_turn<T, 0>(a, b, Sequence{}));
+      if (i + 2 * kLanes > width) {
+        i += kLanes;
+        break;
+      }
+      store(to + i + kLanes, in_turn<T, 1>(a, b, Sequence{}));
+    }
+  }
+  for (; i < width; ++i) to[i] = from[i % phases * phase_step + i / phases];
+}
+
+}  // namespace
+}  // namespace sparsefl
