@@ -23,7 +23,8 @@ struct Block {
   bool first;  // the sums begin with `start`, else with what y holds
 };
 
-template <class T, int kRows, int kVectors>
+// kTaps > 0: so many taps, whose weights lie one after the other.
+template <class T, int kRows, int kVectors, int kTaps>
 void multiply(const Block<T>& b, const T* const* weights, const T* start, T* const* y) {
   typename Vec<T>::Type sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -37,12 +38,13 @@ void multiply(const Block<T>& b, const T* const* weights, const T* start, T* con
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) w[r] = weights[r];
   const T* x = b.x;
-  const int64_t x_vector = b.x_vector, taps = b.taps;
+  const int64_t x_vector = b.x_vector, taps = kTaps > 0 ? kTaps : b.taps;
   for (int64_t i = 0; i < b.count; ++i, x += b.x_channel) {
     const int64_t channel = b.channels[i] * b.channel_step;
+#pragma GCC unroll 9
     for (int64_t t = 0; t < taps; ++t) {
       const T* p = x + b.x_tap[t];
-      const int64_t place = channel + b.w_tap[t];
+      const int64_t place = channel + (kTaps > 0 ? t : b.w_tap[t]);
       typename Vec<T>::Type pixels[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) pixels[v] = load(p + v * x_vector);
@@ -65,7 +67,12 @@ template <class T, int kVectors, int kRows = kRowsAtOnce<T, kVectors>>
 inline void multiply_rows(int64_t rows, const Block<T>& b, const T* const* weights, const T* start,
                           T* const* y) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return multiply<T, kRows, kVectors>(b, weights, start, y);
+    if (rows == kRows) {
+      // 3 x 3 kernels are worth code of their own.
+      const auto run =
+          b.taps == 9 ? multiply<T, kRows, kVectors, 9> : multiply<T, kRows, kVectors, 0>;
+      return run(b, weights, start, y);
+    }
     multiply_rows<T, kVectors, kRows - 1>(rows, b, weights, start, y);
   }
 }

@@ -53,14 +53,27 @@ struct Rows {
   }
 };
 
-// Lanes [first, last) of a vector.
 template <class T>
-inline typename Index<T>::Vector lanes_between(int64_t first, int64_t last) {
+struct LaneNumbers {
   typedef typename Index<T>::Type Lane;
   alignas(SPARSEFL_VECTOR_BYTES) Lane lane[Vec<T>::kLanes];
-  for (int i = 0; i < Vec<T>::kLanes; ++i) lane[i] = i;
-  const auto all = *reinterpret_cast<const typename Index<T>::Vector*>(lane);
-  return (all >= static_cast<Lane>(first)) & (all < static_cast<Lane>(last));
+
+  constexpr LaneNumbers() : lane() {
+    for (int i = 0; i < Vec<T>::kLanes; ++i) lane[i] = i;
+  }
+};
+template <class T>
+constexpr LaneNumbers<T> kLaneNumbers;
+
+// Lanes whose column, of rows of `columns`, is in [first, last).
+template <class T>
+inline typename Index<T>::Vector columns_between(int64_t columns, int64_t first, int64_t last) {
+  typedef typename Index<T>::Type Lane;
+  typedef typename Index<T>::Vector Vector;
+  Vector column = *reinterpret_cast<const Vector*>(kLaneNumbers<T>.lane);
+  // A power of two, where a vector holds several rows.
+  if (columns < Vec<T>::kLanes) column &= static_cast<Lane>(columns - 1);
+  return (column >= static_cast<Lane>(first)) & (column < static_cast<Lane>(last));
 }
 
 template <class T, int... I>
@@ -69,20 +82,39 @@ inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>
   return __builtin_shufflevector(a, b, (2 * I)...);
 }
 
-// One row of a variant, of no more points than lanes. All that is read lies inside the tensor.
-template <class T, int kStep>
-inline void lay_short_row(const T* from, typename Index<T>::Vector inside, T* to) {
-  typedef typename Index<T>::Vector Mask;
-  typename Vec<T>::Type v = load(from);
-  if constexpr (kStep == 2) {
-    v = even_lanes<T>(v, load(from + Vec<T>::kLanes), typename FirstLanes<Vec<T>::kLanes>::Type{});
+template <class T>
+inline typename Vec<T>::Type masked(typename Vec<T>::Type v, typename Index<T>::Vector mask) {
+  return reinterpret_cast<typename Vec<T>::Type>(reinterpret_cast<typename Index<T>::Vector>(v) &
+                                                 mask);
+}
+
+// Input rows one after the other in memory, without padding, of which a vector holds a whole number
+// or is a part. Reads [from, from + elements) and what fills the last vector.
+template <class T>
+inline void lay_plane(const T* from, const Inside& inside, int64_t columns, int64_t elements,
+                      T* to) {
+  const auto mask = columns_between<T>(columns, inside.first, inside.last);
+  for (int64_t i = 0; i < elements; i += Vec<T>::kLanes) {
+    store(to + i, masked<T>(load(from + i), mask));
   }
-  store(to, reinterpret_cast<typename Vec<T>::Type>(reinterpret_cast<Mask>(v) & inside));
+}
+
+// Rows of no more points than lanes, every second element.
+template <class T>
+inline void lay_halves(const T* from, const Inside& inside, int64_t columns, int64_t pitch,
+                       int64_t rows, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const auto mask = columns_between<T>(kLanes, inside.first, inside.last);
+  for (int64_t i = 0; i < rows; ++i, from += pitch, to += columns) {
+    const auto v =
+        even_lanes<T>(load(from), load(from + kLanes), typename FirstLanes<kLanes>::Type{});
+    store(to, masked<T>(v, mask));
+  }
 }
 
 template <class T>
-void lay_long_row(const T* from, const Inside& inside, int64_t step, int64_t columns, const T* end,
-                  T* to) {
+void lay_row(const T* from, const Inside& inside, int64_t step, int64_t columns, const T* end,
+             T* to) {
   zero_beyond(to, inside.first);
   if (step == 1) {
     copy_beyond(from + inside.first, inside.last - inside.first, end, to + inside.first);
@@ -98,28 +130,37 @@ template <class T>
 void lay_rows(const Rows& rows, const Axis& y, const Axis& x, int64_t top, int64_t grid_rows,
               int64_t tile_rows, const T* plane, const T* begin, const T* end, T* to) {
   constexpr int kLanes = Vec<T>::kLanes;
-  const int64_t step_x = x.in_step, count = rows.rows(grid_rows), columns = rows.columns;
-  const bool fast = columns <= kLanes && step_x <= 2;
+  const int64_t columns = rows.columns, step_x = x.in_step, step_y = rows.step_y;
+  const int64_t count = rows.rows(grid_rows), pitch = step_y * x.input;
+  const bool plain = step_x == 1 && pitch == columns && kLanes % columns == 0;
+  const bool halves = step_x == 2 && columns <= kLanes;
   for (int64_t t = 0; t < x.kernel; ++t) {
     if (Rows::first_like(x, t) != t) continue;
     const Inside inside(x, x.tap[t]);
-    const auto mask = lanes_between<T>(inside.first, inside.last);
-    for (int64_t residue = 0; residue < rows.step_y; ++residue) {
+    for (int64_t residue = 0; residue < step_y; ++residue) {
       T* out = to;
       to += rows.rows(tile_rows) * columns;
-      int64_t row = top * rows.step_y + rows.y.low + residue;
-      for (int64_t i = 0; i < count; ++i, row += rows.step_y, out += columns) {
-        const T* from = plane + row * x.input + inside.low;
-        if (row < 0 || row >= y.input) {
-          zero_beyond(out, columns);
-        } else if (!fast || from < begin || end - from < step_x * kLanes) {
-          lay_long_row(from, inside, step_x, columns, end, out);
-        } else if (step_x == 1) {
-          lay_short_row<T, 1>(from, mask, out);
-        } else {
-          lay_short_row<T, 2>(from, mask, out);
+      const int64_t row = top * step_y + rows.y.low + residue;
+      // Rows [above, below) lie inside the input.
+      const int64_t above = row < 0 ? smaller(ceil_div(-row, step_y), count) : 0;
+      int64_t below = row < y.input ? smaller(ceil_div(y.input - row, step_y), count) : 0;
+      below = below < above ? above : below;
+      zero_beyond(out, above * columns);
+      out += above * columns;
+      const T* from = plane + (row + above * step_y) * x.input + inside.low;
+      const int64_t present = below - above, space = end - from - (present - 1) * pitch;
+      if (plain && from >= begin && space >= columns + kLanes) {
+        lay_plane(from, inside, columns, present * columns, out);
+        out += present * columns;
+      } else if (halves && from >= begin && space >= 2 * kLanes) {
+        lay_halves(from, inside, columns, pitch, present, out);
+        out += present * columns;
+      } else {
+        for (int64_t i = 0; i < present; ++i, from += pitch, out += columns) {
+          lay_row(from, inside, step_x, columns, end, out);
         }
       }
+      zero_beyond(out, (count - below) * columns);
     }
   }
 }
@@ -232,14 +273,6 @@ template <class T>
 int64_t gather_scratch(const GatedGatherArgs<T>& a) {
   const GatherPlan<T> plan(a);
   return plan.table_elements() + plan.operand_elements() + plan.sums_elements(a);
-}
-
-template <class T>
-inline void copy_exactly(const T* from, int64_t count, T* to) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
-  for (; i < count; ++i) to[i] = from[i];
 }
 
 // Half of the lanes of a and b in turn: the lower or the upper ones.

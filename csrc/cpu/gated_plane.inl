@@ -61,12 +61,28 @@ struct Band {
   }
 };
 
+// Vectors pass through `keep`: compilers would call memset and memcpy for a few of them.
+template <class T>
+inline typename Vec<T>::Type opaque(typename Vec<T>::Type v) {
+  keep(v);
+  return v;
+}
+
 template <class T>
 inline void fill_zero(T* to, int64_t count) {
   constexpr int kLanes = Vec<T>::kLanes;
+  const auto zero = opaque<T>(typename Vec<T>::Type{});
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, typename Vec<T>::Type{});
+  for (; i + kLanes <= count; i += kLanes) store(to + i, zero);
   for (; i < count; ++i) to[i] = T{0};
+}
+
+template <class T>
+inline void copy_exactly(const T* from, int64_t count, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, opaque<T>(load(from + i)));
+  for (; i < count; ++i) to[i] = from[i];
 }
 
 // Copies whole vectors: up to a vector more than `count` elements is written, but nothing is read
@@ -75,7 +91,7 @@ template <class T>
 inline void copy_beyond(const T* from, int64_t count, const T* end, T* to) {
   constexpr int kLanes = Vec<T>::kLanes;
   if (end - from >= round_up(count, kLanes)) {
-    for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
+    for (int64_t i = 0; i < count; i += kLanes) store(to + i, opaque<T>(load(from + i)));
   } else {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
@@ -89,7 +105,8 @@ inline void copy_spaced(const T* from, int64_t count, T* to) {
 
 template <class T>
 inline void zero_beyond(T* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += Vec<T>::kLanes) store(to + i, typename Vec<T>::Type{});
+  const auto zero = opaque<T>(typename Vec<T>::Type{});
+  for (int64_t i = 0; i < count; i += Vec<T>::kLanes) store(to + i, zero);
 }
 
 // One row of a channel, sorted by residue; zero outside the input. Writes up to a vector beyond the

@@ -19,6 +19,7 @@ PROGRAMS = {
         ["spmm", "gradients", "gather", "sample", "transpose", "dense_weight"],
     ),
     "gated": (("plan.cpp", "gated_conv2d_*.cpp"), ["gated_gather", "gated_outer"]),
+    "gated_norm": (("gated_norm_*.cpp",), ["gated_norm"]),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
     "memory_pool": (("memory_pool.cpp",), ["random", "steps", "forgetting", "release", "none"]),
     "packed_sign": (
