@@ -114,12 +114,15 @@ def sparsefl_step(problem: Problem) -> Step:
     stored = problem.weight[problem.support.to_mask()][plan.order].requires_grad_()
 
     given = problem.turned() if problem.batch_last else problem
+    # What a sign layer keeps between steps.
+    kept = {"codes": ops.SignCodes()} if problem.op == "sign_linear" else {}
 
     def call(x: torch.Tensor, stored: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         if problem.batch_last:
-            return ops.batch_last(op(x, stored, *problem.magnitudes, bias, plan))
+            return ops.batch_last(op(x, stored, *problem.magnitudes, bias, plan, **kept))
         if problem.conv is None:
-            out: torch.Tensor = op(x, stored, *problem.magnitudes, bias, plan, row_major=True)
+            arguments = (x, stored, *problem.magnitudes, bias, plan)
+            out: torch.Tensor = op(*arguments, row_major=True, **kept)
             return out
         return ops.row_major(op(x, stored, *problem.magnitudes, bias, plan))
 

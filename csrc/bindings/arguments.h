@@ -120,15 +120,20 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 // memory order of the input), the stored elements' and the bias's.
 enum Wanted : int64_t { kNone = 0, kBatchLast = 1, kRowMajor = 2 };
 
-// What a sign operator adds to the values: the magnitudes, one each or one for all.
+// What a sign operator adds to the values: the magnitudes, one each or one for all. coded: the
+// signs lie in the view's index, and there are no values.
 struct Magnitudes {
   const std::optional<Tensor>& each;
   double constant;
+  bool coded = false;
 };
 
 template <class T>
 Weights<T> make_weights(const Tensor& values, const Magnitudes* magnitudes) {
   if (magnitudes == nullptr) return {WeightKind::kValues, data<T>(values), nullptr, T{1}};
+  if (magnitudes->coded) {
+    return {WeightKind::kSignCoded, nullptr, nullptr, static_cast<T>(magnitudes->constant)};
+  }
   const auto kind =
       magnitudes->each.has_value() ? WeightKind::kSignTensor : WeightKind::kSignConstant;
   return {kind, data<T>(values), data<T>(magnitudes->each), static_cast<T>(magnitudes->constant)};

@@ -1,4 +1,5 @@
-// sparse_linear, sign_linear and the transposition into batch-last memory, for torch's CPU backend.
+// sparse_linear, sign_linear, its form by codes and the transposition into batch-last memory, for
+// torch's CPU backend.
 
 #include <torch/csrc/stable/library.h>
 
@@ -9,6 +10,7 @@
 #include "bindings/linear.h"
 #include "bindings/operand.h"
 #include "bindings/parallel.h"
+#include "bindings/sign_codes.h"
 #include "cpu/batch_last.h"
 #include "cpu/isa.h"
 #include "cpu/sparse_linear.h"
@@ -331,6 +333,35 @@ Gradients sign_linear_backward(const Tensor& grad, const std::optional<Tensor>& 
   return backward(grad, x, scores, &sign, {begin, index, position, work, block}, wanted);
 }
 
+const std::optional<Tensor> kNoTensor;
+
+int64_t sign_codes_update(const Tensor& scores, Tensor negative, Tensor stored, Tensor forward,
+                          const Tensor& place) {
+  return update({scores, negative, stored, forward, place});
+}
+
+// The forward product with codes of columns and signs in the place of the view's index, brought up
+// to the scores first; the second result is how many signs had changed.
+std::tuple<Tensor, int64_t> coded_linear(const Tensor& x, const Tensor& scores, double constant,
+                                         const std::optional<Tensor>& bias, Tensor negative,
+                                         Tensor stored, Tensor codes, const Tensor& place,
+                                         const Tensor& begin, const Tensor& work, int64_t block,
+                                         bool row_major) {
+  STD_TORCH_CHECK(block <= kCodedColumn + 1, "a code has no room for the column");
+  const int64_t changed = update({scores, negative, stored, codes, place});
+  const Magnitudes sign{kNoTensor, constant, true};
+  const ViewTensors view{begin, codes, kNoTensor, work, block};
+  return {forward(x, x, &sign, bias, view, row_major, 0), changed};
+}
+
+Gradients coded_linear_backward(const Tensor& grad, const std::optional<Tensor>& x, double constant,
+                                const Tensor& codes, const Tensor& begin, const Tensor& work,
+                                int64_t block, std::vector<int64_t> wanted) {
+  STD_TORCH_CHECK(block <= kCodedColumn + 1, "a code has no room for the column");
+  const Magnitudes sign{kNoTensor, constant, true};
+  return backward(grad, x, grad, &sign, {begin, codes, kNoTensor, work, block}, wanted);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(sparsefl, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa_in_use));
 }
@@ -341,6 +372,9 @@ STABLE_TORCH_LIBRARY_IMPL(sparsefl, CPU, m) {
   m.impl("sparse_linear_backward", TORCH_BOX(&sparse_linear_backward));
   m.impl("sign_linear", TORCH_BOX(&sign_linear));
   m.impl("sign_linear_backward", TORCH_BOX(&sign_linear_backward));
+  m.impl("sign_codes_update", TORCH_BOX(&sign_codes_update));
+  m.impl("coded_linear", TORCH_BOX(&coded_linear));
+  m.impl("coded_linear_backward", TORCH_BOX(&coded_linear_backward));
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ void scatter_rows(const View& view, const Weights<T>& weights, T* dense, int64_t
                    [&](int64_t row, int64_t column, int64_t width, int64_t k, int64_t end) {
                      T* to = dense + row * view.columns + column;
                      std::fill_n(to, width, T{0});
-                     for (; k < end; ++k) to[index[k]] = weight(k);
+                     for (; k < end; ++k) to[index[k]] = weight(k, index[k]);
                    });
   });
 }

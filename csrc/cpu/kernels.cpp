@@ -5,6 +5,7 @@
 #include "cpu/gated_conv2d.h"
 #include "cpu/gated_norm.h"
 #include "cpu/isa.h"
+#include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
 
@@ -39,6 +40,7 @@ namespace sparsefl {
 
 SPARSEFL_KERNELS(SparseLinear, sparse_linear_kernels)
 SPARSEFL_KERNELS(SparseConv2d, sparse_conv2d_kernels)
+SPARSEFL_KERNELS(SignCodes, sign_codes_kernels)
 SPARSEFL_KERNELS(GatedConv2d, gated_conv2d_kernels)
 SPARSEFL_KERNELS(GatedNorm, gated_norm_kernels)
 SPARSEFL_KERNELS(BatchLast, batch_last_kernels)

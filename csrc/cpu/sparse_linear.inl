@@ -39,8 +39,8 @@ inline void copy_block(const T* x, int64_t ldx, int64_t columns, T* buffer) {
   }
 }
 
-// acc[v] += weight(k) * x[index[k]][v] over k in [begin, end). Few vectors need several chains: an
-// FMA takes four cycles and one can start every cycle.
+// acc[v] += weight of k * x[column of index[k]][v] over k in [begin, end). Few vectors need several
+// chains: an FMA takes four cycles and one can start every cycle.
 template <class T, int kVectors, class R>
 inline void accumulate(const R& weight, const uint16_t* index, int64_t begin, int64_t end,
                        const T* x, int64_t ldx, typename Vec<T>::Type* acc) {
@@ -51,8 +51,8 @@ inline void accumulate(const R& weight, const uint16_t* index, int64_t begin, in
     typename Vec<T>::Type more[kChains - 1][kVectors] = {};
     for (; k + kChains <= end; k += kChains) {
       for (int c = 0; c < kChains; ++c) {
-        const auto w = broadcast<T>(weight(k + c));
-        const T* row = x + index[k + c] * ldx;
+        const auto w = broadcast<T>(weight(k + c, index[k + c]));
+        const T* row = x + weight.column(index[k + c]) * ldx;
         for (int v = 0; v < kVectors; ++v) {
           (c == 0 ? acc[v] : more[c - 1][v]) += w * load(row + v * kLanes);
         }
@@ -63,8 +63,8 @@ inline void accumulate(const R& weight, const uint16_t* index, int64_t begin, in
     }
   }
   for (; k < end; ++k) {
-    const auto w = broadcast<T>(weight(k));
-    const T* row = x + index[k] * ldx;
+    const auto w = broadcast<T>(weight(k, index[k]));
+    const T* row = x + weight.column(index[k]) * ldx;
     for (int v = 0; v < kVectors; ++v) acc[v] += w * load(row + v * kLanes);
   }
 }
@@ -154,7 +154,7 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
   if (part.lane_begin >= part.lane_end) return;
   constexpr int kLanes = Vec<T>::kLanes;
   constexpr int64_t kTile = kTileVectors<T> * kLanes;
-  with_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
+  with_linear_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
     if (a.ldx == 1) return spmv(a, weight, part);
     for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += kTile) {
       const int64_t lanes = part.lane_end - lane < kTile ? part.lane_end - lane : kTile;

@@ -39,7 +39,7 @@ inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waitin
   constexpr int kLanes = Vec<T>::kLanes;
   const int64_t group = begin / kLanes * kLanes;
   auto sums = sum_each<T>(waiting + group % kWaiting<T>);
-  if (w.kind == WeightKind::kSignConstant) sums *= broadcast<T>(w.constant);
+  if (w.one_magnitude()) sums *= broadcast<T>(w.constant);
   if (end - begin == kLanes) {
     T* out = grad_values + group;
     if (w.kind == WeightKind::kSignTensor) sums *= load(w.magnitudes + group);
@@ -55,8 +55,8 @@ inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waitin
   }
 }
 
-// For k in [begin, end): sums += weight(k) * grad[index[k]] if kInput, and the product of
-// grad[index[k]] and x waits at k % kWaiting.
+// For k in [begin, end): sums += weight of k * its row of grad if kInput, and the product of that
+// row and x waits at k % kWaiting.
 template <class T, int kVectors, bool kInput, class R>
 inline void meet(const R& weight, const uint16_t* index, int64_t begin, int64_t end, const T* grad,
                  int64_t ldg, const typename Vec<T>::Type* x, typename Vec<T>::Type* sums,
@@ -64,8 +64,8 @@ inline void meet(const R& weight, const uint16_t* index, int64_t begin, int64_t 
   constexpr int kLanes = Vec<T>::kLanes;
   for (int64_t k = begin; k < end; ++k) {
     typename Vec<T>::Type w;
-    if constexpr (kInput) w = broadcast<T>(weight(k));
-    const T* row = grad + index[k] * ldg;
+    if constexpr (kInput) w = broadcast<T>(weight(k, index[k]));
+    const T* row = grad + weight.column(index[k]) * ldg;
     auto g = load(row);
     if constexpr (kInput) {
       keep(g);
@@ -151,14 +151,15 @@ void gradients_tiles(const GradientsArgs<T>& a, const R& weight, const Part& par
 
 template <class T>
 void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
-  if (a.grad_x == nullptr) {
+  if (a.grad_x == nullptr && a.weights.kind != WeightKind::kSignCoded) {
     // No weight is read.
     const Reader<T, WeightKind::kValues, false> none(a.weights, nullptr);
     if (a.ldg == 1) return vector_gradients(a, none, part);
     return gradients_tiles<T, false>(a, none, part, scratch);
   }
-  with_reader<T>(a.weights, nullptr, [&](const auto& weight) {
+  with_linear_reader<T>(a.weights, nullptr, [&](const auto& weight) {
     if (a.ldg == 1) return vector_gradients(a, weight, part);
+    if (a.grad_x == nullptr) return gradients_tiles<T, false>(a, weight, part, scratch);
     gradients_tiles<T, true>(a, weight, part, scratch);
   });
 }

@@ -4,15 +4,17 @@
 namespace sparsefl {
 namespace {
 
-// sum of weight(k) * x[index[k]] over k in [begin, end), in four chains.
+// sum of the weight of k times x[column of index[k]] over k in [begin, end), in four chains.
 template <class T, class R>
 inline T dot(const R& weight, const uint16_t* index, int64_t begin, int64_t end, const T* x) {
   T sums[4] = {};
   int64_t k = begin;
   for (; k + 4 <= end; k += 4) {
-    for (int c = 0; c < 4; ++c) sums[c] += weight(k + c) * x[index[k + c]];
+    for (int c = 0; c < 4; ++c) {
+      sums[c] += weight(k + c, index[k + c]) * x[weight.column(index[k + c])];
+    }
   }
-  for (; k < end; ++k) sums[0] += weight(k) * x[index[k]];
+  for (; k < end; ++k) sums[0] += weight(k, index[k]) * x[weight.column(index[k])];
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
@@ -39,14 +41,17 @@ void scatter(const SpmmArgs<T>& a, const R weight, const Part& part) {
       const T x = a.x[row];
       const int64_t end = begin[row + 1];
 #pragma GCC unroll 4
-      for (int64_t k = begin[row]; k < end; ++k) y[view.index[k]] += weight(k) * x;
+      for (int64_t k = begin[row]; k < end; ++k) {
+        y[weight.column(view.index[k])] += weight(k, view.index[k]) * x;
+      }
     }
   }
 }
 
 template <class T>
 void spmv_transposed(const SpmmArgs<T>& a, const Part& part) {
-  with_reader<T>(a.weights, a.view.position, [&](const auto& weight) { scatter(a, weight, part); });
+  with_linear_reader<T>(a.weights, a.view.position,
+                        [&](const auto& weight) { scatter(a, weight, part); });
 }
 
 // The stored elements' gradient over k in [begin, end) is that of the weights times scale(k).
@@ -59,7 +64,7 @@ void vector_gradients(const GradientsArgs<T>& a, const R weight, const S scale, 
     for (int64_t row = part.row_begin; row < part.row_end; ++row) {
       const T x = a.x[row];
       for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
-        a.grad_values[k] = x * grad[view.index[k]] * scale(k);
+        a.grad_values[k] = x * grad[weight.column(view.index[k])] * scale(k);
       }
       if (a.grad_x == nullptr) continue;
       const T sum = dot(weight, view.index, begin[row], begin[row + 1], grad);
@@ -74,7 +79,7 @@ void vector_gradients(const GradientsArgs<T>& a, const R& weight, const Part& pa
   if (w.kind == WeightKind::kSignTensor) {
     return vector_gradients(a, weight, [=](int64_t k) { return w.magnitudes[k]; }, part);
   }
-  const T constant = w.kind == WeightKind::kSignConstant ? w.constant : T{1};
+  const T constant = w.one_magnitude() ? w.constant : T{1};
   vector_gradients(a, weight, [=](int64_t) { return constant; }, part);
 }
 

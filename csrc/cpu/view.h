@@ -28,16 +28,25 @@ struct View {
   }
 };
 
-enum class WeightKind { kValues, kSignConstant, kSignTensor };
+enum class WeightKind { kValues, kSignConstant, kSignTensor, kSignCoded };
+
+// Where a view's index holds the sign of a weight too: its highest bit, set where that is negative.
+constexpr uint16_t kNegative = 0x8000, kCodedColumn = 0x7fff;
 
 // The weight of a kept position: values[p]; or magnitude * sgn(values[p]) with sgn(0) = +1, the
-// magnitude being one constant or magnitudes[p].
+// magnitude being one constant or magnitudes[p]; or the constant with the sign that the index
+// holds, which only the linear kernels read.
 template <class T>
 struct Weights {
   WeightKind kind;
   const T* values;
   const T* magnitudes;
   T constant;
+
+  // Whether all weights have one magnitude.
+  [[gnu::always_inline]] bool one_magnitude() const {
+    return kind == WeightKind::kSignConstant || kind == WeightKind::kSignCoded;
+  }
 };
 
 }  // namespace sparsefl

@@ -13,7 +13,8 @@ struct Reader {
   Reader(const Weights<T>& w, const int32_t* position)
       : values(w.values), magnitudes(w.magnitudes), constant(w.constant), position(position) {}
 
-  T operator()(int64_t k) const {
+  // Of kept position k; the view's index has no part in it.
+  T operator()(int64_t k, uint16_t) const {
     const int64_t p = kIndirect ? position[k] : k;
     if constexpr (kKind == WeightKind::kValues) {
       return values[p];
@@ -22,9 +23,24 @@ struct Reader {
       return values[p] >= 0 ? magnitude : -magnitude;
     }
   }
+
+  // The column within its block that an element of the view's index names.
+  static int64_t column(uint16_t index) { return index; }
 };
 
-// Calls run(reader) with the reader that the weights and the view need.
+// Signs in the index: a weight costs no more than the two bytes that name its column.
+template <class T>
+struct CodeReader {
+  T signed_constant[2];
+
+  explicit CodeReader(const Weights<T>& w) : signed_constant{w.constant, -w.constant} {}
+
+  T operator()(int64_t, uint16_t code) const { return signed_constant[code >> 15]; }
+  static int64_t column(uint16_t code) { return code & kCodedColumn; }
+};
+
+// Calls run(reader) with the reader that the weights and the view need; signs in the index have
+// one of their own.
 template <class T, class Run>
 inline void with_reader(const Weights<T>& w, const int32_t* position, Run run) {
   switch (w.kind) {
@@ -37,14 +53,23 @@ inline void with_reader(const Weights<T>& w, const int32_t* position, Run run) {
     case WeightKind::kSignTensor:
       if (position == nullptr) return run(Reader<T, WeightKind::kSignTensor, false>(w, position));
       return run(Reader<T, WeightKind::kSignTensor, true>(w, position));
+    case WeightKind::kSignCoded:
+      return;
   }
 }
 
-// to[k] = the weight of kept position k, for k in [begin, end).
+// The same for the linear kernels, which read signs in the index too.
+template <class T, class Run>
+inline void with_linear_reader(const Weights<T>& w, const int32_t* position, Run run) {
+  if (w.kind == WeightKind::kSignCoded) return run(CodeReader<T>(w));
+  with_reader<T>(w, position, run);
+}
+
+// to[k] = the weight of kept position k, for k in [begin, end); not for signs in the index.
 template <class T>
 void read_weights(const Weights<T>& w, const int32_t* position, int64_t begin, int64_t end, T* to) {
   with_reader<T>(w, position, [&](const auto& weight) {
-    for (int64_t k = begin; k < end; ++k) to[k] = weight(k);
+    for (int64_t k = begin; k < end; ++k) to[k] = weight(k, 0);
   });
 }
 

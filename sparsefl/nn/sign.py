@@ -17,7 +17,7 @@ from sparsefl.nn._sizes import Padding, Size
 from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._support_layer import SupportLayer, SupportLike
 from sparsefl.nn._tracing import call_whole
-from sparsefl.ops import sign_conv2d, sign_linear
+from sparsefl.ops import SignCodes, sign_conv2d, sign_linear
 from sparsefl.random import normal
 
 Magnitude: TypeAlias = str | float | Tensor
@@ -308,13 +308,14 @@ class SignLinear(_SignLayer, LinearLayer):
         """Create the layer with fresh scores; see :meth:`reset_parameters`."""
         super().__init__(in_features, out_features, support, bias, device=device, dtype=dtype)
         self._start_magnitude(magnitude, seed, name)
+        self._codes = SignCodes()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, ``[..., out_features]``, for ``[..., in_features]``."""
         if isinstance(x, Proxy):
             return call_whole(self, x)
         refuse_transforms(self)
-        return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan)
+        return sign_linear(x, self.scores, self.magnitude, self.bias, self._plan, codes=self._codes)
 
 
 class SignConv2d(_SignLayer, Conv2dLayer):

@@ -4,6 +4,7 @@ from sparsefl.ops._dispatch import Layout, gated_layout
 from sparsefl.ops._gated import GatedGeometry, GatedOptions
 from sparsefl.ops._library import isa
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
+from sparsefl.ops._sign_codes import SignCodes
 from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
@@ -29,6 +30,7 @@ __all__ = [
     "LinearPlan",
     "MemoryCounts",
     "PackedSigns",
+    "SignCodes",
     "Statistics",
     "View",
     "batch_last",

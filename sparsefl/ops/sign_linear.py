@@ -14,6 +14,7 @@ from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import empty_output
 from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops._sign_codes import SignCodes
 from sparsefl.ops.sparse_linear import linear
 
 
@@ -25,11 +26,13 @@ def sign_linear(
     plan: LinearPlan,
     *,
     row_major: bool = False,
+    codes: SignCodes | None = None,
 ) -> Tensor:
     """Compute ``y = x @ W.T + bias`` with ``W = magnitude * sgn(scores)`` on the support.
 
     ``sgn(0) = +1``. The gradient of a score is straight-through: ``dL/dW * magnitude``, on the
-    support alone. The kernels read the scores; no weight is stored.
+    support alone. The kernels read the scores, or with ``codes`` and one magnitude two bytes a kept
+    weight, its column and its sign; no weight is stored.
 
     Args:
         x: Input, ``[..., in_features]``, float32, float64, bfloat16 or
@@ -39,6 +42,7 @@ def sign_linear(
         bias: ``[out_features]``, dtype of ``x``, or None.
         plan: The support ``[out_features, in_features]`` as the kernels walk it.
         row_major: Whether the output is wanted contiguous, as in :func:`sparse_linear`.
+        codes: What the layer keeps between calls, eight bytes a kept weight; None: nothing.
 
     Returns:
         ``[..., out_features]``, dtype of ``x``, with the batch innermost in memory
@@ -52,7 +56,7 @@ def sign_linear(
     x = _checks.check_any_operand(x, scores)
     scores = _checks.check_stored("scores", scores, plan.support.nnz, x)
     checked = _checks.check_magnitude(magnitude, plan.support.nnz, x)
-    return linear(x, scores, bias, checked, plan, row_major)
+    return linear(x, scores, bias, checked, plan, row_major, codes)
 
 
 define(

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._autograd import fake_backward
+from sparsefl.ops._coded_linear import CodedLinearFunction
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction, dense_linear, empty_output
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops._sign_codes import SignCodes
 
 
 def sparse_linear(
@@ -61,8 +63,12 @@ def linear(
     magnitude: Magnitude | None,
     plan: LinearPlan,
     row_major: bool,
+    codes: SignCodes | None = None,
 ) -> Tensor:
-    """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
+    """Run the layout of the plan's support.
+
+    ``magnitude=None``: ``stored`` are the weights; ``codes`` serve where all have one magnitude.
+    """
     out_features, in_features = plan.support.shape
     if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(f"x: expected [..., {in_features}] (in_features), got {list(x.shape)}")
@@ -71,6 +77,13 @@ def linear(
     flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
     if _dispatch.chooses_dense(plan, "linear", flat, flat.shape[0], 1):
         y = dense_linear(flat, stored, bias, magnitude, plan)
+    elif codes and magnitude and codes.serve(plan, flat, magnitude) and codes.acquire(plan):
+        try:
+            y = CodedLinearFunction.apply(
+                flat, stored, bias, magnitude.constant, plan, codes, row_major
+            )
+        finally:
+            codes.release()
     else:
         views = (plan.forward, plan.transposed)
         y = SparseLinearFunction.apply(flat, stored, bias, magnitude, views, row_major)

@@ -3,6 +3,7 @@
 // first difference.
 #include <mutex>
 
+#include "codes.h"
 #include "operands.h"
 #include "parts.h"
 
@@ -153,6 +154,13 @@ void run_linear(const Linear& c, WeightKind kind) {
         kernels.linear.spmv_transposed(args, {c.columns * p / 3, c.columns * (p + 1) / 3, 0, 1});
       }
       expect_equal(one, y, kernels.name, spmm_sum);
+    }
+    if (kind == WeightKind::kSignConstant && c.block <= kCodedColumn && c.block_t <= kCodedColumn) {
+      check_codes(kernels, support, stored, {start, operand, gradient, ld, c.batch},
+                  {y, grad_x, grad_values}, [&](const SpmmArgs<T>& args, const Numbers& expected) {
+                    const Block<T> product = multiply(kernels, args, 3, false);
+                    expect_equal(product, expected, kernels.name, spmm_sum);
+                  });
     }
     if (c.batch > 0) {
       check_gradients(kernels, support, stored, gradient, operand, c.batch, grad_x, grad_values);

@@ -12,6 +12,7 @@
 #include "cpu/batch_last.h"
 #include "cpu/dense_weight.h"
 #include "cpu/plan.h"
+#include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
 
@@ -19,9 +20,11 @@ namespace sparsefl {
 
 extern const SparseLinearKernels<double> kSparseLinearF64;
 extern const SparseConv2dKernels<double> kSparseConv2dF64;
+extern const SignCodesKernels<double> kSignCodesF64;
 extern const BatchLastKernels<double> kBatchLastF64;
 extern const SparseLinearKernels<float> kSparseLinearScalarF32, kSparseLinearAvx2F32,
     kSparseLinearAvx512F32;
+extern const SignCodesKernels<float> kSignCodesScalarF32, kSignCodesAvx2F32, kSignCodesAvx512F32;
 extern const SparseConv2dKernels<float> kSparseConv2dScalarF32, kSparseConv2dAvx2F32,
     kSparseConv2dAvx512F32;
 extern const BatchLastKernels<float> kBatchLastScalarF32, kBatchLastAvx2F32, kBatchLastAvx512F32;
@@ -35,23 +38,25 @@ template <class T>
 struct Kernels {
   const char* name;
   const SparseLinearKernels<T>& linear;
+  const SignCodesKernels<T>& sign_codes;
   const SparseConv2dKernels<T>& conv2d;
   const BatchLastKernels<T>& batch_last;
 };
 
 template <class Run>
 void for_each_set(const Run& run) {
-  run(Kernels<double>{"float64", kSparseLinearF64, kSparseConv2dF64, kBatchLastF64});
-  run(Kernels<float>{"scalar", kSparseLinearScalarF32, kSparseConv2dScalarF32,
+  run(Kernels<double>{"float64", kSparseLinearF64, kSignCodesF64, kSparseConv2dF64, kBatchLastF64});
+  run(Kernels<float>{"scalar", kSparseLinearScalarF32, kSignCodesScalarF32, kSparseConv2dScalarF32,
                      kBatchLastScalarF32});
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    run(Kernels<float>{"avx2", kSparseLinearAvx2F32, kSparseConv2dAvx2F32, kBatchLastAvx2F32});
+    run(Kernels<float>{"avx2", kSparseLinearAvx2F32, kSignCodesAvx2F32, kSparseConv2dAvx2F32,
+                       kBatchLastAvx2F32});
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    run(Kernels<float>{"avx512", kSparseLinearAvx512F32, kSparseConv2dAvx512F32,
-                       kBatchLastAvx512F32});
+    run(Kernels<float>{"avx512", kSparseLinearAvx512F32, kSignCodesAvx512F32,
+                       kSparseConv2dAvx512F32, kBatchLastAvx512F32});
   }
 #endif
 }

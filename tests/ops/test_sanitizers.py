@@ -14,7 +14,10 @@ PROGRAMS = {
         (
             "plan.cpp",
             "dense_weight.cpp",
-            *(f"{op}_*.cpp" for op in ("sparse_linear", "sparse_conv2d", "batch_last")),
+            *(
+                f"{op}_*.cpp"
+                for op in ("sparse_linear", "sign_codes", "sparse_conv2d", "batch_last")
+            ),
         ),
         ["spmm", "gradients", "gather", "sample", "transpose", "dense_weight"],
     ),

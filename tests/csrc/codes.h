@@ -1,0 +1,74 @@
+// The linear kernels and what keeps their codes of columns and signs, against the numbers that the
+// same kernels give by scores.
+#pragma once
+
+#include <cstdlib>
+#include <vector>
+
+#include "operands.h"
+#include "parts.h"
+
+namespace sparsefl {
+
+template <class T>
+struct CodedOperands {
+  const Block<T>&bias, &x, &grad;
+  int64_t ld, batch;
+};
+
+struct CodedResults {
+  const Numbers &y, &grad_x, &grad_values;
+};
+
+// The codes are first those of other scores. check(args, expected) runs a product.
+template <class T, class Check>
+void check_codes(const Kernels<T>& kernels, const Support& support, const Stored& stored,
+                 const CodedOperands<T>& of, const CodedResults& expected, const Check& check) {
+  Numbers scores, kept;
+  const Numbers others = small_integers(support.nnz);
+  for (const int32_t p : support.position) {
+    scores.push_back(stored.values[p]), kept.push_back(expected.grad_values[p]);
+  }
+  std::vector<uint16_t> codes(support.index.begin(), support.index.end()),
+      codes_t(support.index_t.begin(), support.index_t.end());
+  std::vector<uint32_t> negative((support.nnz + kSignChunk - 1) / kSignChunk * kSignLanes);
+  for (const Numbers* now : {&others, static_cast<const Numbers*>(&scores)}) {
+    const Block<T> block(*now);
+    const SignCodesArgs<T> args{block.get(),    support.nnz,  negative.data(),
+                                codes_t.data(), codes.data(), support.position.data()};
+    for_parts(3, [&](int64_t p) {
+      kernels.sign_codes.update(args, args.chunks() * p / 3, args.chunks() * (p + 1) / 3);
+    });
+    if (kernels.sign_codes.update(args, 0, args.chunks()) != 0) std::exit(1);
+  }
+  const Weights<T> weights{WeightKind::kSignCoded, nullptr, nullptr,
+                           static_cast<T>(stored.constant)};
+  View forward = support.forward, transposed = support.transposed;
+  forward.index = codes.data(), transposed.index = codes_t.data();
+  transposed.position = nullptr;
+  check({forward, weights, of.bias.get(), of.x.get(), of.ld, nullptr, 0, of.batch}, expected.y);
+  check({transposed, weights, nullptr, of.grad.get(), of.ld, nullptr, 0, of.batch},
+        expected.grad_x);
+  if (of.batch == 0) return;
+  Checksum sum{"coded gradients"};
+  for (const bool wants_x : {true, false}) {
+    Block<T> input(transposed.rows * of.batch), values(support.nnz);
+    const GradientsArgs<T> args{transposed,
+                                weights,
+                                of.grad.get(),
+                                of.ld,
+                                of.x.get(),
+                                of.ld,
+                                wants_x ? input.get() : nullptr,
+                                of.batch,
+                                values.get(),
+                                of.batch,
+                                false};
+    const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
+    kernels.linear.gradients(args, {0, transposed.rows, 0, of.batch}, scratch.get());
+    if (wants_x) expect_equal(input, expected.grad_x, kernels.name, sum);
+    expect_equal(values, kept, kernels.name, sum);
+  }
+}
+
+}  // namespace sparsefl
