@@ -167,29 +167,33 @@ void weight_gradient(const GatedGeometry& g, const Tensor& grad, const Tensor& x
   std::vector<int32_t> taps_y, taps_x;
   const int64_t flops = 2 * rows.pairs(OwningLists(in_kept)) * g.taps() * g.out_pixels();
   const Axis y = forward_axis(g.y, taps_y), x_axis = forward_axis(g.x, taps_x);
+  GatedOuterArgs<T> args{y,     x_axis,     rows.lists(),  flags(in_kept), in,
+                         batch, data<T>(x), data<T>(grad), nullptr,        mutable_data<T>(result)};
+  const auto run = [&](auto outer, auto outer_scratch) {
+    const int64_t parts = std::min(in, thread_parts(flops));
+    for_parts(parts, [&](int64_t p) {
+      const Workspace scratch(outer_scratch(args) * int64_t{sizeof(T)});
+      outer(args, in * p / parts, in * (p + 1) / parts, scratch.as<T>());
+    });
+  };
   const bool small = is_small(y, x_axis);
+  if (!small && kernels.fits_planes(args)) {
+    return run(kernels.plane_outer, kernels.plane_outer_scratch);
+  }
   const int64_t lanes = small ? kernels.small_turned_channels(out) : kernels.turned_channels(out);
   const Workspace turned(batch * g.out_pixels() * lanes * int64_t{sizeof(T)});
-  const GatedOuterArgs<T> args{y,     x_axis,     rows.lists(),   flags(in_kept),         in,
-                               batch, data<T>(x), turned.as<T>(), mutable_data<T>(result)};
+  args.turned = turned.as<T>();
   const int64_t turns = std::min(batch, thread_parts(flops));
   for_parts(turns, [&](int64_t p) {
     const int64_t first = batch * p / turns, last = batch * (p + 1) / turns;
     if (small) {
-      kernels.small_turn(args.rows, data<T>(grad), g.out_pixels(), batch, first, last,
-                         turned.as<T>());
+      kernels.small_turn(args.rows, args.grad, g.out_pixels(), batch, first, last, turned.as<T>());
     } else {
-      kernels.turn(args.rows, data<T>(grad), g.out_pixels(), first, last, turned.as<T>());
+      kernels.turn(args.rows, args.grad, g.out_pixels(), first, last, turned.as<T>());
     }
   });
-  const int64_t parts = std::min(in, thread_parts(flops));
-  for_parts(parts, [&](int64_t p) {
-    const int64_t first = in * p / parts, last = in * (p + 1) / parts;
-    const int64_t size = small ? kernels.small_outer_scratch(args) : kernels.outer_scratch(args);
-    const Workspace scratch(size * int64_t{sizeof(T)});
-    const auto run = small ? kernels.small_outer : kernels.outer;
-    run(args, first, last, scratch.as<T>());
-  });
+  if (small) return run(kernels.small_outer, kernels.small_outer_scratch);
+  run(kernels.outer, kernels.outer_scratch);
 }
 
 // The gradients of the input, [N, C, H, W], and of the weight; what is not wanted is empty. The

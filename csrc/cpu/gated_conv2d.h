@@ -2,7 +2,7 @@
 // and of the input's gradient is listed for every sample.
 //
 // Images are row-major, [N, C, H, W]. The lanes are pixels of one sample where channels are
-// gathered, and output channels of one sample where the weight's gradient is summed.
+// gathered, and pixels or output channels of one sample where the weight's gradient is summed.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,8 @@ struct GatedOuterArgs {
   const uint8_t* channels;  // [samples, in_channels], not 0 where a channel is not skipped
   int64_t in_channels, samples;
   const T* in;
-  const T* turned;  // what `turn` wrote for the samples
+  const T* grad;    // read by plane_outer alone
+  const T* turned;  // what `turn` wrote for the samples; read by the others
   T* grad_weight;   // [rows, in_channels, taps]
 };
 
@@ -73,6 +74,10 @@ struct GatedConv2dKernels {
   // Writes grad_weight[:, c, :] for the channels [first, last).
   void (*outer)(const GatedOuterArgs<T>&, int64_t first, int64_t last, T* scratch);
   int64_t (*outer_scratch)(const GatedOuterArgs<T>&);
+  // The same with pixels in the lanes, where they fit.
+  bool (*fits_planes)(const GatedOuterArgs<T>&);
+  void (*plane_outer)(const GatedOuterArgs<T>&, int64_t first, int64_t last, T* scratch);
+  int64_t (*plane_outer_scratch)(const GatedOuterArgs<T>&);
   // The same for small images. Blocks of output channels are gathered, for all samples. Lanes of
   // turned gradients are all channels, group after group, and the skipped ones are zero.
   void (*small_gather)(const GatedGatherArgs<T>&, int64_t first_block, int64_t last_block,

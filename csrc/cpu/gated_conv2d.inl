@@ -6,6 +6,7 @@
 #include "cpu/gated_operand.inl"
 #include "cpu/gated_multiply.inl"
 #include "cpu/gated_outer.inl"
+#include "cpu/gated_planes.inl"
 #include "cpu/gated_small.inl"
 // clang-format on
 
@@ -62,9 +63,10 @@ void gather_tile(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, con
   const GatherPlan<T>& plan = g.plan;
   const int64_t in_plane = a.y.input * a.x.input;
   const T* in = a.in + n * a.channels.channels * in_plane;
+  const T* end = a.in + a.samples * a.channels.channels * in_plane;
   const int32_t* listed = a.channels.index + n * a.channels.channels;
   Block<T> block{};
-  block.x_channel = plan.channel_elements, block.channel_step = a.channel_step;
+  block.x_channel = plan.operand.elements, block.channel_step = a.channel_step;
   block.x_vector = plan.x_vector, block.y_vector = plan.y_vector;
   sums.to += tile.pixel;
   for (int64_t done = first; done == first || done < last; done += plan.block_channels) {
@@ -72,8 +74,8 @@ void gather_tile(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, con
     block.count = smaller(plan.block_channels, last - done);
     block.first = done == 0;
     for (int64_t i = 0; i < block.count; ++i) {
-      g.read(a, in + block.channels[i] * in_plane, tile.top, tile.rows,
-             g.operand + i * plan.channel_elements);
+      plan.operand.read(in + block.channels[i] * in_plane, a.in, end, tile.top, tile.rows,
+                        g.operand + i * plan.operand.elements);
     }
     for (int64_t column = 0; column < plan.columns; column += Vec<T>::kLanes) {
       for (int64_t phase = 0; phase < plan.phases; ++phase) {
@@ -93,7 +95,7 @@ void gather_tiles(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, in
                   int64_t last, const Sums<T>& sums) {
   const GatherPlan<T>& plan = g.plan;
   const int64_t columns = a.x.grid;
-  if (plan.direct) {
+  if (plan.operand.direct) {
     for (int64_t y = 0; y < a.y.grid; y += kPixelVectors<T>) {
       const int64_t rows = smaller(kPixelVectors<T>, a.y.grid - y);
       gather_tile(a, g, n, {y, rows, rows, 0, y * columns}, first, last, sums);
@@ -198,6 +200,9 @@ void gather(const GatedGatherArgs<T>& a, int64_t first_sample, int64_t last_samp
    turned_channels<T>,                 \
    outer<T>,                           \
    outer_scratch<T>,                   \
+   fits_planes<T>,                     \
+   plane_outer<T>,                     \
+   plane_outer_scratch<T>,             \
    small_gather<T>,                    \
    small_blocks<T>,                    \
    small_gather_scratch<T>,            \

@@ -76,12 +76,6 @@ inline typename Index<T>::Vector columns_between(int64_t columns, int64_t first,
   return (column >= static_cast<Lane>(first)) & (column < static_cast<Lane>(last));
 }
 
-template <class T, int... I>
-inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b,
-                                        Lanes<I...>) {
-  return __builtin_shufflevector(a, b, (2 * I)...);
-}
-
 template <class T>
 inline typename Vec<T>::Type masked(typename Vec<T>::Type v, typename Index<T>::Vector mask) {
   return reinterpret_cast<typename Vec<T>::Type>(reinterpret_cast<typename Index<T>::Vector>(v) &
@@ -165,49 +159,92 @@ void lay_rows(const Rows& rows, const Axis& y, const Axis& x, int64_t top, int64
   }
 }
 
+// What a tile of grid rows reaches of a channel, in vectors.
+template <class T>
+struct Operand {
+  static constexpr int kLanes = Vec<T>::kLanes;
+
+  Axis y, x;
+  bool direct;  // rows are whole vectors, read from a padded band; else rows lie without gaps
+  Band band;
+  Rows rows;
+  int64_t tile_rows, elements;
+
+  Operand(const Axis& axis_y, const Axis& axis_x, int64_t tile_rows)
+      : y(axis_y),
+        x(axis_x),
+        direct(has_whole_vectors(axis_x)),
+        band(y, x, direct ? kLanes : 1),
+        rows(y, x),
+        tile_rows(tile_rows) {
+    // A copy writes up to a vector beyond.
+    const int64_t filled = direct ? band.elements(tile_rows) : rows.elements(tile_rows);
+    elements = round_up(filled + kLanes, kLanes);
+  }
+
+  static bool has_whole_vectors(const Axis& x) { return x.grid % kLanes == 0; }
+
+  // From a row of the grid to the next, of a band.
+  int64_t row_step() const { return band.step_y * band.pitch; }
+
+  // Of the pixel that a tap reaches from the first grid point.
+  int64_t place(int64_t ky, int64_t kx) const {
+    if (direct) return band.place(y.tap[ky], x.tap[kx]);
+    int64_t variant = 0;
+    for (int64_t t = 0; t < Rows::first_like(x, kx); ++t) variant += Rows::first_like(x, t) == t;
+    return rows.place(y.tap[ky], variant, tile_rows);
+  }
+
+  // Lays out rows of a channel of the tensor [begin, end).
+  void read(const T* plane, const T* begin, const T* end, int64_t top, int64_t grid_rows,
+            T* to) const {
+    if (direct) {
+      copy_band(band, y, x, plane, end, top, grid_rows, to);
+    } else {
+      lay_rows(rows, y, x, top, grid_rows, tile_rows, plane, begin, end, to);
+    }
+  }
+};
+
 // How the grid is cut into tiles of a few vectors, and what each tile needs.
 template <class T>
 struct GatherPlan {
   static constexpr int kLanes = Vec<T>::kLanes;
   static constexpr int64_t kTile = kPixelVectors<T> * kLanes;
 
-  bool direct;    // rows are whole vectors, read from a padded band; else laid out
+  Operand<T> operand;
   bool buffered;  // sums of a sample are kept apart from the output
-  Band band;
-  Rows rows;
-  int64_t taps, phases, pixels, padded_pixels, tile_rows, columns;
-  int64_t channel_elements, block_channels, range_channels, x_vector, y_vector;
+  int64_t taps, phases, pixels, padded_pixels, columns;
+  int64_t block_channels, range_channels, x_vector, y_vector;
 
   explicit GatherPlan(const GatedGatherArgs<T>& a)
-      : direct(a.x.grid % kLanes == 0),
-        band(a.y, a.x, direct ? kLanes : 1),
-        rows(a.y, a.x),
+      : operand(a.y, a.x, tile_rows(a)),
         taps(a.y.kernel * a.x.kernel),
         phases(a.y.out_step * a.x.out_step),
         pixels(a.y.grid * a.x.grid),
         padded_pixels(round_up(pixels, kLanes)),
-        columns(direct ? a.x.grid : kLanes) {
+        columns(operand.direct ? a.x.grid : kLanes) {
     buffered = phases > 1 || pixels % kLanes != 0;
-    // Pixels of a tile begin anywhere in a row.
-    tile_rows = smaller(a.y.grid, direct ? kPixelVectors<T> : (kTile - 1) / a.x.grid + 2);
-    // A copy writes up to a vector beyond.
-    channel_elements =
-        round_up((direct ? band.elements(tile_rows) : rows.elements(tile_rows)) + kLanes, kLanes);
-    const int64_t fit = kOperandBytes / int64_t{sizeof(T)} / channel_elements;
+    const int64_t fit = kOperandBytes / int64_t{sizeof(T)} / operand.elements;
     block_channels = fit < 1 ? 1 : smaller(fit, a.channels.channels);
     const int64_t weight_bytes = a.rows.channels * taps * int64_t{sizeof(T)};
     const int64_t range = kWeightBytes / weight_bytes;
     range_channels = pixels > 2 * kTile ? a.channels.channels : range < 16 ? 16 : range;
-    x_vector = direct ? band.step_y * band.pitch : kLanes;
-    y_vector = direct ? a.x.grid : kLanes;
+    x_vector = operand.direct ? operand.row_step() : kLanes;
+    y_vector = operand.direct ? a.x.grid : kLanes;
   }
 
+  // Pixels of a tile without whole rows begin anywhere in one.
+  static int64_t tile_rows(const GatedGatherArgs<T>& a) {
+    const bool direct = Operand<T>::has_whole_vectors(a.x);
+    return smaller(a.y.grid, direct ? kPixelVectors<T> : (kTile - 1) / a.x.grid + 2);
+  }
   int64_t table_elements() const {
     return round_up((2 * taps + phases + 1) * int64_t{sizeof(int64_t)}, 64) / int64_t{sizeof(T)};
   }
   // The last vectors of a tile reach beyond its rows.
   int64_t operand_elements() const {
-    return round_up(block_channels * channel_elements + kTile, 16);
+    return round_up(block_channels * operand.elements + kTile, 16);
   }
   int64_t sums_elements(const GatedGatherArgs<T>& a) const {
     return buffered ? phases * a.rows.channels * padded_pixels + kLanes : 0;
@@ -240,32 +277,11 @@ struct Gather {
         const int64_t of_y = a.y.out_step == 1 ? 0 : a.phase_y[ky];
         const int64_t of_x = a.x.out_step == 1 ? 0 : a.phase_x[kx];
         if (of_y * a.x.out_step + of_x != phase) continue;
-        tables.x[filled] = place(a, ky, kx);
+        tables.x[filled] = plan.operand.place(ky, kx);
         tables.weight[filled++] = t;
       }
     }
     tables.begin[plan.phases] = filled;
-  }
-
-  // Lays out a channel.
-  void read(const GatedGatherArgs<T>& a, const T* plane, int64_t top, int64_t grid_rows,
-            T* to) const {
-    const T* end = a.in + a.samples * a.channels.channels * a.y.input * a.x.input;
-    if (plan.direct) {
-      copy_band(plan.band, a.y, a.x, plane, end, top, grid_rows, to);
-    } else {
-      lay_rows(plan.rows, a.y, a.x, top, grid_rows, plan.tile_rows, plane, a.in, end, to);
-    }
-  }
-
- private:
-  int64_t place(const GatedGatherArgs<T>& a, int64_t ky, int64_t kx) const {
-    if (plan.direct) return plan.band.place(a.y.tap[ky], a.x.tap[kx]);
-    int64_t variant = 0;
-    for (int64_t t = 0; t < Rows::first_like(a.x, kx); ++t) {
-      variant += Rows::first_like(a.x, t) == t;
-    }
-    return plan.rows.place(a.y.tap[ky], variant, plan.tile_rows);
   }
 };
 

@@ -97,10 +97,25 @@ inline void copy_beyond(const T* from, int64_t count, const T* end, T* to) {
   }
 }
 
-// Every step-th element from `from` on.
-template <class T, int kStep>
-inline void copy_spaced(const T* from, int64_t count, T* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i * kStep];
+// Every second lane of a and b.
+template <class T, int... I>
+inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b,
+                                        Lanes<I...>) {
+  return __builtin_shufflevector(a, b, (2 * I)...);
+}
+
+// Every second element from `from` on, as copy_beyond.
+template <class T>
+inline void copy_halves(const T* from, int64_t count, const T* end, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  if (end - from < 2 * round_up(count, kLanes)) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * 2];
+    return;
+  }
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const T* p = from + 2 * i;
+    store(to + i, even_lanes<T>(load(p), load(p + kLanes), typename FirstLanes<kLanes>::Type{}));
+  }
 }
 
 template <class T>
@@ -132,7 +147,7 @@ inline void copy_row(const Band& band, const Axis& x, const T* row, const T* end
     zero_beyond(to, first);
     const T* from = row + low + first * band.step_x;
     if (band.step_x == 2) {
-      copy_spaced<T, 2>(from, last - first, to + first);
+      copy_halves(from, last - first, end, to + first);
     } else {
       for (int64_t i = first; i < last; ++i) to[i] = row[low + i * band.step_x];
     }

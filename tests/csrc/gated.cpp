@@ -53,6 +53,9 @@ constexpr Case kCases[] = {
     {3, 40, 33, 50, {16, 0, 3, 2, 1, 1}, {16, 0, 3, 2, 1, 1}},
     {2, 9, 12, 50, {32, 0, 3, 2, 1, 1}, {33, 0, 3, 2, 1, 1}},
     {2, 5, 6, 50, {7, 0, 3, 3, 1, 1}, {64, 0, 5, 2, 2, 1}},
+    {3, 5, 4, 60, {16, 0, 3, 1, 1, 1}, {16, 0, 3, 1, 1, 1}},
+    {2, 3, 2, 60, {33, 0, 3, 2, 1, 1}, {32, 0, 3, 2, 1, 1}},
+    {3, 4, 11, 60, {64, 0, 3, 1, 1, 1}, {4, 0, 5, 1, 2, 1}},
     {4, 5, 19, 60, {1, 0, 3, 1, 1, 1}, {1, 0, 3, 1, 1, 1}},
     {3, 40, 70, 60, {2, 0, 3, 1, 1, 1}, {2, 0, 3, 1, 1, 1}},
     {3, 7, 33, 50, {3, 0, 3, 1, 1, 1}, {3, 0, 3, 1, 1, 1}},
@@ -108,7 +111,17 @@ void gather(const GatedConv2dKernels<T>& kernels, const GatedGatherArgs<T>& args
 }
 
 template <class T>
-void outer(const GatedConv2dKernels<T>& kernels, GatedOuterArgs<T> args, const T* grad) {
+void plane_outer(const GatedConv2dKernels<T>& kernels, const GatedOuterArgs<T>& args) {
+  for_parts(kParts, [&](int64_t p) {
+    const Block<T> scratch(kernels.plane_outer_scratch(args), true);
+    kernels.plane_outer(args, args.in_channels * p / kParts, args.in_channels * (p + 1) / kParts,
+                        scratch.get());
+  });
+}
+
+template <class T>
+void outer(const GatedConv2dKernels<T>& kernels, GatedOuterArgs<T> args) {
+  const T* grad = args.grad;
   const bool small = is_small(args.y, args.x);
   const int64_t pixels = args.y.grid * args.x.grid, n = args.samples;
   const auto lanes = small ? kernels.small_turned_channels : kernels.turned_channels;
@@ -157,11 +170,16 @@ void check(const GatedConv2dKernels<T>& kernels, const char* set, Case c) {
                    {axis_y, axis_x, nullptr, nullptr, in.lists(), out.lists(), w.get(), c.in * taps,
                     taps, b.get(), 0, c.samples, operand.get(), y.get()},
                    y, expected.y);
-  outer<T>(kernels,
-           {axis_y, axis_x, out.lists(), in.flag.data(), c.in, c.samples, operand.get(), nullptr,
-            grad_weight.get()},
-           gradient.get());
+  const GatedOuterArgs<T> products{axis_y,  axis_x,           out.lists(),   in.flag.data(),
+                                   c.in,    c.samples,        operand.get(), gradient.get(),
+                                   nullptr, grad_weight.get()};
+  outer<T>(kernels, products);
   expect_equal(grad_weight, expected.grad_weight, set, outer_sum);
+  if (kernels.fits_planes(products)) {
+    for (int64_t i = 0; i < grad_weight.size(); ++i) products.grad_weight[i] = T(kGarbage);
+    plane_outer<T>(kernels, products);
+    expect_equal(grad_weight, expected.grad_weight, set, outer_sum);
+  }
   std::vector<int32_t> phase_y, phase_x;
   const Axis back_y = joint_axis(c.y, taps_y, phase_y), back_x = joint_axis(c.x, taps_x, phase_x);
   check_gathers<T>(
