@@ -110,14 +110,46 @@ class ViewWeights {
 
 // What one of so many threads does of a pass: some of its items, or, where a small batch of small
 // images gives too few to share out evenly, some rows of all of them.
+// Whether strips take less time than tiles. They read what a position meets from the second-level
+// cache or beyond, where tiles read a copy of it in the first; but that copy costs what some ten
+// positions do, and more where a batch leaves lanes of its last vectors empty.
+inline bool prefers_strips(const Geometry& g, int64_t nnz, int64_t widest_block, int64_t batch) {
+  constexpr int64_t kMost = 10, kMostPadded = 28;  // kept positions a row
+  const int64_t pixels = std::max(g.y.input * g.x.input, g.y.output * g.x.output);
+  const bool walks =
+      g.y.stride == 1 && g.x.stride == 1 && batch > 0 && widest_block * pixels * batch < INT32_MAX;
+  const int64_t most = batch % kLanePadding == 0 ? kMost : kMostPadded;
+  return walks && 2 * nnz <= most * (g.in + g.out);
+}
+
+// An operand as a walk reads it.
+inline Operand operand_of(const Tensor& x, int64_t chunk, bool strips) {
+  return strips ? Operand::batch_last(x) : Operand(x, chunk);
+}
+
+// A pass of a 1x1 kernel, whose images are rows.
+inline Pass as_rows(Pass pass) {
+  const bool pointwise = pass.y.kernel * pass.x.kernel == 1 && pass.y.tap[0] == 0 &&
+                         pass.x.tap[0] == 0 && pass.y.input == pass.y.output &&
+                         pass.x.input == pass.x.output;
+  if (!pointwise) return pass;
+  pass.x.input *= pass.y.input;
+  pass.x.output = pass.x.grid = pass.x.input;
+  pass.y.input = pass.y.output = pass.y.grid = 1;
+  return pass;
+}
+
 template <class T>
 struct Share {
+  const Conv2dWalk<T>& walk;
   Pass pass;
   int64_t begin, end;
 
-  Share(const Pass& of, int64_t p, int64_t parts) : pass(of) {
+  Share(const Pass& of, bool strips, int64_t p, int64_t parts)
+      : walk(strips ? sparse_conv2d_kernels<T>().strips : sparse_conv2d_kernels<T>().tiles),
+        pass(strips ? as_rows(of) : of) {
     constexpr int64_t kEnough = 4;  // items a part, for their number and sizes not to matter
-    const int64_t items = sparse_conv2d_kernels<T>().items(of);
+    const int64_t items = walk.items(pass);
     const bool alike = of.batch <= kLanePadding || of.batch % kLanePadding == 0;
     if (items >= kEnough * parts || (alike && items % parts == 0)) {
       begin = items * p / parts, end = items * (p + 1) / parts;
@@ -129,12 +161,11 @@ struct Share {
 };
 
 template <class T>
-void gather_part(GatherArgs<T> args, int64_t p, int64_t parts) {
-  const auto& kernels = sparse_conv2d_kernels<T>();
-  const Share<T> share(args.pass, p, parts);
+void gather_part(GatherArgs<T> args, bool strips, int64_t p, int64_t parts) {
+  const Share<T> share(args.pass, strips, p, parts);
   args.pass = share.pass;
-  const Workspace scratch(kernels.scratch(args.view, args.pass) * int64_t{sizeof(T)});
-  kernels.gather(args, share.begin, share.end, scratch.as<T>());
+  const Workspace scratch(share.walk.scratch(args.view, args.pass) * int64_t{sizeof(T)});
+  share.walk.gather(args, share.begin, share.end, scratch.as<T>());
 }
 
 }  // namespace sparsefl

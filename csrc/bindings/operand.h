@@ -63,16 +63,12 @@ class Operand {
  public:
   // In groups of kLanePadding samples: a window of an image then lies in few pages and in all sets
   // of a cache, where those of a large batch lie a power of two apart.
-  Operand(const Tensor& x, int64_t chunk)
-      : batch_(x.size(0)),
-        features_(features_of(x)),
-        chunk_(chunk),
-        batch_last_(lies_batch_last(x)),
-        moves_(!batch_last_),
-        ld_(moves_ ? kLanePadding : batch_),
-        group_(moves_ ? kLanePadding * features_ : kLanePadding),
-        source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),
-        memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
+  Operand(const Tensor& x, int64_t chunk) : Operand(x, chunk, kLanePadding) {}
+
+  // The whole batch in one group, without padding.
+  static Operand batch_last(const Tensor& x) {
+    return Operand(x, x.size(0), std::max<int64_t>(x.size(0), 1));
+  }
 
   int64_t batch() const { return batch_; }
   int64_t features() const { return features_; }
@@ -109,6 +105,17 @@ class Operand {
   }
 
  private:
+  Operand(const Tensor& x, int64_t chunk, int64_t moved_ld)
+      : batch_(x.size(0)),
+        features_(features_of(x)),
+        chunk_(chunk),
+        batch_last_(lies_batch_last(x)),
+        moves_(!batch_last_),
+        ld_(moves_ ? moved_ld : batch_),
+        group_(moves_ ? moved_ld * features_ : kLanePadding),
+        source_(batch_last_ || x.is_contiguous() ? x : torch::stable::contiguous(x)),
+        memory_(moves_ ? features_ * padded(chunk) * x.element_size() : 0) {}
+
   template <class T>
   const T* source() const {
     return static_cast<const T*>(source_.const_data_ptr());

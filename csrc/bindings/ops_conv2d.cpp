@@ -20,7 +20,8 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
   const View view = tensors.view(g.in / g.groups * g.taps());
   const OwningPass pass = OwningPass::forward(g);
   with_type(x, [&]<class T>(T*) {
-    const Operand operand(x, chunk_for<T>(g, batch, !lies_batch_last(x)));
+    const bool strips = prefers_strips(g, tensors.nnz(), tensors.block, batch);
+    const Operand operand = operand_of(x, chunk_for<T>(g, batch, !lies_batch_last(x)), strips);
     const ViewWeights<T> weights(stored, magnitudes, tensors);
     for (int64_t first = 0; first < batch; first += operand.chunk()) {
       read_operands<T>(first, {&operand});
@@ -33,7 +34,7 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
                                mutable_data<T>(y) + first};
       const int64_t pixels = g.y.output * g.x.output * samples;
       const int64_t parts = thread_parts(2 * (tensors.nnz() + g.out) * pixels);
-      for_parts(parts, [&](int64_t p) { gather_part(args, p, parts); });
+      for_parts(parts, [&](int64_t p) { gather_part(args, strips, p, parts); });
     }
   });
   return y;
@@ -44,8 +45,10 @@ template <class T>
 class InputGradient {
  public:
   InputGradient(const Geometry& g, const Operand& grad, const Tensor& stored,
-                const Magnitudes* magnitudes, const ViewTensors& tensors, bool row_major)
-      : flops_(2 * (tensors.nnz() + g.in) * g.y.output * g.x.output * grad.chunk()),
+                const Magnitudes* magnitudes, const ViewTensors& tensors, bool row_major,
+                bool strips)
+      : strips_(strips),
+        flops_(2 * (tensors.nnz() + g.in) * g.y.output * g.x.output * grad.chunk()),
         features_(g.in_features()),
         grad_(grad),
         view_(tensors.view(g.out / g.groups * g.taps())),
@@ -64,12 +67,11 @@ class InputGradient {
 
   void run(int64_t first, int64_t p, int64_t parts) const {
     T* to = row_major_ ? memory_.as<T>() : mutable_data<T>(result_) + first;
-    const Samples out{row_major_ ? kLanePadding : grad_.batch(),
-                      row_major_ ? kLanePadding * features_ : kLanePadding};
+    const Samples out{ld(), in_groups() ? kLanePadding * features_ : kLanePadding};
     for (const OwningPass& pass : passes_) {
       gather_part<T>({view_, pass.of(grad_.samples(first), lying(grad_), out), weights_.get(),
                       nullptr, grad_.data<T>(first), to},
-                     p, parts);
+                     strips_, p, parts);
     }
   }
 
@@ -80,16 +82,22 @@ class InputGradient {
     const int64_t parts = thread_parts(kFlopsACopy * features_ * samples);
     for_parts(parts, [&](int64_t p) {
       const Stretch features(features_, p, parts);
-      for (int64_t n = 0; n < samples; n += kLanePadding) {
+      const int64_t group = in_groups() ? kLanePadding : samples;
+      for (int64_t n = 0; n < samples; n += group) {
         batch_last_kernels<T>().transpose(
-            memory_.as<T>() + n * features_ + features.begin * kLanePadding, kLanePadding,
+            memory_.as<T>() + n * features_ + features.begin * ld(), ld(),
             mutable_data<T>(result_) + (first + n) * features_ + features.begin, features_,
-            features.end - features.begin, 0, std::min(kLanePadding, samples - n));
+            features.end - features.begin, 0, std::min(group, samples - n));
       }
     });
   }
 
  private:
+  // Whether the result is written in groups of samples at first, and from one pixel to the next.
+  bool in_groups() const { return row_major_ && !strips_; }
+  int64_t ld() const { return in_groups() ? kLanePadding : grad_.batch(); }
+
+  bool strips_;
   int64_t flops_, features_;
   const Operand& grad_;
   View view_;
@@ -105,8 +113,9 @@ template <class T>
 class StoredGradient {
  public:
   StoredGradient(const Geometry& g, const Operand& grad, const Operand& x, const Tensor& stored,
-                 const Magnitudes* magnitudes, const ViewTensors& tensors)
-      : nnz_(tensors.nnz()),
+                 const Magnitudes* magnitudes, const ViewTensors& tensors, bool strips)
+      : strips_(strips),
+        nnz_(tensors.nnz()),
         flops_(2 * nnz_ * g.y.output * g.x.output * grad.chunk()),
         grad_(grad),
         x_(x),
@@ -125,12 +134,11 @@ class StoredGradient {
   }
 
   void run(int64_t first, int64_t p, int64_t parts) const {
-    const auto& kernels = sparse_conv2d_kernels<T>();
     const Pass pass = pass_.of(grad_.samples(first), lying(x_), lying(grad_));
-    const Share<T> share(pass, p, parts);
-    const Workspace scratch(kernels.scratch(view_, share.pass) * int64_t{sizeof(T)});
-    kernels.sample({view_, share.pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
-                   share.begin, share.end, scratch.as<T>());
+    const Share<T> share(pass, strips_, p, parts);
+    const Workspace scratch(share.walk.scratch(view_, share.pass) * int64_t{sizeof(T)});
+    share.walk.sample({view_, share.pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
+                      share.begin, share.end, scratch.as<T>());
   }
 
   // Adds the parts' sums up, in their order.
@@ -155,6 +163,7 @@ class StoredGradient {
     return part == 0 ? mutable_data<T>(result_) : others_->template as<T>() + (part - 1) * nnz_;
   }
 
+  bool strips_;
   int64_t nnz_, flops_;
   const Operand &grad_, &x_;
   View view_;
@@ -216,9 +225,11 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
   with_type(stored, [&]<class T>(T*) {
     const bool moves = !lies_batch_last(grad) || wanted[0] == kRowMajor ||
                        (wanted.at(1) != 0 && !lies_batch_last(x.value()));
-    const Operand gradient(grad, chunk_for<T>(g, batch, moves));
+    const int64_t widest = std::max(view.block, transposed.block);
+    const bool strips = prefers_strips(g, view.nnz(), widest, batch);
+    const Operand gradient = operand_of(grad, chunk_for<T>(g, batch, moves), strips);
     std::optional<Operand> operand;
-    if (wanted.at(1) != 0) operand.emplace(x.value(), gradient.chunk());
+    if (wanted.at(1) != 0) operand.emplace(operand_of(x.value(), gradient.chunk(), strips));
     std::optional<InputGradient<T>> input;
     std::optional<StoredGradient<T>> kept;
     std::optional<BiasGradient<T>> sums;
@@ -227,9 +238,9 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
       flops += job.emplace(arguments...).flops();
     };
     if (wanted[0] != kNone) {
-      add(input, g, gradient, stored, magnitudes, transposed, wanted[0] == kRowMajor);
+      add(input, g, gradient, stored, magnitudes, transposed, wanted[0] == kRowMajor, strips);
     }
-    if (operand) add(kept, g, gradient, *operand, stored, magnitudes, view);
+    if (operand) add(kept, g, gradient, *operand, stored, magnitudes, view, strips);
     if (wanted.at(2) != 0) add(sums, g, gradient, stored);
     const int64_t parts = thread_parts(flops);
     if (kept) kept->start(parts);

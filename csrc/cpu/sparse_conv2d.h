@@ -63,13 +63,11 @@ struct SampleArgs {
   T* grad_weights;  // [nnz], added to
 };
 
+// One way of walking a pass.
 template <class T>
-struct SparseConv2dKernels {
-  // Work items of a pass: tiles of the grid times groups of lanes, and channel groups.
+struct Conv2dWalk {
+  // Work items of a pass.
   int64_t (*items)(const Pass&);
-  // to[k] = the weight of the view's kept position k, for k in [begin, end).
-  void (*read_weights)(const Weights<T>&, const int32_t* position, int64_t begin, int64_t end,
-                       T* to);
   // y[n, o, p] = bias[o] + sum over kept (c, t) of weight[o, c, t] * x[n, c, p * in_step + tap[t]],
   // for the items [begin, end); pixels outside the input count as zero.
   void (*gather)(const GatherArgs<T>&, int64_t begin, int64_t end, T* scratch);
@@ -77,6 +75,18 @@ struct SparseConv2dKernels {
   void (*sample)(const SampleArgs<T>&, int64_t begin, int64_t end, T* scratch);
   // Elements of either one's scratch, 64-byte aligned.
   int64_t (*scratch)(const View&, const Pass&);
+};
+
+template <class T>
+struct SparseConv2dKernels {
+  // to[k] = the weight of the view's kept position k, for k in [begin, end).
+  void (*read_weights)(const Weights<T>&, const int32_t* position, int64_t begin, int64_t end,
+                       T* to);
+  // Tiles of the grid times vectors of samples, whose windows of the input are copied.
+  Conv2dWalk<T> tiles;
+  // Strips of the output's rows, which read the input where it lies: for passes of step 1 from
+  // batch-last images to batch-last images, a block of whose input has fewer than 2^31 elements.
+  Conv2dWalk<T> strips;
 };
 
 template <class T>

@@ -375,8 +375,15 @@ void sample(const SampleArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
 }
 
 }  // namespace
-
-#define SPARSEFL_SPARSE_CONV2D_TABLE(T) \
-  {items<T>, read_weights<T>, gather<T>, sample<T>, Scratch<T>::elements}
-
 }  // namespace sparsefl
+
+#include "cpu/sparse_conv2d_strips.inl"
+// After the strips that it walks.
+#include "cpu/sparse_conv2d_runs.inl"
+
+#define SPARSEFL_SPARSE_CONV2D_TABLE(T)                                               \
+  {                                                                                   \
+      read_weights<T>,                                                                \
+      {items<T>, gather<T>, sample<T>, Scratch<T>::elements},                         \
+      {count_runs<T>, gather_strips<T>, sample_strips<T>, StripScratch<T>::elements}, \
+  }

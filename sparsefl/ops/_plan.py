@@ -32,11 +32,14 @@ _MOST_LINEAR_COLUMNS = 2048
 # rows, which the forward pass meets as a square, stay in the first-level cache.
 _IN_BACKWARD_ROW = 48.0
 _MOST_COLUMNS = 65536
-# A convolution's window of a block: what fits beside the sums, and the most worth spending to give
-# a block's row this many kept positions.
-_WINDOW_BYTES = 40 * 1024
+# A convolution's window of a block: what the first-level cache holds beside the sums, and the most
+# worth spending to give a block's row this many kept positions.
+_WINDOW_BYTES = 24 * 1024
 _MOST_WINDOW_BYTES = 256 * 1024
-_LEAST_IN_WINDOW_ROW = 4.0
+_LEAST_IN_WINDOW_ROW = 10.0
+# Up to so many kept weights a channel, a pointwise convolution is faster as one than as a linear
+# map of pixels: strips of its rows take any batch (csrc/bindings/conv2d.h).
+_MOST_IN_POINTWISE_ROW = 10.0
 # Pixels that a dilated kernel may span: a place in a tile's window, at most 25 times as large, is
 # counted in elements of 16 lanes and int32.
 _MOST_SPAN = 1 << 22
@@ -234,6 +237,7 @@ class Conv2dPlan:
         layout: What is chosen where the batch is not known, when a model is compiled for example.
         axes: The vertical and the horizontal one.
         pointwise: Whether this is a linear map of every pixel's channels.
+        linear: Whether the linear operators compute it.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
     """
 
@@ -249,6 +253,7 @@ class Conv2dPlan:
     layout: Layout = dataclasses.field(init=False)
     axes: tuple[Axis, Axis] = dataclasses.field(init=False)
     pointwise: bool = dataclasses.field(init=False)
+    linear: bool = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -263,11 +268,14 @@ class Conv2dPlan:
         self._check()
         object.__setattr__(self, "axes", self._axes())
         object.__setattr__(self, "pointwise", self._pointwise())
+        channels = (self.support.shape[0] + self.support.shape[1]) / 2
+        few = self.support.nnz <= _MOST_IN_POINTWISE_ROW * channels
+        object.__setattr__(self, "linear", self.pointwise and not few)
         _set(self, self._views())
 
     def _views(self) -> _Views:
         out, inner, kh, kw = self.support.shape
-        if self.pointwise:
+        if self.linear:
             return _linear_views(out, inner, self.support)
         axes = self.axes
         indices = _indices(self.support)

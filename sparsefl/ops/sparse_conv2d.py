@@ -73,7 +73,7 @@ def conv2d(
     kind: Kind = "pointwise" if plan.pointwise else "conv"
     if _dispatch.chooses_dense(plan, kind, x, x.shape[0], height * width):
         return dense_conv2d(x, stored, bias, magnitude, plan)
-    if plan.pointwise:
+    if plan.linear:
         return _pointwise(x, stored, bias, magnitude, plan)
     return SparseConv2dFunction.apply(x, stored, bias, magnitude, plan)
 

@@ -1,9 +1,8 @@
 // Runs every kernel of every instruction set that this machine has on awkward shapes, against plain
 // loops in double. Prints a checksum an operation, equal on every machine; exits with 1 at the
 // first difference.
-#include <mutex>
-
 #include "codes.h"
+#include "convolution.h"
 #include "operands.h"
 #include "parts.h"
 
@@ -168,64 +167,6 @@ void run_linear(const Linear& c, WeightKind kind) {
   });
 }
 
-struct Conv {
-  int64_t batch, out, in, groups, block_channels, block_channels_t, percent;
-  Extent y, x;  // their outputs are filled in by run_conv
-};
-
-int64_t output_of(const Extent& e, int64_t pad_after) {
-  return (e.input + e.before + pad_after - e.dilation * (e.kernel - 1) - 1) / e.stride + 1;
-}
-
-struct Expected {
-  Numbers y, grad_x, grad_dense;
-};
-
-Expected convolve(const Conv& c, const Numbers& weight, const Numbers& bias, const Numbers& x,
-                  const Numbers& grad) {
-  Expected e{Numbers(grad.size()), Numbers(x.size()), Numbers(weight.size())};
-  const int64_t taps = c.y.kernel * c.x.kernel, pixels = c.y.output * c.x.output;
-  for (size_t i = 0; i < e.y.size(); ++i) e.y[i] = bias[i / (pixels * c.batch)];
-  for (size_t w = 0; w < weight.size(); ++w) {
-    const int64_t out = w / (taps * c.in), ky = w % taps / c.x.kernel, kx = w % c.x.kernel;
-    const int64_t channel = out / (c.out / c.groups) * c.in + w / taps % c.in;
-    for (int64_t p = 0; p < pixels; ++p) {
-      const int64_t row = p / c.x.output * c.y.stride + ky * c.y.dilation - c.y.before;
-      const int64_t column = p % c.x.output * c.x.stride + kx * c.x.dilation - c.x.before;
-      if (row < 0 || row >= c.y.input || column < 0 || column >= c.x.input) continue;
-      const int64_t from = ((channel * c.y.input + row) * c.x.input + column) * c.batch;
-      const int64_t to = (out * pixels + p) * c.batch;
-      for (int64_t n = 0; n < c.batch; ++n) {
-        e.y[to + n] += weight[w] * x[from + n];
-        e.grad_x[from + n] += weight[w] * grad[to + n];
-        e.grad_dense[w] += grad[to + n] * x[from + n];
-      }
-    }
-  }
-  return e;
-}
-
-// Calls run(pass, begin, end) for two parts of the rows, and three parts of the items, of which
-// some may be empty.
-template <class Run>
-void in_parts(Pass pass, int64_t items, const Run& run) {
-  pass.row_parts = 2;
-  for (pass.row_part = 0; pass.row_part < 2; ++pass.row_part) {
-    for_parts(3, [&](int64_t p) { run(pass, items * p / 3, items * (p + 1) / 3); });
-  }
-}
-
-template <class T>
-void gather(const Kernels<T>& kernels, const GatherArgs<T>& whole) {
-  in_parts(whole.pass, kernels.conv2d.items(whole.pass),
-           [&](const Pass& pass, int64_t begin, int64_t end) {
-             GatherArgs<T> args = whole;
-             args.pass = pass;
-             const Block<T> scratch(kernels.conv2d.scratch(args.view, pass), true);
-             kernels.conv2d.gather(args, begin, end, scratch.get());
-           });
-}
-
 template <class T>
 void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support,
                 const Stored& stored, const Numbers& bias, const Numbers& x, const Numbers& grad,
@@ -256,24 +197,30 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
                   grouped,
                   packed};
   Block<T> y(expected.y.size()), grad_x(expected.grad_x.size());
-  gather<T>(kernels, {support.forward, pass, weights.get(), start.get(), operand.get(), y.get()});
+  const GatherArgs<T> forward{support.forward, pass,          weights.get(),
+                              start.get(),     operand.get(), y.get()};
+  gather<T>(kernels.conv2d.tiles, forward);
   expect_equal(y, expected.y, kernels.name, gather_sum);
 
-  Block<T> sums(Numbers(support.nnz));
-  std::mutex adding;
-  in_parts(pass, kernels.conv2d.items(pass), [&](const Pass& part, int64_t begin, int64_t end) {
-    const Block<T> own(Numbers(support.nnz));
-    const SampleArgs<T> args{support.forward, part, gradient.get(), operand.get(), own.get()};
-    const Block<T> scratch(kernels.conv2d.scratch(args.view, part), true);
-    kernels.conv2d.sample(args, begin, end, scratch.get());
-    const std::lock_guard lock(adding);
-    for (int64_t k = 0; k < support.nnz; ++k) sums.get()[k] += own.get()[k];
-  });
   Numbers kept(support.nnz);
   for (int64_t k = 0; k < support.nnz; ++k) {
     kept[k] = expected.grad_dense[support.indices[support.order[k]]];
   }
-  expect_equal(sums, kept, kernels.name, sample_sum);
+  const SampleArgs<T> both{support.forward, pass, gradient.get(), operand.get(), nullptr};
+  expect_equal(sample<T>(kernels.conv2d.tiles, both, support.nnz), kept, kernels.name, sample_sum);
+
+  Checksum unprinted{"strips"};
+  const bool strips = c.y.stride == 1 && c.x.stride == 1 && c.batch > 0;
+  if (strips) {
+    const Block<T> plain(x), again(expected.y.size());
+    GatherArgs<T> args = forward;
+    args.x = plain.get(), args.pass.in = packed, args.y = again.get();
+    gather<T>(kernels.conv2d.strips, args);
+    expect_equal(again, expected.y, kernels.name, unprinted);
+    const SampleArgs<T> sampled{support.forward, args.pass, gradient.get(), args.x, nullptr};
+    expect_equal(sample<T>(kernels.conv2d.strips, sampled, support.nnz), kept, kernels.name,
+                 unprinted);
+  }
 
   for (int64_t phase = 0; phase < c.y.stride * c.x.stride; ++phase) {
     const Pass back{transposed_axis(c.y, phase / c.x.stride, taps_y),
@@ -285,8 +232,13 @@ void check_conv(const Kernels<T>& kernels, const Conv& c, const Support& support
                     c.batch,
                     packed,
                     packed};
-    gather<T>(kernels,
-              {support.transposed, back, weights_t.get(), nullptr, gradient.get(), grad_x.get()});
+    const GatherArgs<T> args{support.transposed, back,        weights_t.get(), nullptr,
+                             gradient.get(),     grad_x.get()};
+    gather<T>(kernels.conv2d.tiles, args);
+    if (strips) {
+      expect_equal(grad_x, expected.grad_x, kernels.name, unprinted);
+      gather<T>(kernels.conv2d.strips, args);
+    }
   }
   expect_equal(grad_x, expected.grad_x, kernels.name, gather_sum);
 }

@@ -38,6 +38,7 @@ def test_pointwise_convolutions_walk_as_linear_maps_do():
     support = Support.random((40, 300), 0.3, seed=3)
     linear = ops.LinearPlan(support)
     conv = ops.Conv2dPlan(Support.from_mask(support.to_mask()[:, :, None, None]))
+    assert conv.linear
     assert torch.equal(conv.order, linear.order)
     for ours, theirs in ((conv.forward, linear.forward), (conv.transposed, linear.transposed)):
         assert all(map(torch.equal, ours[:2], theirs[:2]))
