@@ -78,7 +78,7 @@ def measure_point(case: Case, point: Point, quick: bool, described: Row) -> list
             continue
         row = {"provider": provider, "variant": variant, "setup_us": round(setup_us), **common}
         if checker.correct(step, provider):
-            right[provider, variant] = step if "full" in point.modes else forward_only(step)
+            right[provider, variant] = step
             rows += [{**row, "mode": mode, "correct": True} for mode in point.modes]
         else:
             rows.append({**row, "mode": point.modes[-1], "correct": False})
@@ -89,16 +89,6 @@ def measure_point(case: Case, point: Point, quick: bool, described: Row) -> list
         if row["correct"]:
             row |= right[row["provider"], row["variant"]].notes()
     return with_figures(problem, rows, timings, effort)
-
-
-def forward_only(step: Step) -> Step:
-    """Return a step without backward pass, and without autograd."""
-
-    def forward() -> torch.Tensor:
-        with torch.no_grad():
-            return step.forward()
-
-    return step._replace(forward=forward, backward=lambda out: None)
 
 
 def effort_of(point: Point, steps: Mapping[tuple[str, str], Step], quick: bool) -> Effort:

@@ -9,8 +9,8 @@ from .problem import Shape
 
 # The README's table of ops: one density over several shapes, and curves over the density.
 OPS = "ops"
-LINEAR, CONV, FL, SIGN, SIGN_BATCH_1 = "linear", "conv", "fl", "sign", "sign_batch_1"
-TABLES = (OPS, LINEAR, CONV, FL, SIGN, SIGN_BATCH_1)
+LINEAR, CONV, FL, SIGN = "linear", "conv", "fl", "sign"
+TABLES = (OPS, LINEAR, CONV, FL, SIGN)
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The sign ops run the loops of the sparse ones: fewer points show the same curve.
@@ -19,7 +19,7 @@ TABLE_DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.01)
 
 MODES = ("fwd", "bwd", "full")
 # What the rows of a table are about; a training step where it is not named.
-MODES_OF_TABLE = {OPS: MODES, SIGN_BATCH_1: ("fwd",)}
+MODES_OF_TABLE = {OPS: MODES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,6 @@ SIGN_LINEAR_SWEEP = (
     SMALL_LINEAR,
     *sweeps(linear(64, 1024, 1024), densities=FEW_DENSITIES),
     *table(SIGN, [linear(64, 1024, 1024), linear(64, 4096, 4096)], FEW_DENSITIES),
-    *table(SIGN_BATCH_1, [linear(1, 4096, 4096)]),
 )
 SIGN_CONV_SWEEP = (
     SMALL_CONV,

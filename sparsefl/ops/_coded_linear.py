@@ -68,10 +68,10 @@ class CodedLinearFunction(torch.autograd.Function):
             grad, x, scores = widened(grad, x, scores)
         _, needs_scores, needs_bias, *_ = ctx.needs_input_grad
         wanted = [ctx.wanted_x, int(needs_scores), int(needs_bias)]
-        gradients = _gradients(ctx, grad, x, scores, wanted)
+        found: tuple[Tensor, ...] = _gradients(ctx, grad, x, scores, wanted)
         if dtype in SHORT:
-            gradients = rounded(gradients, dtype)
-        return (*only_wanted(gradients, wanted), None, None, None, None)
+            found = rounded(found, dtype)
+        return (*only_wanted(found, wanted), None, None, None, None)
 
 
 def _gradients(

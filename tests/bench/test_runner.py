@@ -95,9 +95,9 @@ def test_bad_thread_counts_are_refused(argument, capsys):
 
 
 def test_point_of_a_table_has_its_mode_and_ratios(monkeypatch):
-    point = sweeps.Point(sweeps.linear(1, 65, 33), 0.1, sweeps.SIGN_BATCH_1)
+    point = sweeps.Point(sweeps.linear(1, 65, 33), 0.1, sweeps.SIGN)
     found = layers.measure_point(cases.CASES["sign_linear"], point, False, runner.context())
-    assert {row["mode"] for row in found} == {"fwd"}
+    assert {row["mode"] for row in found} == {"full"}
     ours = next(row for row in found if row["provider"] == "sparsefl")
     assert set(ours["ratios"]) == {"torch_dense", "torch_sparse", "torch_bf16", "sparse_op"}
 
