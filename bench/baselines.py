@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .problem import Gradients, Problem, Step
+from .problem import Gradients, Problem, Step, autograd_step
 
 # From this size of a gradient on, glibc's fresh pages show in the time of a dense step.
 LARGE_BUFFER_BYTES = 4 << 20
@@ -72,26 +73,43 @@ def csr(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         )
 
 
+class _CsrFunction(torch.autograd.Function):
+    """``y = x W^T + b`` and the gradients of ``x``, the kept weights and ``b``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, kept: torch.Tensor, bias: torch.Tensor, matrix: CsrWeight
+    ) -> torch.Tensor:
+        ctx.matrix = matrix
+        ctx.save_for_backward(x, kept)
+        return (matrix.forward @ x.t()).add_(bias[:, None]).t()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, _ = ctx.saved_tensors
+        grad, matrix = grad.t(), ctx.matrix
+        return (
+            (matrix.transposed @ grad).t(),
+            matrix.weight_gradient(grad, x.t()),
+            grad.sum(1),
+            None,
+        )
+
+
 def csr_linear(problem: Problem) -> Step:
     """Prepare MKL's CSR products with operands given feature-major, their favourable form.
 
-    The transposes that row-major tensors would need are not timed.
+    They run through autograd, as a model's training does. The transposes that row-major tensors
+    would need are not timed, nor is bringing new values into both matrices.
     """
     matrix = CsrWeight(problem.weight, problem.support.to_mask())
-    x, grad = problem.x.t().contiguous(), problem.grad.t().contiguous()  # [in, N], [out, N]
-    bias = problem.bias[:, None]
-    held: list[Gradients] = []
 
-    def backward(_: torch.Tensor) -> None:
-        gradients = (matrix.transposed @ grad, matrix.weight_gradient(grad, x), grad.sum(1))
-        held[:] = [Gradients(*gradients)]
+    def call(x: torch.Tensor, kept: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = _CsrFunction.apply(x, kept, bias, matrix)
+        return out
 
-    return Step(
-        held.clear,
-        lambda: (matrix.forward @ x).add_(bias).t(),
-        backward,
-        lambda: held[0]._replace(x=held[0].x.t(), weight=held[0].weight * problem.score_scale),
-    )
+    kept = matrix.forward.values().clone().requires_grad_()
+    return autograd_step(call, problem.turned(), kept, lambda grad: grad * problem.score_scale)
 
 
 def csr_conv2d(problem: Problem) -> Step:
