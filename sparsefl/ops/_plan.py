@@ -23,9 +23,10 @@ from sparsefl.support import Support
 
 # Columns of a linear block: 128 rows of 64 floats are the 32 KB of a first-level cache.
 _LINEAR_BLOCK = 128
-# With fewer kept positions in a block's row than this, loading and storing the row's sums costs
-# more than the first-level cache saves, and a block covers what the second-level cache holds.
-_LEAST_IN_BLOCK_ROW = 6.0
+# With fewer kept positions in a block's row than this, loading and storing the row's sums, and the
+# branch that the end of so short a loop costs, outweigh what the first-level cache saves: a block
+# then covers part of what the second-level cache holds.
+_IN_FORWARD_ROW = 20.0
 _MOST_LINEAR_COLUMNS = 2048
 # The backward pass multiplies twice what it loads, so the second-level cache suffices: it is enough
 # that a block's row has so many positions, and that the values and their gradients of 128 such
@@ -98,17 +99,10 @@ def _forward_view(indices: Tensor, rows: int, columns: int, block: int) -> tuple
     return View(begin, index, None, work, block), order
 
 
-def _linear_block(columns: int, support: Support) -> int:
-    blocks_pay = support.density * _LINEAR_BLOCK >= _LEAST_IN_BLOCK_ROW
-    # A full support's values are the dense weight where they lie row-major.
-    if _is_row_major(support):
-        return max(1, min(columns, _MOST_COLUMNS))
-    return _LINEAR_BLOCK if blocks_pay else max(1, min(columns, _MOST_LINEAR_COLUMNS))
-
-
-def _backward_block(rows: int, support: Support) -> int:
-    wanted = _LINEAR_BLOCK * round(_IN_BACKWARD_ROW / _LINEAR_BLOCK / max(support.density, 1e-9))
-    return max(1, min(rows, max(_LINEAR_BLOCK, min(wanted, _MOST_LINEAR_COLUMNS))))
+def _linear_block(columns: int, density: float, wanted: float) -> int:
+    """Return the columns of a block whose rows hold about so many ``wanted`` positions."""
+    block = _LINEAR_BLOCK * round(wanted / _LINEAR_BLOCK / max(density, 1e-9))
+    return max(1, min(columns, max(_LINEAR_BLOCK, min(block, _MOST_LINEAR_COLUMNS))))
 
 
 class _Views(NamedTuple):
@@ -124,8 +118,12 @@ def _linear_views(rows: int, columns: int, support: Support) -> _Views:
     random writes cost more. That of a full support is row-major: its values are the dense weight.
     """
     indices = _indices(support)
-    forward, order = _forward_view(indices, rows, columns, _linear_block(columns, support))
-    block = _backward_block(rows, support)
+    # A full support's values are the dense weight where they lie row-major.
+    block = _linear_block(columns, support.density, _IN_FORWARD_ROW)
+    if _is_row_major(support):
+        block = max(1, min(columns, _MOST_COLUMNS))
+    forward, order = _forward_view(indices, rows, columns, block)
+    block = _linear_block(rows, support.density, _IN_BACKWARD_ROW)
     begin, index, position, work = torch.ops.sparsefl.plan_transposed(
         indices, order, rows, columns, 1, block, [0], 1
     )

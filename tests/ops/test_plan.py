@@ -45,7 +45,7 @@ def test_pointwise_convolutions_walk_as_linear_maps_do():
 
 
 @pytest.mark.parametrize(
-    ("density", "forward", "backward"), [(0.5, 128, 128), (0.1, 128, 512), (0.01, 2048, 2048)]
+    ("density", "forward", "backward"), [(0.5, 128, 128), (0.1, 256, 512), (0.01, 2048, 2048)]
 )
 def test_dense_rows_are_cut_into_smaller_blocks_than_thin_ones(density, forward, backward):
     plan = ops.LinearPlan(Support.random((4096, 4096), density, seed=1))
