@@ -114,7 +114,7 @@ class ViewWeights {
 // cache or beyond, where tiles read a copy of it in the first; but that copy costs what some ten
 // positions do, and more where a batch leaves lanes of its last vectors empty.
 inline bool prefers_strips(const Geometry& g, int64_t nnz, int64_t widest_block, int64_t batch) {
-  constexpr int64_t kMost = 10, kMostPadded = 28;  // kept positions a row
+  constexpr int64_t kMost = 10, kMostPadded = 40;  // kept positions a row
   const int64_t pixels = std::max(g.y.input * g.x.input, g.y.output * g.x.output);
   const bool walks =
       g.y.stride == 1 && g.x.stride == 1 && batch > 0 && widest_block * pixels * batch < INT32_MAX;
