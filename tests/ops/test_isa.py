@@ -19,8 +19,9 @@ torch.set_num_threads(2)
 expected = ops.sparse_linear(x, values, None, plan)
 child = os.fork()
 if child == 0:
-    same = torch.equal(ops.sparse_linear(x, values, None, plan), expected)
-    os._exit(0 if same else 1)
+    # One thread adds up in another order than two.
+    y = ops.sparse_linear(x, values, None, plan)
+    os._exit(0 if torch.allclose(y, expected, rtol=1e-4, atol=1e-4) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 # The parent runs none of our operators: it starts torch's pool by torch alone.
