@@ -97,6 +97,8 @@ def test_vector_code_shares_no_function(source, tmp_path):
         capture_output=True,
         text=True,
     )
-    symbols = [line.split(maxsplit=2)[2] for line in listed.stdout.splitlines()]
+    names = [line.split(maxsplit=2)[2] for line in listed.stdout.splitlines()]
+    # Not a function: the address that unwinding an unoptimised file asks for.
+    symbols = [name for name in names if name != "DW.ref.__gxx_personality_v0"]
     assert len(symbols) == 1
     assert symbols[0].startswith("sparsefl::k")
