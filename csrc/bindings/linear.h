@@ -36,6 +36,9 @@ constexpr int64_t kTileBytes = 1536 << 10;
 // What reading a kept position and its weight costs, in samples that it is multiplied with.
 constexpr int64_t kSamplesAPosition = 16;
 
+// What moving a byte costs, in flops.
+constexpr int64_t kFlopsAByte = kFlopsACopy / int64_t{sizeof(float)};
+
 inline int64_t position_flops(int64_t batch) { return 2 * (padded(batch) + kSamplesAPosition); }
 
 // Whether it lies so, and can be read up to the next multiple of kLanePadding samples.
@@ -193,7 +196,7 @@ struct Sharing {
   // `sample_bytes`: what a sample's panels take; `few_positions`: whether there are so few that
   // half a tile a thread, which reads all of them, is no loss.
   Sharing(int64_t batch, int64_t flops, int64_t widest, int64_t sample_bytes, bool few_positions)
-      : parts(thread_parts(flops)), tile(0) {
+      : parts(thread_parts(flops + kFlopsAByte * sample_bytes * padded(batch))), tile(0) {
     const int64_t share = padded(batch) / parts;
     const bool half = share >= kTileSamples / 2 && sample_bytes > 0 && few_positions;
     if (batch == 1 || (share < kTileSamples && !half)) return;
