@@ -77,10 +77,14 @@ def recipe_of(y: Tensor) -> tuple[Recipe, Dish] | None:
 
 def hold(y: Tensor) -> None:
     """Note that a function saves ``y`` itself for its backward."""
-    if not torch.compiler.is_compiling():
+    # Inference tensors count no versions, and nothing is differentiated.
+    if not torch.compiler.is_compiling() and not y.is_inference():
         setattr(y, _HELD, y._version)
 
 
 def is_held(y: Tensor) -> bool:
     """Tell whether a function saves ``y`` itself, unchanged."""
-    return not torch.compiler.is_compiling() and getattr(y, _HELD, None) == y._version
+    if torch.compiler.is_compiling():
+        return False
+    held = getattr(y, _HELD, None)
+    return held is not None and held == y._version
