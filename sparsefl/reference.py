@@ -121,6 +121,21 @@ def batch_norm(
     return F.relu(y) if relu else y
 
 
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return ``relu(norm(x) + residual)``, by the statistics of each sample's groups."""
+    y = F.group_norm(x, groups, weight, bias, eps)
+    y = y if residual is None else y + residual
+    return F.relu(y) if relu else y
+
+
 def batch_last(x: Tensor) -> Tensor:
     """Return ``x`` in memory order C, H, W, N."""
     return x.movedim(0, -1).contiguous().movedim(-1, 0)

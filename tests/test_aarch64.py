@@ -19,6 +19,7 @@ PROGRAMS = {
         *("csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp", "csrc/cpu/sign_codes_*.cpp"),
     ],
     "norms": ["csrc/cpu/batch_norm_*.cpp"],
+    "group_norm": ["csrc/cpu/group_norm_*.cpp"],
 }
 EXPECTED = {
     # The first three are the known-answer vectors of Random123 (tests/kat_vectors, philox4x32 10).
@@ -64,6 +65,9 @@ dense_weight 000000000d3d74b0
 """,
     "norms": """\
 batch_norm 224
+""",
+    "group_norm": """\
+group_norm 800
 """,
 }
 

@@ -4,6 +4,7 @@
 #include "cpu/batch_norm.h"
 #include "cpu/gated_conv2d.h"
 #include "cpu/gated_norm.h"
+#include "cpu/group_norm.h"
 #include "cpu/isa.h"
 #include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
@@ -45,5 +46,6 @@ SPARSEFL_KERNELS(GatedConv2d, gated_conv2d_kernels)
 SPARSEFL_KERNELS(GatedNorm, gated_norm_kernels)
 SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
 SPARSEFL_KERNELS(BatchNorm, batch_norm_kernels)
+SPARSEFL_KERNELS(GroupNorm, group_norm_kernels)
 
 }  // namespace sparsefl

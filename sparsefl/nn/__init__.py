@@ -7,6 +7,7 @@ from sparsefl.nn.batch_last import (
     BatchLastAdaptiveAvgPool2d,
     BatchLastAvgPool2d,
     BatchLastBatchNorm2d,
+    BatchLastGroupNorm,
     BatchLastMaxPool2d,
 )
 from sparsefl.nn.checkpoint import load_supports
@@ -22,6 +23,7 @@ __all__ = [
     "BatchLastAdaptiveAvgPool2d",
     "BatchLastAvgPool2d",
     "BatchLastBatchNorm2d",
+    "BatchLastGroupNorm",
     "BatchLastMaxPool2d",
     "FrozenConv2d",
     "FrozenLinear",

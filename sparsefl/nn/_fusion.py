@@ -1,4 +1,4 @@
-"""Finds batch norms with what follows them in the forward of a module, by torch.fx."""
+"""Finds norms with what follows them in the forward of a module, by torch.fx."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 
-from sparsefl.nn.batch_last import BatchLastBatchNorm2d
+from sparsefl.nn.batch_last import NORMS
 
 
 class Unfusable(Exception):  # noqa: N818 (it is no error: it says why a module stays as it is)
@@ -57,7 +57,7 @@ def plan_fusion(module: nn.Module) -> FusionPlan | None:
         Unfusable: if it has norms, but a forward that depends on more than its one argument, its
             children and its plain attributes, or that torch.fx cannot trace.
     """
-    norms = {n for n, child in module.named_children() if type(child) is BatchLastBatchNorm2d}
+    norms = {n for n, child in module.named_children() if type(child) in NORMS}
     if not norms:
         return None
     traced = _check_forward(module)
@@ -146,7 +146,7 @@ def _is_norm(node: object, module: nn.Module) -> bool:
     return (
         isinstance(node, Node)
         and node.op == "call_module"
-        and type(module._modules.get(str(node.target))) is BatchLastBatchNorm2d
+        and type(module._modules.get(str(node.target))) in NORMS
         and len(node.args) == 1
         and not node.kwargs
         and isinstance(node.args[0], Node)

@@ -1,9 +1,9 @@
 """Normalisation and pooling that stay in batch-last memory.
 
 A batch-last tensor has shape ``[N, C, H, W]`` and memory ``C, H, W, N``: what the sparse
-convolutions give. Plain torch.nn converts it (batch norm) or loses it (pooling). These classes take
-views on which torch's own kernels are native, and compute exactly what their parents do. For any
-other input they are their parents.
+convolutions give. Plain torch.nn converts it (norms) or loses it (pooling). These classes have
+kernels of ours, or take views on which torch's own are native, and compute exactly what their
+parents do. For any other input they are their parents.
 
 ``torch.nn.Flatten`` needs no counterpart: of a batch-last tensor it gives a view
 ``[N, C * H * W]`` with strides ``(1, N)``, and elementwise layers keep the strides.
@@ -19,6 +19,7 @@ from torch.fx import Proxy
 from sparsefl.nn._stand_in import in_transform
 from sparsefl.nn._tracing import call_whole, refuse_script
 from sparsefl.ops.batch_norm import batch_norm, runs_batch_norm
+from sparsefl.ops.group_norm import group_norm
 
 
 def is_batch_last(x: Tensor) -> bool:
@@ -55,9 +56,7 @@ class BatchLastBatchNorm2d(nn.BatchNorm2d):
             return call_whole(self, x)
         self._check_input_dim(x)
         if not self._runs_kernel(x, residual):
-            out: Tensor = super().forward(x)
-            out = out if residual is None else out + residual
-            return F.relu(out) if relu else out
+            return _add_and_relu(super().forward(x), residual, relu)
         factor = self._advance()
         known = not self.training and self.running_mean is not None
         out, mean, var = batch_norm(
@@ -78,14 +77,10 @@ class BatchLastBatchNorm2d(nn.BatchNorm2d):
 
     def _runs_kernel(self, x: Tensor, residual: Tensor | None) -> bool:
         """Tell whether the operator computes this; torch computes and refuses all else."""
-        if not runs_batch_norm(x) or x.dtype != self._dtype(x.dtype) or in_transform():
-            return False
-        if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
-            return False
         # Torch refuses a single value.
-        if x.numel() <= x.shape[1]:
+        if x.dtype != self._dtype(x.dtype) or x.numel() <= x.shape[1]:
             return False
-        return self.to_batch_last or x.permute(1, 2, 3, 0).is_contiguous()
+        return _normalises(x, residual, self.to_batch_last)
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         for tensor in (self.weight, self.running_mean):
@@ -103,6 +98,66 @@ class BatchLastBatchNorm2d(nn.BatchNorm2d):
         if self.momentum is None:
             return 1.0 / float(self.num_batches_tracked)
         return self.momentum
+
+
+class BatchLastGroupNorm(nn.GroupNorm):
+    """``torch.nn.GroupNorm`` that keeps batch-last memory, on :func:`sparsefl.ops.group_norm`.
+
+    Its forward takes two arguments more, with which a block of layers runs as one
+    (:mod:`sparsefl.nn.fused`).
+
+    Attributes:
+        to_batch_last: Whether an input ``[N, C, H, W]`` in other memory is moved to batch-last, for
+            a sparse convolution that follows, and not normalised by ``torch.nn``.
+    """
+
+    to_batch_last = False
+
+    __prepare_scriptable__ = refuse_script
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Return the normalised ``[N, C, ...]``, in the memory order of ``x``.
+
+        Args:
+            x: ``[N, C, ...]``.
+            residual: What is added to the result, or None.
+            relu: Whether a ReLU follows.
+        """
+        if isinstance(x, Proxy):
+            return call_whole(self, x)
+        if not self._runs_kernel(x, residual):
+            return _add_and_relu(super().forward(x), residual, relu)
+        return group_norm(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            residual=residual,
+            relu=relu,
+            eps=self.eps,
+        )
+
+    def _runs_kernel(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Tell whether the operator computes this; torch computes and refuses all else."""
+        if x.dim() != 4 or x.shape[1] != self.num_channels or x.numel() <= self.num_groups:
+            return False
+        if self.weight is not None and self.weight.dtype != x.dtype:
+            return False
+        return _normalises(x, residual, self.to_batch_last)
+
+
+def _normalises(x: Tensor, residual: Tensor | None, to_batch_last: bool) -> bool:
+    """Tell whether the operators normalise ``[N, C, H, W]``, and whether they are to."""
+    if not runs_batch_norm(x) or in_transform():
+        return False
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        return False
+    return to_batch_last or x.permute(1, 2, 3, 0).is_contiguous()
+
+
+def _add_and_relu(out: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    out = out if residual is None else out + residual
+    return F.relu(out) if relu else out
 
 
 class BatchLastMaxPool2d(nn.MaxPool2d):
@@ -156,8 +211,12 @@ def _pool_samples_as_channels(pool: Callable[[Tensor], Tensor], x: Tensor) -> Te
     return pool(x.transpose(0, 1)).transpose(0, 1) if is_batch_last(x) else pool(x)
 
 
+# The layers that compute an addition and a ReLU after them, too.
+NORMS = (BatchLastBatchNorm2d, BatchLastGroupNorm)
+
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: BatchLastBatchNorm2d,
+    nn.GroupNorm: BatchLastGroupNorm,
     nn.MaxPool2d: BatchLastMaxPool2d,
     nn.AvgPool2d: BatchLastAvgPool2d,
     nn.AdaptiveAvgPool2d: BatchLastAdaptiveAvgPool2d,

@@ -19,7 +19,7 @@ from sparsefl.nn._weights import (
     mask_once,
     match_masks,
 )
-from sparsefl.nn.batch_last import COUNTERPARTS, BatchLastBatchNorm2d
+from sparsefl.nn.batch_last import COUNTERPARTS, NORMS
 from sparsefl.nn.fused import fuse_norms, restore_torch, unfuse
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
@@ -116,8 +116,8 @@ def sparsify(
     layer with a weight stays dense and is named in :func:`report` and in the log, and so are sparse
     ones so dense that dense torch computes them faster. Tied weights stay tied, hooks and frozen
     parameters are kept. With ``layer="sparse"`` the outputs are those of the masked model; with
-    ``"sign"`` only the weights' signs are. Where a convolution became sparse, batch norm and
-    pooling are swapped for the classes of :mod:`sparsefl.nn.batch_last`, and norms compute what
+    ``"sign"`` only the weights' signs are. Where a convolution became sparse, norms and pooling
+    are swapped for the classes of :mod:`sparsefl.nn.batch_last`, and norms compute what
     follows them (:mod:`sparsefl.nn.fused`). The original, and torch's
     random state, are left untouched.
 
@@ -282,19 +282,19 @@ def _swap_batch_last(model: nn.Module) -> tuple[str, ...]:
     if not any(isinstance(module, SparseConv2d | SignConv2d) for module in model.modules()):
         return ()
     swapped = []
-    waiting: list[BatchLastBatchNorm2d] = []
+    waiting: list[nn.Module] = []
     for name, module in model.named_modules():
         if type(module) in COUNTERPARTS:
             # The counterpart has the same attributes and differs in forward alone.
             module.__class__ = COUNTERPARTS[type(module)]
             swapped.append(name)
-        if isinstance(module, BatchLastBatchNorm2d):
+        if isinstance(module, NORMS):
             waiting.append(module)
         elif isinstance(module, nn.Conv2d):
             waiting.clear()
         elif isinstance(module, SparseConv2d | SignConv2d):
             # What a norm gives goes to the next convolution, as far as the order of modules tells.
             for norm in waiting:
-                norm.to_batch_last = True
+                vars(norm)["to_batch_last"] = True
             waiting.clear()
     return tuple(swapped)

@@ -1,4 +1,4 @@
-"""Blocks of layers that run as one: batch norm, the addition of a residual, and the ReLU.
+"""Blocks of layers that run as one: a norm, the addition of a residual, and the ReLU.
 
 A module whose forward holds such a pattern keeps its class, its children and their names. It gets
 another forward beside its own: the graph that torch.fx finds, with one call of the norm in the

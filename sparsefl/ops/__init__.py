@@ -8,6 +8,7 @@ from sparsefl.ops._sign_codes import SignCodes
 from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
+from sparsefl.ops.group_norm import group_norm
 from sparsefl.ops.memory_pool import MemoryCounts, memory_counts, release_memory
 from sparsefl.ops.packed_sign import (
     PackedSigns,
@@ -37,6 +38,7 @@ __all__ = [
     "batch_norm",
     "gated_conv2d",
     "gated_layout",
+    "group_norm",
     "isa",
     "memory_counts",
     "pack_signs",

@@ -108,3 +108,40 @@ def check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], x: Te
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
     if _check_like(name, tensor, x) is not tensor:
         raise ValueError(f"{name}: expected a contiguous tensor, got strides {tensor.stride()}")
+
+
+def check_channels(x: Tensor) -> None:
+    """Check the input of a normalisation.
+
+    Raises:
+        TypeError: if it is no tensor, or neither float32 nor float64.
+        ValueError: if it has fewer than two dimensions.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(f"x: expected [N, C, ...], got {list(x.shape)}")
+
+
+def check_same(
+    name: str, tensor: Tensor | None, x: Tensor, shape: tuple[int, ...]
+) -> Tensor | None:
+    """Return an optional tensor of a shape, of any strides.
+
+    Raises:
+        TypeError: if it is no tensor or its dtype is not that of ``x``.
+        ValueError: if its shape is another, or its device not that of ``x``.
+    """
+    if tensor is None:
+        return None
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
+    return tensor

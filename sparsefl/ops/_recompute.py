@@ -1,4 +1,4 @@
-"""Outputs of ``batch_norm`` that a backward computes again, where it would save them.
+"""Outputs of ``batch_norm`` and ``group_norm`` that a backward computes again, and does not save.
 
 Norm, residual and ReLU are a pass over memory, and the norm saves its input in any case: a
 convolution after it saves that input, too, and not what it has been given. The residual is read
@@ -6,7 +6,8 @@ again where another convolution holds it in any case; of a row of residual block
 output is then saved.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +33,9 @@ class Dish:
     it last as long as their graph.
     """
 
-    def __init__(self) -> None:
-        """Have it asked for by none."""
+    def __init__(self, again: Callable[..., Any]) -> None:
+        """Have it asked for by none; ``again`` computes it from a recipe, and whether of a ReLU."""
+        self._again = again
         self._waiting = 0
         self._y: Tensor | None = None
 
@@ -45,7 +47,8 @@ class Dish:
         """Return the output once more, the same bits."""
         y = self._y
         if y is None:
-            y = torch.ops.sparsefl.batch_norm_again.default(*recipe, True)
+            y = self._again(*recipe, True)
+            assert isinstance(y, Tensor)
         self._waiting -= 1
         self._y = y if self._waiting > 0 else None
         return y
@@ -57,11 +60,11 @@ class _Offered(NamedTuple):
     dish: Dish
 
 
-def offer(y: Tensor, recipe: Recipe) -> None:
+def offer(y: Tensor, recipe: Recipe, again: Callable[..., Any]) -> None:
     """Note how ``y`` is computed again, for the functions that take it; it holds what it needs."""
     if y.requires_grad and not torch.compiler.is_compiling():
         detached = Recipe(*(None if t is None else t.detach() for t in recipe))  # type: ignore[arg-type]
-        setattr(y, _RECIPE, _Offered(y._version, detached, Dish()))
+        setattr(y, _RECIPE, _Offered(y._version, detached, Dish(again)))
 
 
 def recipe_of(y: Tensor) -> tuple[Recipe, Dish] | None:

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from sparsefl.ops._batch_norm import BatchNormFunction
+from sparsefl.ops._checks import check_channels, check_same
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._recompute import Recipe, is_held, offer
 from sparsefl.ops.batch_last import batch_last, empty_batch_last
-
-_DTYPES = (torch.float32, torch.float64)
 
 
 class Normalised(NamedTuple):
@@ -66,13 +65,13 @@ def batch_norm(
     Source: Ioffe and Szegedy 2015, "Batch Normalization", alg. 1; moments by stretches as in Chan,
     Golub and LeVeque 1983.
     """
-    _check_x(x)
+    check_channels(x)
     if (mean is None) != (var is None):
         raise ValueError("mean and var: expected both or neither")
     names = {"weight": weight, "bias": bias, "mean": mean, "var": var}
-    channels = [_check_like(name, t, x, (x.shape[1],)) for name, t in names.items()]
+    channels = [check_same(name, t, x, (x.shape[1],)) for name, t in names.items()]
     weight, bias, mean, var = (None if t is None else t.contiguous() for t in channels)
-    residual = _check_like("residual", residual, x, tuple(x.shape))
+    residual = check_same("residual", residual, x, tuple(x.shape))
     if residual is not None:
         residual = batch_last(residual)
     x = batch_last(x)
@@ -81,38 +80,14 @@ def batch_norm(
         x, weight, bias, residual, mean, var, eps, relu, again
     )
     if again:
-        offer(y, Recipe(x, weight, bias, residual, mean, invstd))
+        recipe = Recipe(x, weight, bias, residual, mean, invstd)
+        offer(y, recipe, torch.ops.sparsefl.batch_norm_again.default)
     return Normalised(y, mean, var)
 
 
 def runs_batch_norm(x: Tensor) -> bool:
     """Tell whether :func:`batch_norm` takes ``x``: its dtype, and a device with a kernel."""
-    return x.dtype in _DTYPES and x.device.type in ("cpu", "meta")
-
-
-def _check_x(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
-    if x.dim() < 2:
-        raise ValueError(f"x: expected [N, C, ...], got {list(x.shape)}")
-
-
-def _check_like(
-    name: str, tensor: Tensor | None, x: Tensor, shape: tuple[int, ...]
-) -> Tensor | None:
-    if tensor is None:
-        return None
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype != x.dtype:
-        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
-    if tensor.shape != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(tensor.shape)}")
-    if tensor.device != x.device:
-        raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
-    return tensor
+    return x.dtype in (torch.float32, torch.float64) and x.device.type in ("cpu", "meta")
 
 
 define(

@@ -13,6 +13,7 @@ from sparsefl.nn.batch_last import (
     BatchLastAdaptiveAvgPool2d,
     BatchLastAvgPool2d,
     BatchLastBatchNorm2d,
+    BatchLastGroupNorm,
     BatchLastMaxPool2d,
     is_batch_last,
 )
@@ -103,6 +104,49 @@ def test_batch_norm_is_torchs(shape, options, layout, assert_matches):
             assert_matches(mine.grad, reference.grad, same.grad, f"gradient of {name}")
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((2, 6, 5, 7), 3), ((16, 4, 8, 8), 4), ((17, 4, 6, 5), 1), ((1, 6, 6, 6), 2), ((9, 4), 2)],
+    ids=str,
+)
+def test_group_norm_is_torchs(shape, groups, affine, layout, assert_matches):
+    if len(shape) != 4 and layout is not LAYOUTS["contiguous"]:
+        pytest.skip("another layout of two dimensions")
+    modules = [
+        kind(groups, shape[1], eps=1e-3, affine=affine)
+        for kind in (BatchLastGroupNorm, nn.GroupNorm, nn.GroupNorm)
+    ]
+    ours, plain, exact = *modules[:2], modules[2].double()
+    if affine:
+        nn.init.normal_(plain.weight)
+        nn.init.normal_(plain.bias)
+    ours.load_state_dict(plain.state_dict())
+    exact.load_state_dict(plain.state_dict())
+    x = torch.randn(shape) * 3 + 1
+    results = [run(*pair) for pair in ((ours, layout(x)), (plain, x), (exact, x.double()))]
+    for name, mine, same, reference in zip(("output", "input gradient"), *results, strict=True):
+        assert_matches(mine, reference, same, name)
+    for (name, mine), same, reference in zip(
+        ours.named_parameters(), plain.parameters(), exact.parameters(), strict=True
+    ):
+        assert_matches(mine.grad, reference.grad, same.grad, f"gradient of {name}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"),
+    [((1, 4, 1, 1), ValueError), ((3, 5, 2, 2), RuntimeError), ((4,), RuntimeError)],
+    ids=str,
+)
+def test_group_norm_refuses_what_torch_refuses(shape, error):
+    norm = BatchLastGroupNorm(4, 4)
+    with pytest.raises(error) as ours:
+        norm(torch.randn(shape))
+    with pytest.raises(error) as torchs:
+        nn.GroupNorm(4, 4)(torch.randn(shape))
+    assert str(ours.value) == str(torchs.value)
+
+
 def test_running_variance_is_unbiased():
     x = sparsefl.batch_last(torch.randn(6, 2, 3, 5))
     norm = BatchLastBatchNorm2d(2, momentum=1.0)
@@ -136,8 +180,12 @@ def test_max_pool_indices_are_torchs():
 
 @pytest.mark.parametrize(
     "module",
-    [BatchLastBatchNorm2d(4), *(pool(**options) for pool, _, options in POOLS.values())],
-    ids=["norm", *POOLS],
+    [
+        BatchLastBatchNorm2d(4),
+        BatchLastGroupNorm(2, 4),
+        *(pool(**options) for pool, _, options in POOLS.values()),
+    ],
+    ids=["batch_norm", "group_norm", *POOLS],
 )
 def test_outputs_and_gradients_stay_batch_last(module):
     x = sparsefl.batch_last(torch.randn(6, 4, 8, 8)).requires_grad_()
@@ -169,27 +217,41 @@ def test_counterparts_have_the_state_of_their_parents():
         assert not {"_save_to_state_dict", "_load_from_state_dict"} & set(vars(child))
 
 
+every_norm = pytest.mark.parametrize(
+    ("ours", "plain"),
+    [(BatchLastBatchNorm2d, nn.BatchNorm2d), (BatchLastGroupNorm, nn.GroupNorm)],
+    ids=["batch_norm", "group_norm"],
+)
+
+
+def make(kind):
+    return kind(2, 4) if issubclass(kind, nn.GroupNorm) else kind(4)
+
+
+@every_norm
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(9, 4, 5, 5), (9, 4, 1, 1), (4, 1, 1)], ids=str)
-def test_batch_norm_adds_any_residual(shape, relu, layout):
-    norm, x, residual = BatchLastBatchNorm2d(4), torch.randn(9, 4, 5, 5), torch.randn(shape)
-    expected = nn.BatchNorm2d(4)(x) + residual
+def test_norms_add_any_residual(ours, plain, shape, relu, layout):
+    norm, x, residual = make(ours), torch.randn(9, 4, 5, 5), torch.randn(shape)
+    expected = make(plain)(x) + residual
     actual = norm(layout(x), residual, relu)
     torch.testing.assert_close(actual, expected.relu() if relu else expected)
 
 
-def test_batch_norm_moves_what_a_sparse_convolution_wants():
-    norm, x = BatchLastBatchNorm2d(4), torch.randn(9, 4, 5, 5)
+@every_norm
+def test_norms_move_what_a_sparse_convolution_wants(ours, plain):
+    norm, x = make(ours), torch.randn(9, 4, 5, 5)
     assert norm(x).is_contiguous()
     norm.to_batch_last = True
     assert is_batch_last(norm(x))
-    torch.testing.assert_close(norm(x), nn.BatchNorm2d(4)(x))
+    torch.testing.assert_close(norm(x), make(plain)(x))
 
 
-def test_batch_norm_takes_other_dtypes_as_torch_does():
+@every_norm
+def test_norms_take_other_dtypes_as_torch_does(ours, plain):
     x = torch.randn(9, 4, 5, 5, dtype=torch.bfloat16)
-    expected = nn.BatchNorm2d(4)(x)
-    assert torch.equal(BatchLastBatchNorm2d(4)(sparsefl.batch_last(x)), expected)
+    expected = make(plain)(x)
+    assert torch.equal(make(ours)(sparsefl.batch_last(x)), expected)
 
 
 def test_a_network_keeps_batch_last_memory_between_its_convolutions(random_mask):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import sparsefl
 from sparsefl.nn import report
+from sparsefl.nn.batch_last import NORMS
 from sparsefl.nn.fused import FusedForward, unfuse
 
 
@@ -96,6 +97,20 @@ def network(block: nn.Module) -> nn.Sequential:
     return nn.Sequential(block, nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
 
 
+def with_group_norms(model: nn.Module) -> nn.Module:
+    """Puts a group norm in the place of every batch norm."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(2, child.num_features))
+    return model
+
+
+every_norm = pytest.mark.parametrize(
+    "norms", [lambda m: m, with_group_norms], ids=["batch", "group"]
+)
+
+
 @pytest.fixture
 def images():
     return torch.randn(9, 4, 6, 5)
@@ -131,35 +146,43 @@ def assert_runs_as_written(model: nn.Module, x: Tensor) -> None:
 def fused_relus(monkeypatch):
     """Lists the norms that ran with a ReLU in them."""
     seen = []
-    original = sparsefl.nn.BatchLastBatchNorm2d.forward
 
-    def forward(self, x, residual=None, relu=False):
-        if relu:
-            seen.append(self)
-        return original(self, x, residual, relu)
+    def watch(kind):
+        original = kind.forward
 
-    monkeypatch.setattr(sparsefl.nn.BatchLastBatchNorm2d, "forward", forward)
+        def forward(self, x, residual=None, relu=False):
+            if relu:
+                seen.append(self)
+            return original(self, x, residual, relu)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+    for kind in NORMS:
+        watch(kind)
     return seen
 
 
+@every_norm
 @pytest.mark.parametrize(("kind", "names"), FUSED.items(), ids=lambda v: getattr(v, "__name__", ""))
-def test_blocks_are_fused_and_train_as_written(kind, names, sparse_of, images):
-    sparse = sparse_of(network(kind()))
+def test_blocks_are_fused_and_train_as_written(kind, names, norms, sparse_of, images):
+    sparse = sparse_of(norms(network(kind())))
     assert set(report(sparse).fused) == {*names, "2"}
     assert report(sparse).left_unfused == ()
     assert isinstance(sparse[0].forward, FusedForward)
     assert_runs_as_written(sparse, images)
 
 
-def test_the_fused_forward_runs(sparse_of, images, fused_relus):
-    sparse = sparse_of(network(Block()))
+@every_norm
+def test_the_fused_forward_runs(norms, sparse_of, images, fused_relus):
+    sparse = sparse_of(norms(network(Block())))
     sparse(images)
     assert fused_relus == [sparse[0].norm1, sparse[0].norm2, sparse[2]]
 
 
-def test_the_models_of_the_package_are_fused(random_mask):
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_models_of_the_package_are_fused(norm, random_mask):
     for name, norms in (("resnet18", 17), ("resnet32", 31), ("vgg11", 8)):
-        model = sparsefl.models.build(name, (3, 32, 32), 10, norm="batch", width=0.1)
+        model = sparsefl.models.build(name, (3, 32, 32), 10, norm=norm, width=0.1)
         masks = {
             f"{n}.weight": random_mask(m.weight.shape)
             for n, m in model.named_modules()

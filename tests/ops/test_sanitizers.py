@@ -24,6 +24,7 @@ PROGRAMS = {
     "gated": (("plan.cpp", "gated_conv2d_*.cpp"), ["gated_gather", "gated_outer"]),
     "gated_norm": (("gated_norm_*.cpp",), ["gated_norm"]),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
+    "group_norm": (("group_norm_*.cpp",), ["group_norm"]),
     "memory_pool": (("memory_pool.cpp",), ["random", "steps", "forgetting", "release", "none"]),
     "packed_sign": (
         ("isa.cpp", "packed_sign*.cpp"),
