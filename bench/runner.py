@@ -1,9 +1,9 @@
 """``sparsefl bench``: runs the cases, prints a line for each row, writes them as JSON.
 
 The tables: ``ops`` (the README's), ``linear``, ``conv``, ``fl`` (layers of the size that clients
-train), ``sign``, ``sign_batch_1`` (exported layers), ``resnet18_step``, ``resnet18_memory`` and
-``frozen``. All of them take 25 minutes of an idle machine of two cores; ``--resume`` with
-``--seconds`` runs them in pieces.
+train), ``sign``, ``sign_batch_1`` (exported layers), ``resnet18_step``, ``resnet18_memory``,
+``frozen`` and ``resnet18_cap`` (the step without its convolutions). All of them take 25 minutes of
+an idle machine of two cores; ``--resume`` with ``--seconds`` runs them in pieces.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 
 from sparsefl import report
 
-from . import goals, layers, networks, packed_sign, rows, sweeps, tune
+from . import cap, goals, layers, networks, packed_sign, rows, sweeps, tune
 from .cases import CASES
 from .plots import draw
 from .rows import Row
 
-TABLES = (*sweeps.TABLES, goals.SIGN_BATCH_1, *networks.TABLES)
+TABLES = (*sweeps.TABLES, goals.SIGN_BATCH_1, *networks.TABLES, cap.CAP)
 ALL = "all"
 
 
@@ -133,6 +133,8 @@ def measure(args: argparse.Namespace, described: Row, known: Sequence[Row]) -> I
         if goals.SIGN_BATCH_1 in left:
             yield from packed_sign.rows(described)
         yield from networks.measure(left, described)
+        if cap.CAP in left:
+            yield cap.rows(described)
 
 
 def within(seconds: float | None, points: Iterator[list[Row]]) -> Iterator[list[Row]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsefl.fl import table
 
-from . import goals, rows
+from . import cap, goals, rows
 from .claims import summary
 from .claims.accuracy import RESULTS, STUDY, Results
 from .claims.study import Study
@@ -40,6 +40,7 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
     return {
         "ops": ops_table([row for row in measured if row["table"] == OPS]),
         "goals": goals_table(measured),
+        "cap": cap.table(measured),
         "methods": methods_table(compared),
         "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
     }
