@@ -5,6 +5,10 @@ RUN := $(VENV)/bin/python
 BUILD_INPUTS := setup.py pyproject.toml $(shell find csrc -type f)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Modules are compiled when first imported: without this every process would compile torch's anew.
+unexport PYTHONDONTWRITEBYTECODE
+# The data set comes while the dependencies are installed.
+MAKEFLAGS += --jobs=2
 
 # A virtual environment names its own folder in its scripts: one that was moved or copied is made anew.
 $(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c '' 2>/dev/null \

@@ -37,10 +37,9 @@ def sources(*patterns, without=None):
 
 def nvcc():
     """Returns the CUDA compiler, or None where there is none or SPARSEFL_NO_CUDA=1 forbids it."""
-    if os.environ.get("SPARSEFL_NO_CUDA") == "1":
-        return None
+    forbidden = os.environ.get("SPARSEFL_NO_CUDA") == "1"
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
+    return None if forbidden else shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
 
 
 class BuildExt(build_ext):
@@ -53,8 +52,9 @@ class BuildExt(build_ext):
         return super().get_ext_filename(name)
 
     def build_extensions(self):
-        """Compiles with every core: setuptools would take one source after the other."""
+        """Compiles with every core, both modules at once: setuptools would take file by file."""
         self.mkpath(self.build_temp)
+        self.parallel = self.parallel or True
         jobs = ParallelCompile("SPARSEFL_BUILD_JOBS", default=os.cpu_count() or 1)
         self.compiler.compile = types.MethodType(jobs.function(), self.compiler)
         super().build_extensions()
@@ -81,7 +81,7 @@ class BuildExt(build_ext):
 HEADERS = sources("*/*.h", "*/*.inl", "*/*.cuh")
 ops = Extension(
     "sparsefl._ops",
-    sources=sources("bindings/ops_*.cpp", "cpu/*.cpp", without="_cuda.cpp"),
+    sources=sources("cpu/*.cpp", "bindings/ops_*.cpp", without="_cuda.cpp"),  # the longest first
     depends=HEADERS,
     include_dirs=["csrc"],
     extra_compile_args=[*CXX, *STABLE],

@@ -17,7 +17,8 @@ if ! grep -qs "^#!$(pwd)/$venv/bin/python" "$venv/bin/pip" || ! "$venv/bin/pytho
 fi
 
 # Torch comes first: with it installed the other requirements resolve no second, larger build of it.
-"$venv/bin/python" -m pip install --quiet --constraint constraints.txt torch
+# Modules are compiled when first imported: most never are, and all take as long as the unpacking.
+"$venv/bin/python" -m pip install --quiet --no-compile --constraint constraints.txt torch
 "$venv/bin/python" - >"$venv/requirements.txt" <<'PY'
 import sys
 
@@ -33,4 +34,5 @@ for extra in config["project"]["optional-dependencies"].values():
     wanted += extra
 sys.stdout.write("\n".join(wanted) + "\n")
 PY
-"$venv/bin/python" -m pip install --quiet --constraint constraints.txt --requirement "$venv/requirements.txt"
+"$venv/bin/python" -m pip install --quiet --no-compile --constraint constraints.txt \
+  --requirement "$venv/requirements.txt"

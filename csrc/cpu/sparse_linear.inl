@@ -69,31 +69,25 @@ inline void accumulate(const R& weight, const uint16_t* index, int64_t begin, in
   }
 }
 
+// Only the last vector of a tile can reach beyond the batch.
 template <class T, int kVectors>
 inline void store_row(T* y, const typename Vec<T>::Type* acc, int64_t lanes) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t left = lanes - v * kLanes;
-    if (left >= kLanes) {
-      store(y + v * kLanes, acc[v]);
-    } else if (left > 0) {
-      store_some(y + v * kLanes, acc[v], left);
-    }
+  constexpr int kLast = kVectors - 1, kBefore = kLast * Vec<T>::kLanes;
+  for (int v = 0; v < kLast; ++v) store(y + v * Vec<T>::kLanes, acc[v]);
+  if (lanes >= kBefore + Vec<T>::kLanes) {
+    store(y + kBefore, acc[kLast]);
+  } else {
+    store_some(y + kBefore, acc[kLast], lanes - kBefore);
   }
 }
 
 // Reads what store_row wrote.
 template <class T, int kVectors>
 inline void load_row(const T* y, typename Vec<T>::Type* acc, int64_t lanes) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t left = lanes - v * kLanes;
-    if (left >= kLanes) {
-      acc[v] = load(y + v * kLanes);
-    } else if (left > 0) {
-      acc[v] = load_some(y + v * kLanes, left);
-    }
-  }
+  constexpr int kLast = kVectors - 1, kBefore = kLast * Vec<T>::kLanes;
+  for (int v = 0; v < kLast; ++v) acc[v] = load(y + v * Vec<T>::kLanes);
+  const bool whole = lanes >= kBefore + Vec<T>::kLanes;
+  acc[kLast] = whole ? load(y + kBefore) : load_some(y + kBefore, lanes - kBefore);
 }
 
 // One tile of lanes: column blocks outside, so that a block's rows of x stay in the L1 cache while

@@ -86,8 +86,8 @@ inline void meet(const R& weight, const uint16_t* index, int64_t begin, int64_t 
 }
 
 template <class T, int kVectors, bool kInput, class R>
-void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part, int64_t lane,
-                    T* scratch) {
+[[gnu::noinline]] void gradients_tile(const GradientsArgs<T>& a, const R weight, const Part& part,
+                                      int64_t lane, T* scratch) {
   constexpr int kLanes = Vec<T>::kLanes;
   const View view = a.view;
   const Weights<T> weights = a.weights;
@@ -151,15 +151,16 @@ void gradients_tiles(const GradientsArgs<T>& a, const R& weight, const Part& par
 
 template <class T>
 void gradients(const GradientsArgs<T>& a, const Part& part, T* scratch) {
-  if (a.grad_x == nullptr && a.weights.kind != WeightKind::kSignCoded) {
-    // No weight is read.
+  if (a.grad_x == nullptr && a.ldg != 1) {
+    // No weight is read, but for the column that is in one element with its sign.
+    if (a.weights.kind == WeightKind::kSignCoded) {
+      return gradients_tiles<T, false>(a, CodeReader<T>(a.weights), part, scratch);
+    }
     const Reader<T, WeightKind::kValues, false> none(a.weights, nullptr);
-    if (a.ldg == 1) return vector_gradients(a, none, part);
     return gradients_tiles<T, false>(a, none, part, scratch);
   }
-  with_linear_reader<T>(a.weights, nullptr, [&](const auto& weight) {
+  with_stored_reader<T>(a.weights, [&](const auto& weight) {
     if (a.ldg == 1) return vector_gradients(a, weight, part);
-    if (a.grad_x == nullptr) return gradients_tiles<T, false>(a, weight, part, scratch);
     gradients_tiles<T, true>(a, weight, part, scratch);
   });
 }

@@ -65,6 +65,21 @@ inline void with_linear_reader(const Weights<T>& w, const int32_t* position, Run
   with_reader<T>(w, position, run);
 }
 
+// The same where the weights are stored in the view's order.
+template <class T, class Run>
+inline void with_stored_reader(const Weights<T>& w, Run run) {
+  switch (w.kind) {
+    case WeightKind::kValues:
+      return run(Reader<T, WeightKind::kValues, false>(w, nullptr));
+    case WeightKind::kSignConstant:
+      return run(Reader<T, WeightKind::kSignConstant, false>(w, nullptr));
+    case WeightKind::kSignTensor:
+      return run(Reader<T, WeightKind::kSignTensor, false>(w, nullptr));
+    case WeightKind::kSignCoded:
+      return run(CodeReader<T>(w));
+  }
+}
+
 // to[k] = the weight of kept position k, for k in [begin, end); not for signs in the index.
 template <class T>
 void read_weights(const Weights<T>& w, const int32_t* position, int64_t begin, int64_t end, T* to) {
