@@ -142,25 +142,4 @@ void read_operands(int64_t first, std::initializer_list<const Operand*> operands
   });
 }
 
-// Sums in lanes, and in double between stretches of them, so that a long batch loses no precision.
-template <class T>
-double sum(const T* x, int64_t n) {
-  constexpr int64_t kLanes = 16, kStretch = 1024;
-  double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kStretch) {
-    const int64_t end = std::min(n, begin + kStretch);
-    T lanes[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
-    }
-    for (; i < end; ++i) lanes[i % kLanes] += x[i];
-    for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-      for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    }
-    total += lanes[0];
-  }
-  return total;
-}
-
 }  // namespace sparsefl

@@ -20,7 +20,7 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
   const View view = tensors.view(g.in / g.groups * g.taps());
   const OwningPass pass = OwningPass::forward(g);
   with_type(x, [&]<class T>(T*) {
-    const bool strips = prefers_strips(g, tensors.nnz(), tensors.block, batch);
+    const bool strips = prefers_strips(Walk::kGather, g, tensors.nnz(), tensors.block, batch);
     const Operand operand = operand_of(x, chunk_for<T>(g, batch, !lies_batch_last(x)), strips);
     const ViewWeights<T> weights(stored, magnitudes, tensors);
     for (int64_t first = 0; first < batch; first += operand.chunk()) {
@@ -187,6 +187,7 @@ class BiasGradient {
   int64_t flops() const { return grad_.features() * grad_.chunk(); }
 
   void run(int64_t first, int64_t p, int64_t parts) {
+    const auto sum = batch_last_kernels<T>().sum;
     for (int64_t c = channels_ * p / parts; c < channels_ * (p + 1) / parts; ++c) {
       const T* from = grad_.data<T>(first) + c * pixels_ * grad_.ld();
       const int64_t samples = grad_.samples(first), width = std::min(grad_.ld(), samples);
@@ -226,7 +227,10 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
     const bool moves = !lies_batch_last(grad) || wanted[0] == kRowMajor ||
                        (wanted.at(1) != 0 && !lies_batch_last(x.value()));
     const int64_t widest = std::max(view.block, transposed.block);
-    const bool strips = prefers_strips(g, view.nnz(), widest, batch);
+    const bool strips = prefers_strips(Walk::kGather, g, view.nnz(), widest, batch);
+    // What is moved lies for one walk.
+    const bool samples_strips =
+        moves ? strips : prefers_strips(Walk::kSample, g, view.nnz(), widest, batch);
     const Operand gradient = operand_of(grad, chunk_for<T>(g, batch, moves), strips);
     std::optional<Operand> operand;
     if (wanted.at(1) != 0) operand.emplace(operand_of(x.value(), gradient.chunk(), strips));
@@ -240,7 +244,7 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
     if (wanted[0] != kNone) {
       add(input, g, gradient, stored, magnitudes, transposed, wanted[0] == kRowMajor, strips);
     }
-    if (operand) add(kept, g, gradient, *operand, stored, magnitudes, view, strips);
+    if (operand) add(kept, g, gradient, *operand, stored, magnitudes, view, samples_strips);
     if (wanted.at(2) != 0) add(sums, g, gradient, stored);
     const int64_t parts = thread_parts(flops);
     if (kept) kept->start(parts);

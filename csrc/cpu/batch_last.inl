@@ -1,4 +1,4 @@
-// The kernel of batch_last.h, written once for every instruction set.
+// The kernels of batch_last.h, written once for every instruction set.
 
 #include "cpu/simd.inl"
 
@@ -48,8 +48,28 @@ void transpose(const T* from, int64_t ld_from, T* to, int64_t ld_to, int64_t row
   }
 }
 
+template <class T>
+double sum(const T* x, int64_t n) {
+  constexpr int kLanes = Vec<T>::kLanes, kVectors = 4;
+  constexpr int64_t kStretch = 128 * kVectors * kLanes;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kStretch) {
+    const int64_t end = n - begin < kStretch ? n : begin + kStretch;
+    typename Vec<T>::Type sums[kVectors] = {};
+    int64_t i = begin;
+    for (; i + kVectors * kLanes <= end; i += kVectors * kLanes) {
+      for (int v = 0; v < kVectors; ++v) sums[v] += load(x + i + v * kLanes);
+    }
+    for (; i + kLanes <= end; i += kLanes) sums[0] += load(x + i);
+    if (i < end) sums[1] += load_some(x + i, end - i);
+    const auto all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int lane = 0; lane < kLanes; ++lane) total += all[lane];
+  }
+  return total;
+}
+
 }  // namespace
 
-#define SPARSEFL_BATCH_LAST_TABLE(T) {transpose<T>}
+#define SPARSEFL_BATCH_LAST_TABLE(T) {transpose<T>, sum<T>}
 
 }  // namespace sparsefl

@@ -32,6 +32,8 @@ def rounded(gradients: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, 
 
 def only_wanted(gradients: tuple[Tensor, ...], wanted: list[int]) -> Gradients:
     """Return a backward operator's gradients, None in place of those that it was not asked for."""
+    if 0 not in wanted:
+        return gradients
     return tuple(g if asked else None for g, asked in zip(gradients, wanted, strict=True))
 
 
@@ -82,7 +84,7 @@ def first_order(backward: Callable[[Any, Any], Gradients]) -> Callable[..., Grad
 
     @functools.wraps(backward)
     def run(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or grad is None:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or grad is None:
             return backward(ctx, grad)
         saved = (t for t in ctx.saved_tensors if t is not None)
         reached_by = [t for t in (grad, *saved) if t.requires_grad]

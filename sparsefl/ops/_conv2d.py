@@ -12,9 +12,7 @@ from torch.nn.functional import conv2d, pad
 
 from sparsefl.ops import _dense
 from sparsefl.ops._autograd import (
-    BATCH_LAST,
     NOT_WANTED,
-    ROW_MAJOR,
     SHORT,
     first_order,
     only_wanted,
@@ -22,9 +20,10 @@ from sparsefl.ops._autograd import (
     widened,
     without_autocast,
 )
+from sparsefl.ops._conv2d_call import Conv2dCall
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import Conv2dPlan
-from sparsefl.ops._recompute import Recipe, hold, recipe_of
+from sparsefl.ops._recompute import Recipe, keep
 from sparsefl.ops.batch_last import empty_batch_last, row_major
 
 
@@ -38,28 +37,20 @@ class SparseConv2dFunction(torch.autograd.Function):
         stored: Tensor,
         bias: Tensor | None,
         magnitude: Magnitude | None,
-        plan: Conv2dPlan,
+        call: Conv2dCall,
     ) -> Tensor:
         needs_x, needs_stored = ctx.needs_input_grad[:2]
-        wanted_x = BATCH_LAST if x.permute(1, 2, 3, 0).is_contiguous() else ROW_MAJOR
-        geometry = plan.geometry(x.shape[2], x.shape[3])
-        ctx.wanted_x = wanted_x if needs_x else NOT_WANTED
-        recipe, ctx.dish = (recipe_of(x) if needs_stored else None) or ((), None)
-        saved = x if needs_stored and not recipe else None
-        if saved is not None:
-            hold(saved)
+        saved, recipe, ctx.dish = keep(x) if needs_stored else (None, (), None)
         ctx.save_for_backward(saved, stored if needs_x else None, *recipe)
         dtype = x.dtype
         if dtype in SHORT:
             x, stored, bias = widened(x, stored, bias)
             magnitude = magnitude and magnitude.widened()
-        ctx.magnitude, ctx.plan, ctx.geometry = magnitude, plan, geometry
+        ctx.magnitude, ctx.call = magnitude, call
         if magnitude is None:
-            y = torch.ops.sparsefl.sparse_conv2d.default(x, stored, bias, *plan.forward, geometry)
+            y = torch.ops.sparsefl.sparse_conv2d.default(x, stored, bias, *call.forward)
         else:
-            y = torch.ops.sparsefl.sign_conv2d.default(
-                x, stored, *magnitude, bias, *plan.forward, geometry
-            )
+            y = torch.ops.sparsefl.sign_conv2d.default(x, stored, *magnitude, bias, *call.forward)
         return y.to(dtype) if dtype in SHORT else y
 
     @staticmethod
@@ -68,21 +59,20 @@ class SparseConv2dFunction(torch.autograd.Function):
         x, stored, *recipe = ctx.saved_tensors
         if recipe:
             x = ctx.dish.cook(Recipe(*recipe))
-        dtype = grad.dtype
+        dtype, call = grad.dtype, ctx.call
         if dtype in SHORT:
             grad, x, stored = widened(grad, x, stored)
         if stored is None:
-            stored = grad.new_empty(ctx.plan.support.nnz)  # its size is asked for, not its elements
-        _, needs_stored, needs_bias, *_ = ctx.needs_input_grad
-        wanted = [ctx.wanted_x, int(needs_stored), int(needs_bias)]
-        views = (*ctx.plan.forward, *ctx.plan.transposed)
+            stored = grad.new_empty(call.nnz)  # its size is asked for, not its elements
+        needs_x, needs_stored, needs_bias, *_ = ctx.needs_input_grad
+        wanted = [call.wanted_x if needs_x else NOT_WANTED, int(needs_stored), int(needs_bias)]
         if ctx.magnitude is None:
             gradients = torch.ops.sparsefl.sparse_conv2d_backward.default(
-                grad, x, stored, *views, ctx.geometry, wanted
+                grad, x, stored, *call.backward, wanted
             )
         else:
             gradients = torch.ops.sparsefl.sign_conv2d_backward.default(
-                grad, x, stored, *ctx.magnitude, *views, ctx.geometry, wanted
+                grad, x, stored, *ctx.magnitude, *call.backward, wanted
             )
         if dtype in SHORT:
             gradients = rounded(gradients, dtype)

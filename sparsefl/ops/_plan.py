@@ -10,7 +10,7 @@ values.
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -200,6 +200,8 @@ def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
     moved.__dict__.update(plan.__dict__)
     for name in ("order", "forward", "transposed"):
         moved.__dict__[name] = getattr(plan, name).to(device)
+    if isinstance(moved, Conv2dPlan):
+        moved.__dict__["calls"] = {}  # those of the plan hold its tensors
     return moved
 
 
@@ -237,6 +239,7 @@ class Conv2dPlan:
         pointwise: Whether this is a linear map of every pixel's channels.
         linear: Whether the linear operators compute it.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
+        calls: What is told the operators, by input (:mod:`sparsefl.ops._conv2d_call`).
     """
 
     support: Support
@@ -253,6 +256,7 @@ class Conv2dPlan:
     pointwise: bool = dataclasses.field(init=False)
     linear: bool = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
+    calls: dict[Hashable, Any] = dataclasses.field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the geometry and build both views.

@@ -67,22 +67,22 @@ def offer(y: Tensor, recipe: Recipe, again: Callable[..., Any]) -> None:
         setattr(y, _RECIPE, _Offered(y._version, detached, Dish(again)))
 
 
-def recipe_of(y: Tensor) -> tuple[Recipe, Dish] | None:
-    """Return how ``y`` is computed again, if it is what a norm gave, unchanged; it is ordered."""
+def keep(y: Tensor) -> tuple[Tensor | None, Recipe | tuple[()], Dish | None]:
+    """Return what a function keeps of ``y`` for its backward.
+
+    That is ``y`` itself, which is noted; or, if it is what a norm gave, unchanged, how it is
+    computed again, which is ordered.
+    """
     if torch.compiler.is_compiling():
-        return None
+        return y, (), None
     offered: _Offered | None = getattr(y, _RECIPE, None)
-    if offered is None or offered.version != y._version:
-        return None
-    offered.dish.order()
-    return offered.recipe, offered.dish
-
-
-def hold(y: Tensor) -> None:
-    """Note that a function saves ``y`` itself for its backward."""
+    if offered is not None and offered.version == y._version:
+        offered.dish.order()
+        return None, offered.recipe, offered.dish
     # Inference tensors count no versions, and nothing is differentiated.
-    if not torch.compiler.is_compiling() and not y.is_inference():
+    if not y.is_inference():
         setattr(y, _HELD, y._version)
+    return y, (), None
 
 
 def is_held(y: Tensor) -> bool:

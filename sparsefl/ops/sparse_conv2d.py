@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsefl.ops import _checks, _dispatch
+from sparsefl.ops import _checks
 from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._conv2d import (
     SparseConv2dFunction,
@@ -17,7 +17,7 @@ from sparsefl.ops._conv2d import (
     fake_forward,
     input_size,
 )
-from sparsefl.ops._layout_table import Kind
+from sparsefl.ops._conv2d_call import call_of
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
@@ -60,22 +60,13 @@ def conv2d(
     plan: Conv2dPlan,
 ) -> Tensor:
     """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
-    channels = plan.support.shape[1] * plan.groups
-    if x.dim() != 4 or x.shape[1] != channels:
-        raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
-    height, width = plan.output_size(x.shape[2], x.shape[3])
-    if min(height, width) < 1:
-        raise ValueError(
-            f"x: {x.shape[2]}x{x.shape[3]} pixels with padding {plan.padding} are smaller than the "
-            f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
-        )
+    call = call_of(plan, x)
     bias = _checks.check_bias(bias, plan.support.shape[0], x)
-    kind: Kind = "pointwise" if plan.pointwise else "conv"
-    if _dispatch.chooses_dense(plan, kind, x, x.shape[0], height * width):
+    if call.dense:
         return dense_conv2d(x, stored, bias, magnitude, plan)
     if plan.linear:
         return _pointwise(x, stored, bias, magnitude, plan)
-    return SparseConv2dFunction.apply(x, stored, bias, magnitude, plan)
+    return SparseConv2dFunction.apply(x, stored, bias, magnitude, call)  # type: ignore[no-any-return]
 
 
 def _pointwise(

@@ -287,6 +287,23 @@ void run_transpose(int64_t rows, int64_t columns, int64_t gap) {
   });
 }
 
+// From every start in a cache line on; integers, so that every order of adding up gives the same.
+void run_sum(int64_t size) {
+  const Numbers x = small_integers(size);
+  for_each_set([&]<class T>(const Kernels<T>& kernels) {
+    const Block<T> block(x);
+    for (int64_t begin = 0; begin < std::min<int64_t>(size, 16); ++begin) {
+      double expected = 0;
+      for (int64_t i = begin; i < size; ++i) expected += x[i];
+      const double sum = kernels.batch_last.sum(block.get() + begin, size - begin);
+      if (sum == expected) continue;
+      std::printf("%s sum of %" PRId64 " is %g, not %g\n", kernels.name, size - begin, sum,
+                  expected);
+      std::exit(1);
+    }
+  });
+}
+
 constexpr Linear kLinear[] = {
     {5, 7, 1, 50, 7, 5},         {70, 90, 1, 30, 32, 16},    {1, 63, 7, 30, 63, 1},
     {64, 65, 16, 10, 32, 32},    {65, 1, 63, 50, 1, 65},     {129, 257, 64, 6, 128, 128},
@@ -336,6 +353,7 @@ int main() {
       run_transpose(rows, columns, 3);
     }
   }
+  for (const int64_t size : {0, 1, 15, 16, 63, 64, 100, 8191, 8192, 20000}) run_sum(size);
   for (const Checksum* c :
        {&spmm_sum, &gradients_sum, &gather_sum, &sample_sum, &transpose_sum, &dense_sum}) {
     std::printf("%s %016" PRIx64 "\n", c->name, c->sum);

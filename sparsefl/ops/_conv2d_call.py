@@ -1,0 +1,71 @@
+"""What a convolution's operators are told of one size and memory order of its input.
+
+It is found once and kept with the plan: between two small layers' kernels, Python is what takes the
+time, and its code and data have to be fetched again into caches that the kernels have filled.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsefl.ops import _dispatch
+from sparsefl.ops._autograd import BATCH_LAST, ROW_MAJOR
+from sparsefl.ops._layout_table import Kind
+from sparsefl.ops._plan import Conv2dPlan
+
+
+class Conv2dCall(NamedTuple):
+    """A convolution of inputs of one size and memory order.
+
+    Attributes:
+        dense: Whether dense torch computes it.
+        nnz: Kept weights.
+        forward: The forward operators' arguments after the bias.
+        backward: The backward operators' arguments after the stored elements and magnitudes, up to
+            ``wanted``.
+        wanted_x: How the input's gradient is to lie, as the backward operators are told.
+    """
+
+    dense: bool
+    nnz: int
+    forward: tuple[Any, ...]
+    backward: tuple[Any, ...]
+    wanted_x: int
+
+
+def call_of(plan: Conv2dPlan, x: Tensor) -> Conv2dCall:
+    """Return how ``x`` is convolved.
+
+    Raises:
+        ValueError: if ``x`` is not ``[N, in_channels, H, W]`` or smaller than the kernel.
+    """
+    if torch.compiler.is_compiling() or x.is_meta:
+        return _prepare(plan, x)
+    key = (x.shape, x.stride(), torch.get_num_threads())
+    call = plan.calls.get(key)
+    if call is None:
+        call = plan.calls[key] = _prepare(plan, x)
+    return call  # type: ignore[no-any-return]
+
+
+def _prepare(plan: Conv2dPlan, x: Tensor) -> Conv2dCall:
+    channels = plan.support.shape[1] * plan.groups
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
+    height, width = plan.output_size(x.shape[2], x.shape[3])
+    if min(height, width) < 1:
+        raise ValueError(
+            f"x: {x.shape[2]}x{x.shape[3]} pixels with padding {plan.padding} are smaller than the "
+            f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
+        )
+    kind: Kind = "pointwise" if plan.pointwise else "conv"
+    dense = _dispatch.chooses_dense(plan, kind, x, x.shape[0], height * width)
+    geometry = plan.geometry(x.shape[2], x.shape[3])
+    return Conv2dCall(
+        dense,
+        plan.support.nnz,
+        (*plan.forward, geometry),
+        (*plan.forward, *plan.transposed, geometry),
+        BATCH_LAST if x.permute(1, 2, 3, 0).is_contiguous() else ROW_MAJOR,
+    )
