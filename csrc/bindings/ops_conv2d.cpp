@@ -141,24 +141,36 @@ class StoredGradient {
                       share.begin, share.end, scratch.as<T>());
   }
 
-  // Adds the parts' sums up, in their order.
+  // Adds the parts' sums up, in their order, by stretches that stay in the L1 cache.
   void finish(int64_t parts) const {
+    constexpr int64_t kStretch = 1024;
     const int64_t pieces = thread_parts(parts * nnz_);
     for_parts(pieces, [&](int64_t piece) {
-      const int64_t begin = nnz_ * piece / pieces, end = nnz_ * (piece + 1) / pieces;
-      T* total = sums(0);
-      for (int64_t p = 1; p < parts; ++p) {
-        const T* part = sums(p);
-        for (int64_t k = begin; k < end; ++k) total[k] += part[k];
-      }
-      if (weights_.kind == WeightKind::kValues) return;
-      for (int64_t k = begin; k < end; ++k) {
-        total[k] *= weights_.magnitudes == nullptr ? weights_.constant : weights_.magnitudes[k];
+      const int64_t last = nnz_ * (piece + 1) / pieces;
+      for (int64_t begin = nnz_ * piece / pieces; begin < last; begin += kStretch) {
+        const int64_t end = std::min(begin + kStretch, last);
+        T* total = sums(0);
+        for (int64_t p = 1; p < parts; ++p) {
+          const T* part = sums(p);
+          for (int64_t k = begin; k < end; ++k) total[k] += part[k];
+        }
+        scale(total, begin, end);
       }
     });
   }
 
  private:
+  // The gradient of a score is that of its weight times the magnitude.
+  void scale(T* total, int64_t begin, int64_t end) const {
+    // Copies: a store to total might change what is read through `this`.
+    const Weights<T> weights = weights_;
+    if (weights.kind == WeightKind::kSignTensor) {
+      for (int64_t k = begin; k < end; ++k) total[k] *= weights.magnitudes[k];
+    } else if (weights.kind == WeightKind::kSignConstant) {
+      for (int64_t k = begin; k < end; ++k) total[k] *= weights.constant;
+    }
+  }
+
   T* sums(int64_t part) const {
     return part == 0 ? mutable_data<T>(result_) : others_->template as<T>() + (part - 1) * nnz_;
   }

@@ -83,6 +83,17 @@ inline void with_stored_reader(const Weights<T>& w, Run run) {
 // to[k] = the weight of kept position k, for k in [begin, end); not for signs in the index.
 template <class T>
 void read_weights(const Weights<T>& w, const int32_t* position, int64_t begin, int64_t end, T* to) {
+  if (w.kind == WeightKind::kSignConstant && position != nullptr) {
+    // Scores are moved first: with a comparison among the loads no loop would be one of vectors.
+    constexpr int64_t kStretch = 1024;
+    const T constant = w.constant;
+    for (int64_t first = begin; first < end; first += kStretch) {
+      const int64_t last = first + kStretch < end ? first + kStretch : end;
+      for (int64_t k = first; k < last; ++k) to[k] = w.values[position[k]];
+      for (int64_t k = first; k < last; ++k) to[k] = to[k] >= 0 ? constant : -constant;
+    }
+    return;
+  }
   with_reader<T>(w, position, [&](const auto& weight) {
     for (int64_t k = begin; k < end; ++k) to[k] = weight(k, 0);
   });
