@@ -56,8 +56,8 @@ large coded cut 38 flipped 31 damaged 0:45 1:9 2:3 3:2 4:1 5:4 7:3 8:11 9:8 10:2
 14:5 16:1 17:11 18:14 19:3 20:21 21:11 23:5 25:9 28:4 30:1 31:2 32:17
 """,
     "kernels": """\
-spmm 000000008fa8b447
-gradients fffffffff276a028
+spmm 00000000e6311077
+gradients ffffffffe7147957
 gather ffffffff424130b1
 sample 00000000000a170c
 transpose ffffffffe2a4621b

@@ -11,6 +11,7 @@
 #include "bindings/operand.h"
 #include "bindings/parallel.h"
 #include "bindings/sign_codes.h"
+#include "bindings/workspace.h"
 #include "cpu/batch_last.h"
 #include "cpu/isa.h"
 #include "cpu/sparse_linear.h"
@@ -35,23 +36,23 @@ Tensor transpose(const Tensor& x) {
   return y;
 }
 
-// Rows [part / parts, (part + 1) / parts) of the work.
-int64_t row_at(const View& view, int64_t part, int64_t parts) {
-  const int64_t goal = view.work[view.rows] * part / parts;
-  return std::lower_bound(view.work, view.work + view.rows, goal) - view.work;
+// The first row of a range, the ranges being even by their kept positions and cut at whole cache
+// lines of row-major results.
+int64_t row_at(const View& view, int64_t range, int64_t ranges) {
+  if (range == ranges) return view.rows;
+  const int64_t goal = view.work[view.rows] * range / ranges;
+  const int64_t row = std::lower_bound(view.work, view.work + view.rows, goal) - view.work;
+  return std::min(view.rows, padded(row));
 }
 
-// The rows of a part, shared out evenly by their kept positions, and all samples.
-Part rows_of(const View& view, int64_t part, int64_t parts, int64_t batch) {
-  const int64_t end = part + 1 == parts ? view.rows : row_at(view, part + 1, parts);
-  return {row_at(view, part, parts), end, 0, batch};
+Part rows_of(const View& view, const Sharing& sharing, int64_t part, int64_t samples) {
+  const int64_t range = sharing.range(part);
+  return {row_at(view, range, sharing.ranges), row_at(view, range + 1, sharing.ranges), 0, samples};
 }
 
 // y = weight @ x + bias for the rows and samples of a part.
 template <class T>
-void multiply(const View& view, const Weights<T>& weights, const T* bias, const Panel<const T>& x,
-              const Panel<T>& y, const Part& part) {
-  const SpmmArgs<T> args{view, weights, bias, x.data, x.ld, y.data, y.ld, part.lane_end};
+void multiply(const SpmmArgs<T>& args, const Part& part) {
   const auto& kernels = sparse_linear_kernels<T>();
   const Workspace scratch(kernels.spmm_scratch(args, part) * int64_t{sizeof(T)});
   kernels.spmm(args, part, scratch.as<T>());
@@ -59,35 +60,22 @@ void multiply(const View& view, const Weights<T>& weights, const T* bias, const 
 
 // y = weight @ operand + bias, [batch, rows].
 template <class T>
-Tensor product(LinearOperand& operand, const Tensor& stored, const Magnitudes* magnitudes,
+Tensor product(const LinearOperand& operand, const Tensor& stored, const Magnitudes* magnitudes,
                const std::optional<Tensor>& bias, const ViewTensors& tensors, bool row_major) {
   const int64_t batch = operand.batch();
   const View view = tensors.view(operand.features());
   const Weights<T> weights = make_weights<T>(stored, magnitudes);
-  LinearResult result(stored, batch, tensors.rows(), row_major);
-  const int64_t features = operand.tile_features() + result.tile_features();
-  const bool few = tensors.nnz() <= 2 * batch * (view.columns + view.rows);
-  const Sharing sharing(batch, (tensors.nnz() + tensors.rows()) * position_flops(batch),
-                        kTileSamples, features * int64_t{sizeof(T)}, few);
-  if (sharing.by_rows()) {
-    result.reserve();
-    read_operands<T>({&operand});
-    for_parts(sharing.parts, [&](int64_t p) {
-      const Part part = rows_of(view, p, sharing.parts, batch);
-      multiply(view, weights, data<T>(bias), operand.whole<T>(), result.whole<T>(), part);
-      result.turn({0, batch}, result.whole<T>(), part.row_begin, part.row_end);
-    });
-    return result.tensor();
-  }
-  for_parts(sharing.parts, [&](int64_t p) {
-    const Workspace x_memory = operand.tile_memory<T>(sharing.tile);
-    const Workspace y_memory = result.tile_memory<T>(sharing.tile);
-    sharing.for_tiles(batch, p, [&](const Tile& tile) {
-      const Panel<T> y = result.tile(tile, y_memory.as<T>());
-      multiply(view, weights, data<T>(bias), operand.tile(tile, x_memory.as<T>()), y,
-               {0, view.rows, 0, tile.samples});
-      result.turn(tile, y, 0, view.rows);
-    });
+  const LinearResult result(stored, batch, tensors.rows(), row_major);
+  const int64_t moves = kFlopsAMove * (operand.turned() + result.turned()) * padded(batch);
+  const int64_t parts =
+      thread_parts((tensors.nnz() + tensors.rows()) * position_flops(batch) + moves);
+  const Sharing sharing = Sharing::of_product(parts, batch, tensors.nnz(), view, moves > 0);
+  for_parts(sharing.parts(), [&](int64_t p) {
+    const int64_t first = sharing.first(sharing.group(p));
+    const int64_t samples = sharing.samples(sharing.group(p));
+    multiply<T>({view, weights, data<T>(bias), samples_from(operand.panel<T>(), first),
+                 samples_from(result.panel<T>(), first), samples},
+                rows_of(view, sharing, p, samples));
   });
   return result.tensor();
 }
@@ -97,7 +85,7 @@ template <class T>
 class Backward {
  public:
   // x is null where the stored elements' gradient is not wanted.
-  Backward(LinearOperand& grad, LinearOperand* x, const Tensor& stored,
+  Backward(const LinearOperand& grad, const LinearOperand* x, const Tensor& stored,
            const Magnitudes* magnitudes, const ViewTensors& tensors,
            const std::vector<int64_t>& wanted)
       : grad_(grad),
@@ -114,116 +102,90 @@ class Backward {
   }
 
   Gradients run() {
-    // Every part sums the stored elements' gradient over its samples by itself.
-    const bool few = 4 * nnz_ <= 3 * grad_.batch() * (view_.columns + 2 * view_.rows);
-    Sharing sharing(grad_.batch(), flops(), (x_ == nullptr ? 1 : 2) * kTileSamples,
-                    tile_features() * int64_t{sizeof(T)}, few);
-    if (x_ != nullptr && !few) sharing.tile = 0;
-    if (sharing.by_rows()) {
-      run_rows(sharing.parts);
-    } else {
-      run_samples(sharing);
+    const int64_t parts = thread_parts(flops()), batch = grad_.batch();
+    const Sharing sharing = x_ == nullptr
+                                ? Sharing::of_product(parts, batch, nnz_, view_, grad_.turned() > 0)
+                                : Sharing::of_gradients(parts, batch, nnz_, view_);
+    // Every group sums over its samples into memory of its own.
+    std::vector<Workspace> more;
+    for (int64_t g = 1; g < sharing.groups; ++g) {
+      more.emplace_back(values_.numel() * int64_t{sizeof(T)});
     }
+    const Workspace totals(sharing.groups * sums_.numel() * int64_t{sizeof(double)});
+    const auto values = [&](int64_t group) {
+      return group == 0 ? mutable_data<T>(values_) : more[group - 1].as<T>();
+    };
+    if (batch == 0) std::fill_n(mutable_data<T>(values_), values_.numel(), T{0});
+    for_parts(sharing.parts(), [&](int64_t p) {
+      const int64_t group = sharing.group(p);
+      run_part(sharing, p, values(group), totals.as<double>() + group * sums_.numel());
+    });
+    add_up(sharing.groups, values);
+    add_up_sums(sharing.groups, totals.as<double>());
     return {input_ ? input_->tensor() : empty_of(values_, {0}), values_, sums_};
   }
 
  private:
   int64_t flops() const {
     const int64_t products = (x_ == nullptr ? 0 : 1) + (input_ ? 1 : 0);
-    return (products * nnz_ + sums_.numel()) * position_flops(grad_.batch());
+    const int64_t turned =
+        grad_.turned() + (x_ == nullptr ? 0 : x_->turned()) + (input_ ? input_->turned() : 0);
+    return (products * nnz_ + sums_.numel()) * position_flops(grad_.batch()) +
+           kFlopsAMove * turned * padded(grad_.batch());
   }
 
-  int64_t tile_features() const {
-    return grad_.tile_features() + (x_ == nullptr ? 0 : x_->tile_features()) +
-           (input_ ? input_->tile_features() : 0);
-  }
-
-  // `adds`: to `values`, the stored elements' gradient.
-  void meet(const Panel<const T>& grad, const Panel<const T>& x, const Panel<T>& y,
-            const Part& part, T* values, bool adds) const {
-    if (part.lane_end == 0) return;
-    if (x_ == nullptr) {
-      if (input_) multiply<T>(view_, weights_, nullptr, grad, y, part);
-      return;
+  void run_part(const Sharing& sharing, int64_t p, T* values, double* totals) const {
+    const int64_t group = sharing.group(p), features = sums_.numel();
+    const int64_t first = sharing.first(group), samples = sharing.samples(group);
+    const Part part = rows_of(view_, sharing, p, samples);
+    const Panel<const T> grad = samples_from(grad_.panel<T>(), first);
+    const Panel<T> input =
+        input_ ? samples_from(input_->template panel<T>(), first) : Panel<T>{nullptr, 0, false};
+    if (samples == 0) {
+      // Only where there is none at all.
+    } else if (x_ != nullptr) {
+      const GradientsArgs<T> args{view_, weights_, grad,   samples_from(x_->panel<T>(), first),
+                                  input, values,   samples};
+      const auto& kernels = sparse_linear_kernels<T>();
+      const Workspace scratch(kernels.gradients_scratch(args, part) * int64_t{sizeof(T)});
+      kernels.gradients(args, part, scratch.as<T>());
+    } else if (input_) {
+      multiply<T>({view_, weights_, nullptr, grad, input, samples}, part);
     }
-    const GradientsArgs<T> args{view_,  weights_, grad.data, grad.ld,       x.data, x.ld,
-                                y.data, y.ld,     values,    part.lane_end, adds};
-    const auto& kernels = sparse_linear_kernels<T>();
-    const Workspace scratch(kernels.gradients_scratch(args) * int64_t{sizeof(T)});
-    kernels.gradients(args, part, scratch.as<T>());
+    const int64_t range = sharing.range(p), begin = features * range / sharing.ranges;
+    const int64_t end = features * (range + 1) / sharing.ranges;
+    if (begin == end) return;
+    sparse_linear_kernels<T>().feature_sums(grad, samples, begin, end, totals);
+    if (sharing.groups == 1)
+      std::copy(totals + begin, totals + end, mutable_data<T>(sums_) + begin);
   }
 
-  void run_rows(int64_t parts) {
-    const int64_t batch = grad_.batch(), features = sums_.numel();
-    if (batch == 0) std::fill_n(mutable_data<T>(values_), values_.numel(), T{0});
-    if (input_) input_->reserve();
-    read_operands<T>({&grad_, x_});
-    const Panel<const T> grad = grad_.whole<T>();
-    const Panel<const T> x = x_ == nullptr ? Panel<const T>{} : x_->whole<T>();
-    const Panel<T> y = input_ ? input_->whole<T>() : Panel<T>{};
-    for_parts(parts, [&](int64_t p) {
-      const Part part = rows_of(view_, p, parts, batch);
-      meet(grad, x, y, part, mutable_data<T>(values_), false);
-      if (input_) input_->turn({0, batch}, y, part.row_begin, part.row_end);
-      sparse_linear_kernels<T>().row_sums(grad.data, grad.ld, batch, features * p / parts,
-                                          features * (p + 1) / parts, mutable_data<T>(sums_));
-    });
-  }
-
-  // Every part sums over its samples into memory of its own.
-  void run_samples(const Sharing& sharing) {
-    const int64_t parts = sharing.parts, features = sums_.numel();
-    std::vector<Workspace> more;
-    for (int64_t p = 1; p < parts; ++p) more.emplace_back(values_.numel() * int64_t{sizeof(T)});
-    const Workspace totals(parts * features * int64_t{sizeof(double)});
-    const auto values = [&](int64_t p) {
-      return p == 0 ? mutable_data<T>(values_) : more[p - 1].as<T>();
-    };
-    for_parts(parts, [&](int64_t p) {
-      run_tiles(sharing, p, values(p), totals.as<double>() + p * features);
-    });
-    const int64_t count = values_.numel(), adders = thread_parts(kFlopsACopy * count * (parts - 1));
+  template <class Values>
+  void add_up(int64_t groups, const Values& values) const {
+    const int64_t count = values_.numel();
+    if (groups == 1 || count == 0) return;
+    const int64_t adders = thread_parts(kFlopsACopy * count * (groups - 1));
     for_parts(adders, [&](int64_t a) {
-      for (int64_t p = 1; p < parts; ++p) {
+      for (int64_t g = 1; g < groups; ++g) {
         T* to = values(0);
-        const T* from = values(p);
+        const T* from = values(g);
         for (int64_t k = count * a / adders; k < count * (a + 1) / adders; ++k) to[k] += from[k];
       }
     });
+  }
+
+  void add_up_sums(int64_t groups, const double* totals) const {
+    const int64_t features = groups == 1 ? 0 : sums_.numel();
     T* sums = mutable_data<T>(sums_);
     for (int64_t f = 0; f < features; ++f) {
       double total = 0;
-      for (int64_t p = 0; p < parts; ++p) total += totals.as<double>()[p * features + f];
+      for (int64_t g = 0; g < groups; ++g) total += totals[g * features + f];
       sums[f] = static_cast<T>(total);
     }
   }
 
-  void run_tiles(const Sharing& sharing, int64_t p, T* values, double* totals) const {
-    const int64_t features = sums_.numel();
-    const auto memory = [&](const auto* matrix) {
-      return matrix == nullptr ? Workspace(0) : matrix->template tile_memory<T>(sharing.tile);
-    };
-    const Workspace grad_memory = memory(&grad_), x_memory = memory(x_);
-    const Workspace y_memory = memory(input_ ? &*input_ : nullptr);
-    const Workspace sums(features * int64_t{sizeof(T)});
-    std::fill_n(totals, features, 0.0);
-    bool adds = false;
-    sharing.for_tiles(grad_.batch(), p, [&](const Tile& tile) {
-      const Panel<const T> grad = grad_.tile(tile, grad_memory.as<T>());
-      const Panel<const T> x = x_ == nullptr ? Panel<const T>{} : x_->tile(tile, x_memory.as<T>());
-      const Panel<T> y = input_ ? input_->tile(tile, y_memory.as<T>()) : Panel<T>{};
-      meet(grad, x, y, {0, view_.rows, 0, tile.samples}, values, adds);
-      if (input_) input_->turn(tile, y, 0, view_.rows);
-      sparse_linear_kernels<T>().row_sums(grad.data, grad.ld, tile.samples, 0, features,
-                                          sums.as<T>());
-      for (int64_t f = 0; f < features; ++f) totals[f] += sums.as<T>()[f];
-      adds = true;
-    });
-    if (!adds) std::fill_n(values, values_.numel(), T{0});
-  }
-
-  LinearOperand& grad_;
-  LinearOperand* x_;
+  const LinearOperand& grad_;
+  const LinearOperand* x_;
   int64_t nnz_;
   View view_;
   Weights<T> weights_;
@@ -238,31 +200,26 @@ Tensor forward_one(const Tensor& x, const Tensor& stored, const Magnitudes* magn
                    const std::optional<Tensor>& bias, const ViewTensors& transposed, int64_t out) {
   const LinearOperand operand(x);
   Tensor y = empty_of(stored, {1, out});
-  SpmmArgs<T> args{transposed.view(out),
-                   make_weights<T>(stored, magnitudes),
-                   nullptr,
-                   operand.whole<T>().data,
-                   1,
-                   mutable_data<T>(y),
-                   1,
-                   1};
+  SpmmArgs<T> args{transposed.view(out), make_weights<T>(stored, magnitudes), nullptr,
+                   operand.panel<T>(),   {mutable_data<T>(y), 1, false},      1};
   const int64_t parts = thread_parts(2 * kLanePadding * transposed.nnz());
   const Workspace memory((parts - 1) * out * int64_t{sizeof(T)});
-  const auto sums = [&](int64_t p) { return p == 0 ? args.y : memory.as<T>() + (p - 1) * out; };
+  const auto sums = [&](int64_t p) {
+    return p == 0 ? args.y.data : memory.as<T>() + (p - 1) * out;
+  };
   for_parts(parts, [&](int64_t p) {
     SpmmArgs<T> part = args;
-    part.y = sums(p);
+    part.y.data = sums(p);
     if (p == 0 && bias.has_value()) {
-      std::copy_n(data<T>(*bias), out, part.y);
+      std::copy_n(data<T>(*bias), out, sums(p));
     } else {
-      std::fill_n(part.y, out, T{0});
+      std::fill_n(sums(p), out, T{0});
     }
-    const int64_t rows = args.view.rows;
-    const int64_t end = p + 1 == parts ? rows : row_at(args.view, p + 1, parts);
-    sparse_linear_kernels<T>().spmv_transposed(part, {row_at(args.view, p, parts), end, 0, 1});
+    sparse_linear_kernels<T>().spmv_transposed(
+        part, {row_at(args.view, p, parts), row_at(args.view, p + 1, parts), 0, 1});
   });
   for (int64_t p = 1; p < parts; ++p) {
-    for (int64_t i = 0; i < out; ++i) args.y[i] += sums(p)[i];
+    for (int64_t i = 0; i < out; ++i) args.y.data[i] += sums(p)[i];
   }
   return y;
 }
@@ -278,7 +235,7 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
       y = forward_one<T>(x, stored, magnitudes, bias, view, out_features);
       return;
     }
-    LinearOperand operand(x);
+    const LinearOperand operand(x);
     y = product<T>(operand, stored, magnitudes, bias, view, row_major);
   });
   return y;
@@ -288,7 +245,7 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
 Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& stored,
                    const Magnitudes* magnitudes, const ViewTensors& transposed,
                    const std::vector<int64_t>& wanted) {
-  LinearOperand gradient(grad);
+  const LinearOperand gradient(grad);
   std::optional<LinearOperand> operand;
   if (wanted.at(1) != 0) operand.emplace(x.value());
   Gradients gradients;

@@ -1,8 +1,7 @@
 // Sparse times dense, and the gradients of both factors, with the batch in the lanes.
 //
-// Operands are feature-major: x[column * ldx + sample]. The batch is padded: every row of x and
-// grad can be read up to the next multiple of kLanePadding samples, and what lies there is zero. A
-// batch of one is a plain vector instead: all leading dimensions are 1.
+// Operands and results lie feature-major or row-major, without padding; the kernels turn the latter
+// in their caches. A batch of one is a plain vector: feature-major, all leading dimensions 1.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +10,25 @@
 
 namespace sparsefl {
 
+// Samples of features: sample n of feature f lies at data[f * ld + n], or at data[n * ld + f] where
+// row_major.
+template <class T>
+struct Panel {
+  T* data;
+  int64_t ld;
+  bool row_major;
+
+  // Whether it is one sample. Always inlined: the files of all instruction sets would share it.
+  [[gnu::always_inline]] bool is_vector() const { return ld == 1 && !row_major; }
+};
+
 template <class T>
 struct SpmmArgs {
   View view;
   Weights<T> weights;
-  const T* bias;  // [rows], or null
-  const T* x;     // [columns, ldx]
-  int64_t ldx;
-  T* y;  // [rows, ldy], must not alias x
-  int64_t ldy;
+  const T* bias;     // [rows], or null
+  Panel<const T> x;  // of view.columns features
+  Panel<T> y;        // of view.rows features, must not alias x
   int64_t batch;
 };
 
@@ -30,15 +39,11 @@ template <class T>
 struct GradientsArgs {
   View view;  // rows: of x, columns: of grad
   Weights<T> weights;
-  const T* grad;  // [columns, ldg]
-  int64_t ldg;
-  const T* x;  // [rows, ldx]
-  int64_t ldx;
-  T* grad_x;  // [rows, ld_grad_x], or null: grad_values alone
-  int64_t ld_grad_x;
-  T* grad_values;  // [nnz], every element is written
+  Panel<const T> grad;  // of view.columns features
+  Panel<const T> x;     // of view.rows features
+  Panel<T> grad_x;      // of view.rows features; its data may be null: grad_values alone
+  T* grad_values;       // [nnz], every element of the part's rows is written
   int64_t batch;
-  bool adds;  // to what grad_values holds; for batches of more than one
 };
 
 // A rectangle of work: rows [row_begin, row_end) and samples [lane_begin, lane_end), the latter a
@@ -62,9 +67,10 @@ struct SparseLinearKernels {
   // of a part, which covers the whole batch, of at least one sample. scratch: gradients_scratch
   // elements, 64-byte aligned.
   void (*gradients)(const GradientsArgs<T>&, const Part&, T* scratch);
-  int64_t (*gradients_scratch)(const GradientsArgs<T>&);
-  // sums[r] = sum_n x[r, n] for rows r in [begin, end).
-  void (*row_sums)(const T* x, int64_t ld, int64_t batch, int64_t begin, int64_t end, T* sums);
+  int64_t (*gradients_scratch)(const GradientsArgs<T>&, const Part&);
+  // sums[f] = sum_n x[f, n] for features f in [begin, end).
+  void (*feature_sums)(const Panel<const T>& x, int64_t batch, int64_t begin, int64_t end,
+                       double* sums);
 };
 
 template <class T>

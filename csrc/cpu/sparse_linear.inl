@@ -1,6 +1,7 @@
 // The kernels of sparse_linear.h, written once for every instruction set.
 
 #include "cpu/simd.inl"
+#include "cpu/sparse_linear_panel.inl"
 #include "cpu/sparse_linear_vector.inl"
 #include "cpu/weights.inl"
 
@@ -15,28 +16,54 @@ constexpr int kTileVectors = Vec<T>::kLanes >= 16 ? 4 : 8;
 constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kCopiedColumns = 2048;
 
+inline int64_t columns_of_block(const View& view) {
+  return view.block < view.columns ? view.block : view.columns;
+}
+
+inline int64_t whole_vectors(int64_t samples, int64_t lanes) {
+  return (samples + lanes - 1) / lanes * lanes;
+}
+
+// Above this a block's rows of x would leave the L2 cache at the widest tile.
+constexpr int64_t kWidestColumns = 1024;
+
+// What rows that wait beside such a block may take at the widest tile.
+constexpr int64_t kTileBytes = 1536 << 10;
+
+// Whether a tile of four full vectors, with `rows` that wait between blocks, leaves the L2 cache.
+template <class T>
+bool is_large(const View& view, int64_t rows) {
+  const int64_t bytes = (view.block + rows) * 4 * SPARSEFL_VECTOR_BYTES;
+  return view.blocks() > 1 && view.block > kWidestColumns && bytes >= kTileBytes;
+}
+
+// Samples of the widest tile of a part.
+template <class T>
+int64_t tile_width(const View& view, const Part& part) {
+  const int64_t most = kTileVectors<T> * Vec<T>::kLanes, rows = part.row_end - part.row_begin;
+  const int64_t lanes = whole_vectors(part.lane_end - part.lane_begin, Vec<T>::kLanes);
+  return least(lanes, is_large<T>(view, rows) ? most / 2 : most);
+}
+
 template <class T>
 bool copies_blocks(const SpmmArgs<T>& a) {
   return a.view.blocks() > 1 ||
-         (a.ldx * int64_t{sizeof(T)} >= kPageBytes && a.view.columns <= kCopiedColumns);
+         (a.x.ld * int64_t{sizeof(T)} >= kPageBytes && a.view.columns <= kCopiedColumns);
+}
+
+// Rows whose sums wait: all between blocks, or as many as are turned together.
+template <class T>
+int64_t waiting_rows(const SpmmArgs<T>& a, const Part& part) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  if (a.view.blocks() > 1) return whole_vectors(part.row_end - part.row_begin, kLanes);
+  return a.y.row_major ? kTurned<T> : 0;
 }
 
 template <class T>
 int64_t spmm_scratch(const SpmmArgs<T>& a, const Part& part) {
-  const int64_t lanes = kTileVectors<T> * Vec<T>::kLanes;
-  const int64_t panel = a.view.blocks() > 1 ? (part.row_end - part.row_begin) * lanes : 0;
-  const int64_t columns = a.view.block < a.view.columns ? a.view.block : a.view.columns;
-  return panel + (copies_blocks(a) ? columns * lanes : 0);
-}
-
-template <class T, int kVectors>
-inline void copy_block(const T* x, int64_t ldx, int64_t columns, T* buffer) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int v = 0; v < kVectors; ++v) {
-      store(buffer + (c * kVectors + v) * kLanes, load(x + c * ldx + v * kLanes));
-    }
-  }
+  const bool in_place = !a.x.row_major && a.batch % Vec<T>::kLanes == 0 && !copies_blocks(a);
+  const int64_t rows = waiting_rows(a, part) + (in_place ? 0 : columns_of_block(a.view));
+  return rows * tile_width<T>(a.view, part);
 }
 
 // acc[v] += weight of k * x[column of index[k]][v] over k in [begin, end). Few vectors need several
@@ -90,44 +117,77 @@ inline void load_row(const T* y, typename Vec<T>::Type* acc, int64_t lanes) {
   acc[kLast] = whole ? load(y + kBefore) : load_some(y + kBefore, lanes - kBefore);
 }
 
+// The rows of one block that a call of multiply_rows meets.
+template <class T>
+struct Rows {
+  const uint16_t* index;
+  const int32_t* begin;  // of each row, and where the last one ends
+  int64_t count;
+  const T* x;  // of the block's first column
+  int64_t ldx;
+  const T* bias;    // or null
+  const T* before;  // their sums of earlier blocks, one vector of lanes after the other, or null
+  T* out;
+  int64_t ld_out, lanes;
+};
+
+// A function of its own: in a larger one the loop's addresses do not stay in registers.
+template <class T, int kVectors, class R>
+[[gnu::noinline]] void multiply_rows(const R weight, const Rows<T>& given) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  const Rows<T> rows = given;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    typename Vec<T>::Type acc[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      acc[v] = broadcast<T>(rows.bias == nullptr ? T{0} : rows.bias[r]);
+    }
+    accumulate<T, kVectors>(weight, rows.index, rows.begin[r], rows.begin[r + 1], rows.x, rows.ldx,
+                            acc);
+    if (rows.before != nullptr) {
+      for (int v = 0; v < kVectors; ++v) {
+        acc[v] += load(rows.before + (r * kVectors + v) * kLanes);
+      }
+    }
+    store_row<T, kVectors>(rows.out + r * rows.ld_out, acc, rows.lanes);
+  }
+}
+
 // One tile of lanes: column blocks outside, so that a block's rows of x stay in the L1 cache while
 // all rows of the part meet it; the rows' sums wait in a panel between blocks. A block is summed by
 // itself, since a chain through all of them would round thousands of times.
 template <class T, int kVectors, class R>
 void spmm_tile(const SpmmArgs<T>& a, const R& weight, const Part& part, int64_t lane, int64_t lanes,
                T* scratch) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  const View& view = a.view;
-  const int64_t blocks = view.blocks();
-  const int64_t rows = part.row_end - part.row_begin;
-  T* panel = scratch;
-  T* buffer = scratch + (blocks > 1 ? rows * kVectors * kLanes : 0);
-  const bool copies = copies_blocks(a) && a.ldx != kVectors * kLanes;
+  constexpr int64_t kLanes = Vec<T>::kLanes, kWidth = kVectors * kLanes;
+  const View view = a.view;
+  const int64_t blocks = view.blocks(), rows = part.row_end - part.row_begin;
+  T* const buffer = scratch + waiting_rows(a, part) * kWidth;
+  const bool in_place =
+      reads_in_place<T, kVectors>(a.x, lanes) && (!copies_blocks(a) || a.x.ld == kWidth);
   for (int64_t b = 0; b < blocks; ++b) {
-    const T* x = a.x + b * view.block * a.ldx + lane;
-    int64_t ldx = a.ldx;
-    if (copies) {
+    const bool first = b == 0, last = b + 1 == blocks;
+    const T* x = a.x.data + b * view.block * a.x.ld + lane;
+    int64_t ldx = a.x.ld;
+    if (!in_place) {
       const int64_t left = view.columns - b * view.block;
-      copy_block<T, kVectors>(x, ldx, left < view.block ? left : view.block, buffer);
+      read_features<T, kVectors>(a.x, view.columns, a.batch, b * view.block,
+                                 left < view.block ? left : view.block, lane, lanes, buffer);
       x = buffer;
-      ldx = kVectors * kLanes;
+      ldx = kWidth;
     }
+    const bool turns = last && a.y.row_major;
     const int32_t* begin = view.begin + b * view.rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t row = part.row_begin + r;
-      typename Vec<T>::Type acc[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        acc[v] = broadcast<T>(a.bias == nullptr || b > 0 ? T{0} : a.bias[row]);
-      }
-      accumulate<T, kVectors>(weight, view.index, begin[row], begin[row + 1], x, ldx, acc);
-      if (b > 0) {
-        for (int v = 0; v < kVectors; ++v) acc[v] += load(panel + (r * kVectors + v) * kLanes);
-      }
-      if (b + 1 == blocks) {
-        store_row<T, kVectors>(a.y + row * a.ldy + lane, acc, lanes);
-      } else {
-        for (int v = 0; v < kVectors; ++v) store(panel + (r * kVectors + v) * kLanes, acc[v]);
-      }
+    const int64_t step = turns ? kTurned<T> : rows;
+    for (int64_t done = 0; done < rows; done += step) {
+      const int64_t row = part.row_begin + done, count = rows - done < step ? rows - done : step;
+      T* const sums = scratch + (blocks > 1 ? done * kWidth : 0);
+      const bool waits = turns || !last;
+      multiply_rows<T, kVectors>(
+          weight, Rows<T>{view.index, begin + row, count, x, ldx,
+                          first && a.bias != nullptr ? a.bias + row : nullptr,
+                          first ? nullptr : sums, waits ? sums : a.y.data + row * a.y.ld + lane,
+                          waits ? kWidth : a.y.ld, waits ? kWidth : lanes});
+      if (turns) write_features<T, kVectors>(sums, a.y, row, count, lane, lanes);
     }
   }
 }
@@ -147,11 +207,11 @@ template <class T>
 void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
   if (part.lane_begin >= part.lane_end) return;
   constexpr int kLanes = Vec<T>::kLanes;
-  constexpr int64_t kTile = kTileVectors<T> * kLanes;
   with_linear_reader<T>(a.weights, a.view.position, [&](const auto& weight) {
-    if (a.ldx == 1) return spmv(a, weight, part);
-    for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += kTile) {
-      const int64_t lanes = part.lane_end - lane < kTile ? part.lane_end - lane : kTile;
+    if (a.x.is_vector()) return spmv(a, weight, part);
+    const int64_t width = tile_width<T>(a.view, part);
+    for (int64_t lane = part.lane_begin; lane < part.lane_end; lane += width) {
+      const int64_t lanes = least(part.lane_end - lane, width);
       with_vectors<kTileVectors<T>>(static_cast<int>((lanes + kLanes - 1) / kLanes),
                                     [&]<int kVectors>(Lanes<kVectors>) {
                                       spmm_tile<T, kVectors>(a, weight, part, lane, lanes, scratch);
@@ -167,7 +227,8 @@ void spmm(const SpmmArgs<T>& a, const Part& part, T* scratch) {
 
 namespace sparsefl {
 
-#define SPARSEFL_SPARSE_LINEAR_TABLE(T) \
-  {spmm<T>, spmm_scratch<T>, spmv_transposed<T>, gradients<T>, gradients_scratch<T>, row_sums<T>}
+#define SPARSEFL_SPARSE_LINEAR_TABLE(T)                    \
+  {spmm<T>,      spmm_scratch<T>,      spmv_transposed<T>, \
+   gradients<T>, gradients_scratch<T>, feature_sums<T>}
 
 }  // namespace sparsefl

@@ -25,9 +25,9 @@ void spmv(const SpmmArgs<T>& a, const R weight, const Part& part) {
     T sum = a.bias == nullptr ? T{0} : a.bias[row];
     for (int64_t b = 0; b < view.blocks(); ++b) {
       const int32_t* begin = view.begin + b * view.rows + row;
-      sum += dot(weight, view.index, begin[0], begin[1], a.x + b * view.block);
+      sum += dot(weight, view.index, begin[0], begin[1], a.x.data + b * view.block);
     }
-    a.y[row] = sum;
+    a.y.data[row] = sum;
   }
 }
 
@@ -36,9 +36,9 @@ void scatter(const SpmmArgs<T>& a, const R weight, const Part& part) {
   const View view = a.view;
   for (int64_t b = 0; b < view.blocks(); ++b) {
     const int32_t* begin = view.begin + b * view.rows;
-    T* y = a.y + b * view.block;
+    T* y = a.y.data + b * view.block;
     for (int64_t row = part.row_begin; row < part.row_end; ++row) {
-      const T x = a.x[row];
+      const T x = a.x.data[row];
       const int64_t end = begin[row + 1];
 #pragma GCC unroll 4
       for (int64_t k = begin[row]; k < end; ++k) {
@@ -60,15 +60,15 @@ void vector_gradients(const GradientsArgs<T>& a, const R weight, const S scale, 
   const View view = a.view;
   for (int64_t b = 0; b < view.blocks(); ++b) {
     const int32_t* begin = view.begin + b * view.rows;
-    const T* grad = a.grad + b * view.block;
+    const T* grad = a.grad.data + b * view.block;
     for (int64_t row = part.row_begin; row < part.row_end; ++row) {
-      const T x = a.x[row];
+      const T x = a.x.data[row];
       for (int64_t k = begin[row]; k < begin[row + 1]; ++k) {
         a.grad_values[k] = x * grad[weight.column(view.index[k])] * scale(k);
       }
-      if (a.grad_x == nullptr) continue;
+      if (a.grad_x.data == nullptr) continue;
       const T sum = dot(weight, view.index, begin[row], begin[row + 1], grad);
-      a.grad_x[row] = b == 0 ? sum : a.grad_x[row] + sum;
+      a.grad_x.data[row] = b == 0 ? sum : a.grad_x.data[row] + sum;
     }
   }
 }

@@ -13,7 +13,7 @@ namespace sparsefl {
 template <class T>
 struct CodedOperands {
   const Block<T>&bias, &x, &grad;
-  int64_t ld, batch;
+  int64_t batch;
 };
 
 struct CodedResults {
@@ -47,26 +47,20 @@ void check_codes(const Kernels<T>& kernels, const Support& support, const Stored
   View forward = support.forward, transposed = support.transposed;
   forward.index = codes.data(), transposed.index = codes_t.data();
   transposed.position = nullptr;
-  check({forward, weights, of.bias.get(), of.x.get(), of.ld, nullptr, 0, of.batch}, expected.y);
-  check({transposed, weights, nullptr, of.grad.get(), of.ld, nullptr, 0, of.batch},
-        expected.grad_x);
+  const Panel<const T> x = panel(of.x, forward.columns, of.batch, false);
+  const Panel<const T> grad = panel(of.grad, forward.rows, of.batch, false);
+  check({forward, weights, of.bias.get(), x, {}, of.batch}, expected.y);
+  check({transposed, weights, nullptr, grad, {}, of.batch}, expected.grad_x);
   if (of.batch == 0) return;
   Checksum sum{"coded gradients"};
   for (const bool wants_x : {true, false}) {
     Block<T> input(transposed.rows * of.batch), values(support.nnz);
-    const GradientsArgs<T> args{transposed,
-                                weights,
-                                of.grad.get(),
-                                of.ld,
-                                of.x.get(),
-                                of.ld,
-                                wants_x ? input.get() : nullptr,
-                                of.batch,
-                                values.get(),
-                                of.batch,
-                                false};
-    const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
-    kernels.linear.gradients(args, {0, transposed.rows, 0, of.batch}, scratch.get());
+    Panel<T> to = panel(input, transposed.rows, of.batch, false);
+    if (!wants_x) to.data = nullptr;
+    const GradientsArgs<T> args{transposed, weights, grad, x, to, values.get(), of.batch};
+    const Part part{0, transposed.rows, 0, of.batch};
+    const Block<T> scratch(kernels.linear.gradients_scratch(args, part), true);
+    kernels.linear.gradients(args, part, scratch.get());
     if (wants_x) expect_equal(input, expected.grad_x, kernels.name, sum);
     expect_equal(values, kept, kernels.name, sum);
   }

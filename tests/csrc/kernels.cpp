@@ -17,7 +17,7 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
                   bool by_lanes) {
   SpmmArgs<T> args = like;
   Block<T> y(args.view.rows * args.batch);
-  args.y = y.get(), args.ldy = args.batch;
+  args.y = panel(y, args.view.rows, args.batch, args.x.row_major);
   const int64_t extent = by_lanes ? padded(args.batch) / kLanePadding : args.view.rows;
   for_parts(parts, [&](int64_t p) {
     const int64_t begin = extent * p / parts, end = extent * (p + 1) / parts;
@@ -33,14 +33,11 @@ Block<T> multiply(const Kernels<T>& kernels, const SpmmArgs<T>& like, int64_t pa
   return y;
 }
 
-// One sample lies as a plain vector.
-int64_t leading(int64_t batch) { return batch == 1 ? 1 : padded(batch); }
-
 // Both gradients, and that of the stored elements alone, in the order of the transposed view.
 template <class T>
 void check_gradients(const Kernels<T>& kernels, const Support& support, const Stored& stored,
                      const Block<T>& gradient, const Block<T>& operand, int64_t batch,
-                     const Numbers& grad_x, const Numbers& grad_values) {
+                     bool row_major, const Numbers& grad_x, const Numbers& grad_values) {
   const auto reordered = [&](const Numbers& numbers) {
     Numbers moved;
     for (const int32_t p : support.position) moved.push_back(numbers[p]);
@@ -49,30 +46,25 @@ void check_gradients(const Kernels<T>& kernels, const Support& support, const St
   const Block<T> values(reordered(stored.values)), magnitudes(reordered(stored.magnitudes));
   View view = support.transposed;
   view.position = nullptr;
-  const int64_t ld = leading(batch);
   for (const int64_t parts : {1, 3}) {
     for (const bool wants_x : {true, false}) {
       Block<T> input(view.rows * batch), kept(support.nnz);
-      GradientsArgs<T> args{
-          view, weights_of(stored, values, magnitudes), gradient.get(), ld,         operand.get(),
-          ld,   wants_x ? input.get() : nullptr,        batch,          kept.get(), batch,
-          false};
-      const auto run = [&] {
-        for_parts(parts, [&](int64_t p) {
-          const Block<T> scratch(kernels.linear.gradients_scratch(args), true);
-          kernels.linear.gradients(
-              args, {view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch}, scratch.get());
-        });
-      };
-      run();
+      Panel<T> to = panel(input, view.rows, batch, row_major);
+      if (!wants_x) to.data = nullptr;
+      const GradientsArgs<T> args{view,
+                                  weights_of(stored, values, magnitudes),
+                                  panel(gradient, view.columns, batch, row_major),
+                                  panel(operand, view.rows, batch, row_major),
+                                  to,
+                                  kept.get(),
+                                  batch};
+      for_parts(parts, [&](int64_t p) {
+        const Part part{view.rows * p / parts, view.rows * (p + 1) / parts, 0, batch};
+        const Block<T> scratch(kernels.linear.gradients_scratch(args, part), true);
+        kernels.linear.gradients(args, part, scratch.get());
+      });
       if (wants_x) expect_equal(input, grad_x, kernels.name, gradients_sum);
-      Numbers sums = reordered(grad_values);
-      expect_equal(kept, sums, kernels.name, gradients_sum);
-      if (batch == 1) continue;
-      args.adds = true;
-      run();
-      for (auto& sum : sums) sum *= 2;
-      expect_equal(kept, sums, kernels.name, gradients_sum);
+      expect_equal(kept, reordered(grad_values), kernels.name, gradients_sum);
     }
   }
 }
@@ -126,43 +118,58 @@ void run_linear(const Linear& c, WeightKind kind) {
   }
   for_each_set([&]<class T>(const Kernels<T>& kernels) {
     const Block<T> values(stored.values), magnitudes(stored.magnitudes), start(bias);
-    const Block<T> operand = c.batch == 1 ? Block<T>(x) : pad<T>(x, c.columns, c.batch),
-                   gradient = c.batch == 1 ? Block<T>(grad) : pad<T>(grad, c.rows, c.batch);
     const Weights<T> weights = weights_of(stored, values, magnitudes);
-    const int64_t ld = leading(c.batch);
-    for (const int64_t parts : {1, 3}) {
-      const SpmmArgs<T> forward{support.forward, weights, start.get(), operand.get(), ld,
-                                nullptr,         0,       c.batch};
-      const SpmmArgs<T> backward{
-          support.transposed, weights, nullptr, gradient.get(), ld, nullptr, 0, c.batch};
-      for (const bool by_lanes : {false, true}) {
-        expect_equal(multiply(kernels, forward, parts, by_lanes), y, kernels.name, spmm_sum);
-        expect_equal(multiply(kernels, backward, parts, by_lanes), grad_x, kernels.name, spmm_sum);
+    for (const bool row_major : {false, true}) {
+      // One sample is a plain vector.
+      if (row_major && c.batch == 1) continue;
+      const auto lie = [&](const Numbers& numbers) {
+        return row_major ? turned(numbers, c.batch) : numbers;
+      };
+      const Block<T> operand(lie(x)), gradient(lie(grad));
+      const SpmmArgs<T> forward{
+          support.forward, weights, start.get(), panel(operand, c.columns, c.batch, row_major), {},
+          c.batch};
+      const SpmmArgs<T> backward{support.transposed,
+                                 weights,
+                                 nullptr,
+                                 panel(gradient, c.rows, c.batch, row_major),
+                                 {},
+                                 c.batch};
+      for (const int64_t parts : {1, 3}) {
+        for (const bool by_lanes : {false, true}) {
+          expect_equal(multiply(kernels, forward, parts, by_lanes), lie(y), kernels.name, spmm_sum);
+          expect_equal(multiply(kernels, backward, parts, by_lanes), lie(grad_x), kernels.name,
+                       spmm_sum);
+        }
+      }
+      Numbers sums(c.rows);
+      for (int64_t p = 0; p < 3; ++p) {
+        kernels.linear.feature_sums(backward.x, c.batch, c.rows * p / 3, c.rows * (p + 1) / 3,
+                                    sums.data());
+      }
+      expect_equal(Block<T>(sums), totals, kernels.name, gradients_sum);
+      if (c.batch > 0) {
+        check_gradients(kernels, support, stored, gradient, operand, c.batch, row_major,
+                        lie(grad_x), grad_values);
       }
     }
-    Block<T> row_sums(c.rows);
-    for (int64_t p = 0; p < 3; ++p) {
-      kernels.linear.row_sums(gradient.get(), ld, c.batch, c.rows * p / 3, c.rows * (p + 1) / 3,
-                              row_sums.get());
-    }
-    expect_equal(row_sums, totals, kernels.name, gradients_sum);
+    const Block<T> operand(x), gradient(grad);
     if (c.batch == 1) {
       Block<T> one(bias);
       for (int64_t p = 0; p < 3; ++p) {
-        SpmmArgs<T> args{support.transposed, weights, nullptr, operand.get(), 1, one.get(), 1, 1};
+        const SpmmArgs<T> args{
+            support.transposed,           weights, nullptr, panel(operand, c.columns, 1, false),
+            panel(one, c.rows, 1, false), 1};
         kernels.linear.spmv_transposed(args, {c.columns * p / 3, c.columns * (p + 1) / 3, 0, 1});
       }
       expect_equal(one, y, kernels.name, spmm_sum);
     }
     if (kind == WeightKind::kSignConstant && c.block <= kCodedColumn && c.block_t <= kCodedColumn) {
-      check_codes(kernels, support, stored, {start, operand, gradient, ld, c.batch},
+      check_codes(kernels, support, stored, {start, operand, gradient, c.batch},
                   {y, grad_x, grad_values}, [&](const SpmmArgs<T>& args, const Numbers& expected) {
                     const Block<T> product = multiply(kernels, args, 3, false);
                     expect_equal(product, expected, kernels.name, spmm_sum);
                   });
-    }
-    if (c.batch > 0) {
-      check_gradients(kernels, support, stored, gradient, operand, c.batch, grad_x, grad_values);
     }
   });
 }

@@ -183,14 +183,28 @@ inline int64_t padded(int64_t batch) {
   return (batch + kLanePadding - 1) / kLanePadding * kLanePadding;
 }
 
+// The samples of features as the linear kernels take them, one a plain vector.
 template <class T>
-Block<T> pad(const Numbers& x, int64_t rows, int64_t batch) {
-  Numbers wide(rows * padded(batch));
-  for (int64_t i = 0; i < rows * batch; ++i) wide[i / batch * padded(batch) + i % batch] = x[i];
-  return Block<T>(wide);
+Panel<const T> panel(const Block<T>& block, int64_t features, int64_t batch, bool row_major) {
+  return {block.get(), row_major ? features : batch, row_major};
 }
 
-// The same, kLanePadding samples after the other; nothing may be read of the padding.
+template <class T>
+Panel<T> panel(Block<T>& block, int64_t features, int64_t batch, bool row_major) {
+  return {block.get(), row_major ? features : batch, row_major};
+}
+
+// Feature-major samples row-major.
+inline Numbers turned(const Numbers& x, int64_t batch) {
+  Numbers y;
+  const int64_t size = static_cast<int64_t>(x.size());
+  for (int64_t n = 0; n < batch; ++n) {
+    for (int64_t i = n; i < size; i += batch) y.push_back(x[i]);
+  }
+  return y;
+}
+
+// Feature-major samples, kLanePadding after the other; nothing may be read of the padding.
 template <class T>
 Block<T> pad_groups(const Numbers& x, int64_t rows, int64_t batch) {
   Numbers groups(rows * padded(batch), kGarbage);

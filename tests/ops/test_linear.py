@@ -89,7 +89,7 @@ def test_dense_layout_shares_out_large_weights(make_problem, assert_op_matches):
     assert_op_matches(make_problem((3, 1500), (801, 1500), (3, 801), 0.3))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
 @pytest.mark.usefixtures("sparse_layout")
 def test_parallel_parts_cover_all_rows(make_problem, assert_op_matches, threads):
     before = torch.get_num_threads()
@@ -97,6 +97,8 @@ def test_parallel_parts_cover_all_rows(make_problem, assert_op_matches, threads)
     try:
         assert_op_matches(make_problem((64, 700), (301, 700), (64, 301), 0.2))
         assert_op_matches(make_problem((1600, 70), (41, 70), (1600, 41), 0.3))
+        # Four threads: two groups of samples, each cut into two ranges of rows.
+        assert_op_matches(make_problem((130, 700), (301, 700), (130, 301), 0.02))
     finally:
         torch.set_num_threads(before)
 
@@ -133,6 +135,15 @@ def test_leading_dimensions(make_problem, assert_op_matches, lead):
 def test_strides_of_the_input(make_problem, assert_op_matches, layout):
     problem = make_problem((48, 33), (21, 33), (48, 21), 0.3)
     problem.x = layout(problem.x)
+    problem.grad = problem.grad.t().contiguous().t()
+    assert_op_matches(problem)
+
+
+@pytest.mark.parametrize(("batch", "out", "inner"), [(10, 31, 9000), (20, 5000, 65), (50, 99, 70)])
+@pytest.mark.usefixtures("sparse_layout")
+def test_batch_last_without_padding(make_problem, assert_op_matches, batch, out, inner):
+    problem = make_problem((batch, inner), (out, inner), (batch, out), 0.02)
+    problem.x = problem.x.t().contiguous().t()
     problem.grad = problem.grad.t().contiguous().t()
     assert_op_matches(problem)
 
