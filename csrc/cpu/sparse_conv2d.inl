@@ -197,13 +197,13 @@ template <class T, int kTile>
   }
 }
 
-// Asks the caches for the tile of the row that follows: its pixels lie in as many lines, and the
+// Asks the caches for the tile of a row that follows: its pixels lie in as many lines, and the
 // stores of one row wait for them in turn (4 to 14 % of a pass).
 template <class T>
-[[gnu::always_inline]] inline void ask_for_next(const Pixels<T>& tile) {
+[[gnu::always_inline]] inline void ask_ahead(const Pixels<T>& tile) {
   for (int64_t i = 0; i < tile.count; ++i) {
     if (tile.offsets[i] == kOutside) continue;
-    __builtin_prefetch(tile.first + tile.plane + tile.offsets[i], 1, 2);
+    __builtin_prefetch(tile.first + 2 * tile.plane + tile.offsets[i], 1, 2);
   }
 }
 
@@ -242,7 +242,7 @@ __attribute__((noinline)) void gather_block(const Block<T>& block, const T* weig
   const int32_t* begin = block.begin;
   for (int64_t row = 0; row < block.rows; ++row, sums += kTile * kLanes, tile.first += tile.plane) {
     ahead.fetch(share);
-    if (last) ask_for_next(tile);
+    if (last) ask_ahead(tile);
     typename Vec<T>::Type acc[kTile];
     if (first) {
       const auto start = broadcast<T>(bias == nullptr ? T{0} : bias[row]);
