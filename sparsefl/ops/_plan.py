@@ -33,9 +33,10 @@ _MOST_LINEAR_COLUMNS = 2048
 # rows, which the forward pass meets as a square, stay in the first-level cache.
 _IN_BACKWARD_ROW = 48.0
 _MOST_COLUMNS = 65536
-# A convolution's window of a block: what the first-level cache holds beside the sums, and the most
-# worth spending to give a block's row this many kept positions.
-_WINDOW_BYTES = 24 * 1024
+# A convolution's window of a block: as large as a first-level cache, since what the sums push out
+# of that costs less than more blocks do, and the most worth spending to give a block's row this
+# many kept positions.
+_WINDOW_BYTES = 32 * 1024
 _MOST_WINDOW_BYTES = 256 * 1024
 _LEAST_IN_WINDOW_ROW = 10.0
 # Up to so many kept weights a channel, a pointwise convolution is faster as one than as a linear
