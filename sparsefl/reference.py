@@ -136,6 +136,18 @@ def group_norm(
     return F.relu(y) if relu else y
 
 
+def max_pool2d(
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Return the greatest element of each window."""
+    return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
+
+
 def batch_last(x: Tensor) -> Tensor:
     """Return ``x`` in memory order C, H, W, N."""
     return x.movedim(0, -1).contiguous().movedim(-1, 0)

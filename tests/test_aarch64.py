@@ -20,6 +20,7 @@ PROGRAMS = {
     ],
     "norms": ["csrc/cpu/batch_norm_*.cpp"],
     "group_norm": ["csrc/cpu/group_norm_*.cpp"],
+    "max_pool2d": ["csrc/cpu/max_pool2d_*.cpp"],
 }
 EXPECTED = {
     # The first three are the known-answer vectors of Random123 (tests/kat_vectors, philox4x32 10).
@@ -68,6 +69,9 @@ batch_norm 224
 """,
     "group_norm": """\
 group_norm 800
+""",
+    "max_pool2d": """\
+max_pool2d 84
 """,
 }
 

@@ -6,6 +6,7 @@
 #include "cpu/gated_norm.h"
 #include "cpu/group_norm.h"
 #include "cpu/isa.h"
+#include "cpu/max_pool2d.h"
 #include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
@@ -47,5 +48,6 @@ SPARSEFL_KERNELS(GatedNorm, gated_norm_kernels)
 SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
 SPARSEFL_KERNELS(BatchNorm, batch_norm_kernels)
 SPARSEFL_KERNELS(GroupNorm, group_norm_kernels)
+SPARSEFL_KERNELS(MaxPool2d, max_pool2d_kernels)
 
 }  // namespace sparsefl

@@ -9,6 +9,7 @@ from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
 from sparsefl.ops.group_norm import group_norm
+from sparsefl.ops.max_pool2d import max_pool2d
 from sparsefl.ops.memory_pool import MemoryCounts, memory_counts, release_memory
 from sparsefl.ops.packed_sign import (
     PackedSigns,
@@ -40,6 +41,7 @@ __all__ = [
     "gated_layout",
     "group_norm",
     "isa",
+    "max_pool2d",
     "memory_counts",
     "pack_signs",
     "packed_nbytes",

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsefl
+import sparsefl.nn.batch_last as batch_last_module
 from sparsefl.nn.batch_last import (
     COUNTERPARTS,
     BatchLastAdaptiveAvgPool2d,
@@ -69,6 +71,18 @@ def run(module, x, seed=3):
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out.dtype)
     out.backward(grad)
     return out.detach(), x.grad
+
+
+@pytest.fixture
+def op_names():
+    """Returns a context manager that collects the names of the operators that run."""
+
+    class Names(TorchDispatchMode, set):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.add(func.name())
+            return func(*args, **(kwargs or {}))
+
+    return Names
 
 
 @SHAPES
@@ -168,6 +182,21 @@ def test_pools_are_torchs(ours, plain, options, shape, layout):
     actual, expected = run(ours(**options), layout(x)), run(plain(**options), x)
     for name, mine, same in zip(("output", "input gradient"), actual, expected, strict=True):
         torch.testing.assert_close(mine, same, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    "options", [o for _, _, o in POOLS.values() if "kernel_size" in o], ids=str
+)
+def test_large_max_pools_are_ours(options, monkeypatch, op_names):
+    options = {k: v for k, v in options.items() if k != "count_include_pad"}
+    monkeypatch.setattr(batch_last_module, "_LEAST_POOLED", 0)
+    x = torch.randn(17, 3, 8, 7)
+    with op_names() as names:
+        actual = run(BatchLastMaxPool2d(**options), sparsefl.batch_last(x))
+    assert {"sparsefl::max_pool2d", "sparsefl::max_pool2d_backward"} <= names
+    for mine, same in zip(actual, run(nn.MaxPool2d(**options), x), strict=True):
+        torch.testing.assert_close(mine, same)
+    assert is_batch_last(actual[0])
 
 
 def test_max_pool_indices_are_torchs():
