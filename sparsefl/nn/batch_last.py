@@ -178,7 +178,7 @@ class BatchLastMaxPool2d(nn.MaxPool2d):
         if swap and self._runs_kernel(x):
             stride = self.kernel_size if self.stride is None else self.stride
             sizes = map(_pair, (self.kernel_size, stride, self.padding, self.dilation))
-            return max_pool2d(x, *sizes, self.ceil_mode)
+            return max_pool2d(x, *sizes, ceil_mode=self.ceil_mode)
         out: Tensor | tuple[Tensor, Tensor] = super().forward(x.transpose(0, 1) if swap else x)
         if not swap:
             return out

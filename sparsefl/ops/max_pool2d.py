@@ -18,6 +18,7 @@ def max_pool2d(
     stride: Pair,
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
+    *,
     ceil_mode: bool = False,
 ) -> Tensor:
     """Compute ``y[n, c, p, q] = max over (r, s) of x[n, c, p * u + r * d - m, q * u + s * d - m]``.
@@ -43,14 +44,14 @@ def max_pool2d(
     """
     _check(x, kernel, stride, padding, dilation)
     window = [*kernel, *stride, *padding, *dilation]
-    size = [_windows(x.shape[2 + d], *window[d::2], ceil_mode) for d in (0, 1)]
+    size = [_windows(x.shape[2 + d], *window[d::2], ceil_mode=ceil_mode) for d in (0, 1)]
     if min(size) < 1:
         raise ValueError(f"x: no window {kernel} fits into {list(x.shape)}")
     return MaxPool2dFunction.apply(batch_last(x), *size, window)  # type: ignore[no-any-return]
 
 
 def _windows(
-    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+    size: int, kernel: int, stride: int, padding: int, dilation: int, *, ceil_mode: bool
 ) -> int:
     """Count the windows along a dimension; none starts in the padding after the image."""
     room = size + 2 * padding - dilation * (kernel - 1) - 1
