@@ -18,6 +18,7 @@ from torch.fx import Proxy
 
 from sparsefl.nn._stand_in import in_transform
 from sparsefl.nn._tracing import call_whole, refuse_script
+from sparsefl.ops.batch_last import lies_batch_last
 from sparsefl.ops.batch_norm import batch_norm, runs_batch_norm
 from sparsefl.ops.group_norm import group_norm
 from sparsefl.ops.max_pool2d import MOST_TAPS, max_pool2d
@@ -29,9 +30,7 @@ _LEAST_POOLED, _LEAST_LANES = 1 << 19, 16
 
 def is_batch_last(x: Tensor) -> bool:
     """Tell whether ``x`` is ``[N, C, H, W]``, ``N > 1``, with the batch innermost in memory."""
-    if x.dim() != 4 or x.shape[0] <= 1 or x.stride(0) != 1:
-        return False
-    return x.permute(1, 2, 3, 0).is_contiguous()
+    return x.dim() == 4 and x.shape[0] > 1 and lies_batch_last(x)
 
 
 class BatchLastBatchNorm2d(nn.BatchNorm2d):

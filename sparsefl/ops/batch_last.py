@@ -29,7 +29,7 @@ def batch_last(x: Tensor) -> Tensor:
         ValueError: if ``x`` has no dimension.
     """
     _check(x)
-    if x.stride(0) == 1 and x.movedim(0, -1).is_contiguous():
+    if lies_batch_last(x):
         return x
     return torch.movedim(_FeatureMajor.apply(x), -1, 0)
 
@@ -55,6 +55,22 @@ def row_major(x: Tensor) -> Tensor:
     if x.numel() < _LEAST_TURNED or x.is_contiguous():
         return x.contiguous()
     return _RowMajor.apply(x)  # type: ignore[no-any-return]
+
+
+def lies_batch_last(x: Tensor) -> bool:
+    """Tell whether ``x`` ``[N, ...]`` has its batch innermost in memory, and no gaps.
+
+    By its strides: a view to ask would cost a node of the graph, in every layer of a small model.
+    """
+    size, stride = x.shape, x.stride()
+    expected = size[0]
+    if stride[0] != 1:
+        return False
+    for d in range(len(size) - 1, 0, -1):
+        if stride[d] != expected and size[d] != 1:
+            return False
+        expected *= size[d]
+    return True
 
 
 def _check(x: Tensor) -> None:
