@@ -12,6 +12,11 @@ constexpr int kGradientVectors = Vec<T>::kLanes >= 16 ? 8 : 4;
 template <class T>
 constexpr int kWaiting = 4 * Vec<T>::kLanes;
 
+// Whether the products of a tile of kVectors vectors are summed in its loop. One vector leaves the
+// registers that this takes, and its sums are most of the work.
+template <class T, int kVectors>
+constexpr bool kSumsInLoop = kVectors == 1 && Vec<T>::kLanes == 16;
+
 template <class T>
 int gradient_vectors(const GradientsArgs<T>& a, const Part& part, int64_t lane) {
   const int64_t left = (a.batch - lane + Vec<T>::kLanes - 1) / Vec<T>::kLanes;
@@ -49,12 +54,17 @@ int64_t gradients_scratch(const GradientsArgs<T>& a, const Part& part) {
 // Sums the products of positions [begin, end) over their lanes, that of position k waiting at
 // k % kWaiting; at most kLanes of them, all in one aligned group of kLanes. `first`: of what
 // is added up.
-template <class T>
+template <class T, bool kInLoop = false>
 inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waiting, int64_t begin,
                         int64_t end, bool first, T* grad_values) {
   constexpr int kLanes = Vec<T>::kLanes;
   const int64_t group = begin / kLanes * kLanes;
-  auto sums = sum_each<T>(waiting + group % kWaiting<T>);
+  typename Vec<T>::Type sums;
+  if constexpr (kInLoop) {
+    sums = sum_tree<kLanes>(waiting + group % kWaiting<T>, typename FirstLanes<kLanes>::Type{});
+  } else {
+    sums = sum_each<T>(waiting + group % kWaiting<T>);
+  }
   if (w.one_magnitude()) sums *= broadcast<T>(w.constant);
   if (end - begin == kLanes) {
     T* out = grad_values + group;
@@ -72,17 +82,25 @@ inline void write_group(const Weights<T>& w, const typename Vec<T>::Type* waitin
 }
 
 // Writes the whole groups of kLanes positions that wait in [done, k) and returns where they end.
+template <class T, bool kInLoop>
+[[gnu::always_inline]] inline int64_t write_whole_groups(const Weights<T>& w,
+                                                         const typename Vec<T>::Type* waiting,
+                                                         int64_t done, int64_t k, bool first,
+                                                         T* grad_values) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  while (done / kLanes < k / kLanes) {
+    const int64_t next = (done / kLanes + 1) * kLanes;
+    write_group<T, kInLoop>(w, waiting, done, next, first, grad_values);
+    done = next;
+  }
+  return done;
+}
+
 // Not inlined: the registers of a sum tree would push the products' sums into memory.
 template <class T>
 [[gnu::noinline]] int64_t write_groups(const Weights<T>& w, const typename Vec<T>::Type* waiting,
                                        int64_t done, int64_t k, bool first, T* grad_values) {
-  constexpr int kLanes = Vec<T>::kLanes;
-  while (done / kLanes < k / kLanes) {
-    const int64_t next = (done / kLanes + 1) * kLanes;
-    write_group<T>(w, waiting, done, next, first, grad_values);
-    done = next;
-  }
-  return done;
+  return write_whole_groups<T, false>(w, waiting, done, k, first, grad_values);
 }
 
 // For k in [begin, end): sums += weight of k * its row of grad if kInput, and the product of that
@@ -141,10 +159,13 @@ template <class T, int kVectors, bool kInput, class R>
   constexpr int kLanes = Vec<T>::kLanes;
   const Group<T> group = given;
   const uint16_t* index = a.view.index;
+  const Weights<T> weights = a.weights;
+  typename Vec<T>::Type* const waiting = walk.waiting;
+  const bool first = walk.first;
   int64_t k = walk.k, done = walk.done;
   for (int64_t r = 0; r < count; ++r) {
-    if (ends[r] - done / kLanes * kLanes > kWaiting<T>) {
-      done = write_groups<T>(a.weights, walk.waiting, done, k, walk.first, a.grad_values);
+    if (!kSumsInLoop<T, kVectors> && ends[r] - done / kLanes * kLanes > kWaiting<T>) {
+      done = write_groups<T>(weights, waiting, done, k, first, a.grad_values);
     }
     typename Vec<T>::Type x[kVectors], sums[kVectors];
 #pragma GCC unroll 8
@@ -152,14 +173,22 @@ template <class T, int kVectors, bool kInput, class R>
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) x[v] = load(group.x + r * group.ld_x + v * kLanes);
     const int64_t end = ends[r];
-    int64_t room = done / kLanes * kLanes + kWaiting<T>;
-    for (; room < end; room = done + kWaiting<T>) {
-      meet<T, kVectors, kInput>(weight, index, k, room, group.grad, group.ldg, x, sums,
-                                walk.waiting);
-      k = room;
-      done = write_groups<T>(a.weights, walk.waiting, done, k, walk.first, a.grad_values);
+    if constexpr (kSumsInLoop<T, kVectors>) {
+      while (k < end) {
+        const int64_t stop = least(end, done / kLanes * kLanes + kWaiting<T>);
+        meet<T, kVectors, kInput>(weight, index, k, stop, group.grad, group.ldg, x, sums, waiting);
+        k = stop;
+        done = write_whole_groups<T, true>(weights, waiting, done, k, first, a.grad_values);
+      }
+    } else {
+      int64_t room = done / kLanes * kLanes + kWaiting<T>;
+      for (; room < end; room = done + kWaiting<T>) {
+        meet<T, kVectors, kInput>(weight, index, k, room, group.grad, group.ldg, x, sums, waiting);
+        k = room;
+        done = write_groups<T>(weights, waiting, done, k, first, a.grad_values);
+      }
+      meet<T, kVectors, kInput>(weight, index, k, end, group.grad, group.ldg, x, sums, waiting);
     }
-    meet<T, kVectors, kInput>(weight, index, k, end, group.grad, group.ldg, x, sums, walk.waiting);
     k = end;
     if constexpr (kInput) {
       T* out = group.out + r * group.ld_out;
