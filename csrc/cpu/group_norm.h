@@ -12,7 +12,7 @@ namespace sparsefl {
 // What belongs to samples is repeated over so many columns: element i of a channel or group takes
 // column i % columns. They are whole samples, and whole vectors of every instruction set; where
 // that takes few, four of its vectors, which stay in registers: a power of two times the batch.
-inline int64_t sample_columns(int64_t batch) {
+[[gnu::always_inline]] inline int64_t sample_columns(int64_t batch) {
   constexpr int64_t kVector = 16, kVectors = 4 * kVector;
   int64_t columns = batch;
   while (columns % kVector != 0) columns *= 2;
