@@ -102,7 +102,7 @@ def test_none_unsets_a_default(run, tiny, tmp_path):
         ('[model]\nname = "linear"\nwidth = 0.5', "model 'linear' has no option 'width'"),
         ('[model]\nname = "mine:net"\nwidth = 0.5', "model.width has no meaning"),
         ('[model]\nname = "mpl"\nwidth = 0.5', "name must be one of"),
-        ("[model]\nwidth = 0", "width"),
+        ('dataset = "digits"\n[model]\nwidth = 0', "width must be positive"),
         ("width = 0.5", "as an option of the model it is model.width"),
         ("[hidenseak]\nlr = 1", "did you mean hidenseek?"),
         ("rounds = 2.5", "rounds must be an integer, got 2.5"),
