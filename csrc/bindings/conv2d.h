@@ -108,18 +108,17 @@ class ViewWeights {
   Workspace memory_;
 };
 
-// What one of so many threads does of a pass: some of its items, or, where a small batch of small
-// images gives too few to share out evenly, some rows of all of them.
+// A kernel of a walk.
+enum class Kernel { kGather, kSample };
+
 // Whether strips take less time than tiles. They read what a position meets from the second-level
 // cache or beyond, where tiles read a copy of it in the first. That copy costs what some positions
 // of every row do, and more where a batch leaves lanes of its last vectors empty; and tiles add up
 // the lanes of a position's products once a tile, strips once a run.
-enum class Walk { kGather, kSample };
-
-inline bool prefers_strips(Walk walk, const Geometry& g, int64_t nnz, int64_t widest_block,
+inline bool prefers_strips(Kernel kernel, const Geometry& g, int64_t nnz, int64_t widest_block,
                            int64_t batch) {
   // Kept positions a row.
-  const int64_t whole = walk == Walk::kGather ? 15 : 24, padded = 40;
+  const int64_t whole = kernel == Kernel::kGather ? 15 : 24, padded = 40;
   const int64_t pixels = std::max(g.y.input * g.x.input, g.y.output * g.x.output);
   const bool walks =
       g.y.stride == 1 && g.x.stride == 1 && batch > 0 && widest_block * pixels * batch < INT32_MAX;
@@ -143,6 +142,8 @@ inline Pass as_rows(Pass pass) {
   return pass;
 }
 
+// What one of so many threads does of a pass: some of its items, or, where a small batch of small
+// images gives too few to share out evenly, some rows of all of them.
 template <class T>
 struct Share {
   const Conv2dWalk<T>& walk;

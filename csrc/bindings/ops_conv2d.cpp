@@ -20,7 +20,7 @@ Tensor forward(const Tensor& x, const Tensor& stored, const Magnitudes* magnitud
   const View view = tensors.view(g.in / g.groups * g.taps());
   const OwningPass pass = OwningPass::forward(g);
   with_type(x, [&]<class T>(T*) {
-    const bool strips = prefers_strips(Walk::kGather, g, tensors.nnz(), tensors.block, batch);
+    const bool strips = prefers_strips(Kernel::kGather, g, tensors.nnz(), tensors.block, batch);
     const Operand operand = operand_of(x, chunk_for<T>(g, batch, !lies_batch_last(x)), strips);
     const ViewWeights<T> weights(stored, magnitudes, tensors);
     for (int64_t first = 0; first < batch; first += operand.chunk()) {
@@ -239,10 +239,10 @@ Gradients backward(const Tensor& grad, const std::optional<Tensor>& x, const Ten
     const bool moves = !lies_batch_last(grad) || wanted[0] == kRowMajor ||
                        (wanted.at(1) != 0 && !lies_batch_last(x.value()));
     const int64_t widest = std::max(view.block, transposed.block);
-    const bool strips = prefers_strips(Walk::kGather, g, view.nnz(), widest, batch);
+    const bool strips = prefers_strips(Kernel::kGather, g, view.nnz(), widest, batch);
     // What is moved lies for one walk.
     const bool samples_strips =
-        moves ? strips : prefers_strips(Walk::kSample, g, view.nnz(), widest, batch);
+        moves ? strips : prefers_strips(Kernel::kSample, g, view.nnz(), widest, batch);
     const Operand gradient = operand_of(grad, chunk_for<T>(g, batch, moves), strips);
     std::optional<Operand> operand;
     if (wanted.at(1) != 0) operand.emplace(operand_of(x.value(), gradient.chunk(), strips));

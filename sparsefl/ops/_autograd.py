@@ -60,6 +60,22 @@ def fake_backward(
     )
 
 
+def fake_norm_backward(x: Tensor, wanted: list[int]) -> tuple[Tensor, ...]:
+    """Return gradients of the shapes and strides that a norm's backward operator gives.
+
+    Args:
+        x: The norm's input.
+        wanted: What the operator is asked for: of x, weight, bias and residual.
+    """
+    wants_x, wants_weight, wants_bias, wants_residual = wanted
+    return (
+        empty_batch_last(x, *x.shape) if wants_x else x.new_empty(0),
+        x.new_empty(x.shape[1] if wants_weight else 0),
+        x.new_empty(x.shape[1] if wants_bias else 0),
+        empty_batch_last(x, *x.shape) if wants_residual else x.new_empty(0),
+    )
+
+
 class _NoSecondDerivative(torch.autograd.Function):
     """Passes a gradient on; raises where it is differentiated."""
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsefl.ops._autograd import fake_norm_backward
 from sparsefl.ops._batch_norm import BatchNormFunction
 from sparsefl.ops._checks import check_channels, check_same
 from sparsefl.ops._library import LIBRARY, define
@@ -117,10 +118,4 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 @torch.library.register_fake("sparsefl::batch_norm_backward", lib=LIBRARY)
 def _(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    wants_x, wants_weight, wants_bias, wants_residual = arguments[-1]
-    return (
-        empty_batch_last(x, *x.shape) if wants_x else x.new_empty(0),
-        x.new_empty(x.shape[1] if wants_weight else 0),
-        x.new_empty(x.shape[1] if wants_bias else 0),
-        empty_batch_last(x, *x.shape) if wants_residual else x.new_empty(0),
-    )
+    return fake_norm_backward(x, arguments[-1])
