@@ -4,6 +4,7 @@
 #include "cpu/gated_conv2d.h"
 #include "operands.h"
 #include "parts.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -197,11 +198,10 @@ int main() {
   for (const Case& c : kCases) check(kGatedConv2dF64, "float64", c);
   for (const Case& c : kCases) check(kGatedConv2dScalarF32, "scalar", c);
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (has_avx2()) {
     for (const Case& c : kCases) check(kGatedConv2dAvx2F32, "avx2", c);
   }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_avx512()) {
     for (const Case& c : kCases) check(kGatedConv2dAvx512F32, "avx512", c);
   }
 #endif

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "parts.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -181,18 +182,6 @@ void check(const GatedNormKernels<T>& kernels, const char* set) {
 
 int main() {
   using namespace sparsefl;
-  check(kGatedNormF64, "float64");
-  check(kGatedNormScalarF32, "scalar");
-  const int64_t everywhere = compared;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    check(kGatedNormAvx2F32, "avx2");
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    check(kGatedNormAvx512F32, "avx512");
-  }
-#endif
-  std::printf("gated_norm %" PRId64 "\n", everywhere);
+  SPARSEFL_CHECK_SETS(kGatedNorm, "gated_norm")
   return 0;
 }

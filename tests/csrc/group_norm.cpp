@@ -3,12 +3,10 @@
 // with 1 at the first difference.
 #include "cpu/group_norm.h"
 
-#include <cinttypes>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
 #include <vector>
+
+#include "numbers.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -16,27 +14,6 @@ extern const GroupNormKernels<double> kGroupNormF64;
 extern const GroupNormKernels<float> kGroupNormScalarF32, kGroupNormAvx2F32, kGroupNormAvx512F32;
 
 namespace {
-
-int64_t compared = 0;
-
-void expect_near(double result, double expected, double scale, const char* set, const char* what) {
-  if (std::abs(result - expected) > 1e-5 * scale) {
-    std::printf("%s %s: %.9g, not %.9g\n", set, what, result, expected);
-    std::exit(1);
-  }
-}
-
-// Of exactly its size, so that the address sanitizer sees a lane too far.
-template <class T>
-std::unique_ptr<T[]> numbers(int64_t n, double offset) {
-  static uint64_t state = 1;
-  std::unique_ptr<T[]> made(new T[n]);
-  for (int64_t i = 0; i < n; ++i) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    made[i] = static_cast<T>(static_cast<double>(state >> 40) / (1 << 23) - 1 + offset);
-  }
-  return made;
-}
 
 // In two calls, as two channels would be.
 template <class T>
@@ -148,18 +125,6 @@ void check(const GroupNormKernels<T>& kernels, const char* set) {
 
 int main() {
   using namespace sparsefl;
-  check(kGroupNormF64, "float64");
-  check(kGroupNormScalarF32, "scalar");
-  const int64_t everywhere = compared;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    check(kGroupNormAvx2F32, "avx2");
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    check(kGroupNormAvx512F32, "avx512");
-  }
-#endif
-  std::printf("group_norm %" PRId64 "\n", everywhere);
+  SPARSEFL_CHECK_SETS(kGroupNorm, "group_norm")
   return 0;
 }

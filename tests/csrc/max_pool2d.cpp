@@ -9,6 +9,8 @@
 #include <memory>
 #include <vector>
 
+#include "sets.h"
+
 namespace sparsefl {
 
 extern const MaxPool2dKernels<double> kMaxPool2dF64;
@@ -90,18 +92,6 @@ void check(const MaxPool2dKernels<T>& kernels, const char* set) {
 
 int main() {
   using namespace sparsefl;
-  check(kMaxPool2dF64, "float64");
-  check(kMaxPool2dScalarF32, "scalar");
-  const int64_t everywhere = compared;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    check(kMaxPool2dAvx2F32, "avx2");
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    check(kMaxPool2dAvx512F32, "avx512");
-  }
-#endif
-  std::printf("max_pool2d %" PRId64 "\n", everywhere);
+  SPARSEFL_CHECK_SETS(kMaxPool2d, "max_pool2d")
   return 0;
 }

@@ -1,14 +1,11 @@
 // Runs the batch norm kernels of every instruction set that this machine has on awkward lengths,
 // against plain loops in double. Prints how many were compared, the same on every machine; exits
 // with 1 at the first difference.
-#include <cinttypes>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "cpu/batch_norm.h"
+#include "numbers.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -16,27 +13,6 @@ extern const BatchNormKernels<double> kBatchNormF64;
 extern const BatchNormKernels<float> kBatchNormScalarF32, kBatchNormAvx2F32, kBatchNormAvx512F32;
 
 namespace {
-
-int64_t compared = 0;
-
-void expect_near(double result, double expected, double scale, const char* set, const char* what) {
-  if (std::abs(result - expected) > 1e-5 * scale) {
-    std::printf("%s %s: %.9g, not %.9g\n", set, what, result, expected);
-    std::exit(1);
-  }
-}
-
-// Of exactly its size, so that the address sanitizer sees a lane too far.
-template <class T>
-std::unique_ptr<T[]> numbers(int64_t n, double offset) {
-  static uint64_t state = 1;
-  std::unique_ptr<T[]> made(new T[n]);
-  for (int64_t i = 0; i < n; ++i) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    made[i] = static_cast<T>(static_cast<double>(state >> 40) / (1 << 23) - 1 + offset);
-  }
-  return made;
-}
 
 template <class T>
 double centred(const Affine<T>& a, T x) {
@@ -113,18 +89,6 @@ void check(const BatchNormKernels<T>& kernels, const char* set) {
 
 int main() {
   using namespace sparsefl;
-  check(kBatchNormF64, "float64");
-  check(kBatchNormScalarF32, "scalar");
-  const int64_t everywhere = compared;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    check(kBatchNormAvx2F32, "avx2");
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    check(kBatchNormAvx512F32, "avx512");
-  }
-#endif
-  std::printf("batch_norm %" PRId64 "\n", everywhere);
+  SPARSEFL_CHECK_SETS(kBatchNorm, "batch_norm")
   return 0;
 }

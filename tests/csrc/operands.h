@@ -15,6 +15,7 @@
 #include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -49,12 +50,11 @@ void for_each_set(const Run& run) {
   run(Kernels<float>{"scalar", kSparseLinearScalarF32, kSignCodesScalarF32, kSparseConv2dScalarF32,
                      kBatchLastScalarF32});
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (has_avx2()) {
     run(Kernels<float>{"avx2", kSparseLinearAvx2F32, kSignCodesAvx2F32, kSparseConv2dAvx2F32,
                        kBatchLastAvx2F32});
   }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_avx512()) {
     run(Kernels<float>{"avx512", kSparseLinearAvx512F32, kSignCodesAvx512F32,
                        kSparseConv2dAvx512F32, kBatchLastAvx512F32});
   }

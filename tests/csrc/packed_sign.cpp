@@ -6,6 +6,7 @@
 
 #include "operands.h"
 #include "parts.h"
+#include "sets.h"
 
 namespace sparsefl {
 
@@ -17,9 +18,8 @@ template <class Run>
 void for_each_kernels(const Run& run) {
   run("scalar", kPackedSignScalar);
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) run("avx2", kPackedSignAvx2);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_avx2()) run("avx2", kPackedSignAvx2);
+  if (has_avx512()) {
     run("avx512", kPackedSignAvx512);
   }
 #endif
