@@ -38,3 +38,18 @@ def uniform_bits(seed: int, stream: int, n: int) -> npt.NDArray[np.uint32]: ...
 def normal(
     seed: int, stream: int, n: int, std: float, isa: str | None = None
 ) -> npt.NDArray[np.float32]: ...
+def compress_bits(
+    bits: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    n: int,
+    complement: bool,
+    isa: str | None = None,
+) -> npt.NDArray[np.uint8]: ...
+def expand_bits(
+    ranks: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    n: int,
+    complement: bool,
+    isa: str | None = None,
+) -> npt.NDArray[np.uint8]: ...
+def popcount(data: npt.NDArray[np.uint8]) -> int: ...

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/codec_kernels.h"
 #include "bindings/random.h"
 #include "codec/bits.h"
 #include "codec/crc32c.h"
@@ -336,4 +337,5 @@ PYBIND11_MODULE(_codec, m) {
   m.doc() = "Wire codec and seed streams of sparsefl; knows no torch.";
   sparsefl::bind_codec(m);
   sparsefl::bind_streams(m);
+  sparsefl::bind_codec_kernels(m);
 }

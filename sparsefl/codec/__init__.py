@@ -7,6 +7,7 @@ from sparsefl.codec.base import Base
 from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
 from sparsefl.codec.plan import FormatName, ValueFormat
+from sparsefl.codec.rank import compress_bits, expand_bits
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support, nbytes
@@ -27,9 +28,11 @@ __all__ = [
     "Update",
     "ValueFormat",
     "bound_bytes",
+    "compress_bits",
     "decode",
     "decode_support",
     "encode",
     "encode_support",
+    "expand_bits",
     "nbytes",
 ]

@@ -180,3 +180,13 @@ def coded() -> Sample:
 @pytest.fixture(params=["sample", "coded"])
 def any_sample(request: pytest.FixtureRequest) -> Sample:
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
+def isa_name(request: pytest.FixtureRequest) -> str:
+    """Every instruction set of the machine."""
+    try:
+        _codec.normal(0, 0, 0, 1.0, request.param)
+    except ValueError:
+        pytest.skip(f"this machine or SPARSEFL_ISA rules {request.param} out")
+    return request.param
