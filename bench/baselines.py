@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .problem import Gradients, Problem, Step, autograd_step
+from .problem import Gradients, Problem, Step, autograd_step, direct_step
 
 # From this size of a gradient on, glibc's fresh pages show in the time of a dense step.
 LARGE_BUFFER_BYTES = 4 << 20
 
 
-def nothing() -> None:
-    """Forget nothing: these steps keep their buffers."""
+def direct_linear(*, preallocated: bool) -> Callable[[Problem], Step | None]:
+    """Return what prepares three dense matrix products, called without autograd.
 
-
-def preallocated_linear(problem: Problem) -> Step | None:
-    """Prepare three dense matrix products into buffers that are kept: no autograd, no page faults.
-
-    Large buffers that are allocated anew cost a dense weight gradient up to twice its time, so
-    there this variant is the strictest baseline. Returns None for smaller weights, where autograd's
-    own time, which a user of dense torch pays as well, would be all that it leaves out.
+    Args:
+        preallocated: Whether they write into buffers that are kept: no page faults. Large buffers
+            that are allocated anew cost a dense weight gradient up to twice its time, so there this
+            is the strictest baseline. For smaller weights it prepares nothing: autograd's own time,
+            which a user of dense torch pays as well, would be all that it leaves out.
     """
-    if problem.weight.numel() * problem.weight.element_size() < LARGE_BUFFER_BYTES:
-        return None
-    x, weight, bias, grad = problem.x, problem.weight, problem.bias, problem.grad
-    out = torch.empty_like(grad)
-    gradients = Gradients(torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias))
+
+    def prepare(problem: Problem) -> Step | None:
+        x, weight, bias, grad = problem.x, problem.weight, problem.bias, problem.grad
+        if preallocated and weight.numel() * weight.element_size() < LARGE_BUFFER_BYTES:
+            return None
+        out, out_x, out_weight, out_bias = (
+            torch.empty_like(t) if preallocated else None for t in (grad, x, weight, bias)
+        )
+
+        def backward() -> Gradients:
+            return Gradients(
+                torch.mm(grad, weight, out=out_x),
+                torch.mm(grad.t(), x, out=out_weight),
+                torch.sum(grad, 0, out=out_bias) if problem.wants_bias else None,
+            )
+
+        return direct_step(
+            lambda: torch.addmm(bias, x, weight.t(), out=out), backward, kept_of(problem)
+        )
+
+    return prepare
+
+
+def direct_conv2d(memory_format: torch.memory_format) -> Callable[[Problem], Step]:
+    """Return what prepares dense torch's convolution operators, called without autograd.
+
+    Args:
+        memory_format: Of all tensors.
+    """
+    aten = torch.ops.aten
+
+    def prepare(problem: Problem) -> Step:
+        assert problem.conv is not None
+        moved = problem.to(memory_format)
+        x, weight, bias, grad = moved.x, moved.weight, moved.bias, moved.grad
+        # Stride, padding, dilation, whether transposed, output padding, groups.
+        geometry = (*problem.conv, (1, 1), False, (0, 0), 1)
+        sizes, wanted = [len(bias)], (True, True, problem.wants_bias)
+
+        def backward() -> Gradients:
+            return Gradients(
+                *aten.convolution_backward.default(grad, x, weight, sizes, *geometry, wanted)
+            )
+
+        return direct_step(
+            lambda: aten.convolution.default(x, weight, bias, *geometry), backward, kept_of(problem)
+        )
+
+    return prepare
+
+
+def kept_of(problem: Problem) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns a dense weight's gradient into that of what the op stores, row-major."""
     mask = problem.support.to_mask()
-
-    def backward(_: torch.Tensor) -> None:
-        torch.mm(grad, weight, out=gradients.x)
-        torch.mm(grad.t(), x, out=gradients.weight)
-        torch.sum(grad, 0, out=gradients.bias)
-
-    return Step(
-        nothing,
-        lambda: torch.addmm(bias, x, weight.t(), out=out),
-        backward,
-        lambda: gradients._replace(weight=gradients.weight[mask] * problem.score_scale),
-    )
+    return lambda grad: grad[mask] * problem.score_scale
 
 
 class CsrWeight:
@@ -122,7 +158,6 @@ def csr_conv2d(problem: Problem) -> Step:
     batch, size = problem.x.shape[0], problem.x.shape[2:]
     grad = problem.grad.transpose(0, 1).reshape(rows, -1)  # [out, N * H * W]
     columns: list[torch.Tensor] = []
-    held: list[Gradients] = []
 
     def forward() -> torch.Tensor:
         unfolded = F.unfold(problem.x, kernel, stride=conv.stride, padding=conv.padding)
@@ -130,12 +165,9 @@ def csr_conv2d(problem: Problem) -> Step:
         out = (matrix.forward @ columns[0]).add_(problem.bias[:, None])
         return out.view(rows, batch, *problem.grad.shape[2:]).transpose(0, 1)
 
-    def backward(_: torch.Tensor) -> None:
+    def backward() -> Gradients:
         unfolded = (matrix.transposed @ grad).view(columns[0].shape[0], batch, -1).transpose(0, 1)
         x = F.fold(unfolded, size, kernel, stride=conv.stride, padding=conv.padding)
-        held[:] = [Gradients(x, matrix.weight_gradient(grad, columns[0]), grad.sum(1))]
+        return Gradients(x, matrix.weight_gradient(grad, columns[0]), grad.sum(1))
 
-    def gradients() -> Gradients:
-        return held[0]._replace(weight=held[0].weight * problem.score_scale)
-
-    return Step(held.clear, forward, backward, gradients)
+    return direct_step(forward, backward, lambda grad: grad * problem.score_scale)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from sparsefl import ops
+from sparsefl.ops._autograd import BATCH_LAST, ROW_MAJOR
+from sparsefl.ops._conv2d_call import call_of
 from sparsefl.support import Support
 
 from . import baselines
-from .problem import Conv, Gradients, Problem, Step, autograd_step
+from .problem import Conv, Gradients, Problem, Step, autograd_step, direct_step
 from .sweeps import CONV_SWEEP, LINEAR_SWEEP, SIGN_CONV_SWEEP, SIGN_LINEAR_SWEEP, Point
 
 # Constant magnitude of the sign ops, as signed-constant initialisation of a layer this size gives.
@@ -31,16 +34,20 @@ class Case:
         providers: For each provider its variants, each a function that prepares a step, or gives
             None where it does not apply. Dense torch is judged by its fastest variant.
         sweep: The points.
+        kernels: As ``providers``, of the operators called directly, for the tables of kernels.
     """
 
     op: str
     setup: Callable[[str, Point], Problem]
     providers: Providers
     sweep: tuple[Point, ...]
+    kernels: Providers = dataclasses.field(default_factory=dict)
 
-    def variants(self) -> Iterator[tuple[str, str, Callable[[Problem], Step | None]]]:
-        """Yield provider, variant and what prepares it."""
-        for provider, variants in self.providers.items():
+    def variants(
+        self, kernels: bool = False
+    ) -> Iterator[tuple[str, str, Callable[[Problem], Step | None]]]:
+        """Yield provider, variant and what prepares it, of layers or of the kernels alone."""
+        for provider, variants in (self.kernels if kernels else self.providers).items():
             for variant, prepare in variants.items():
                 yield provider, variant, prepare
 
@@ -60,6 +67,7 @@ def linear_problem(op: str, point: Point) -> Problem:
         magnitudes=magnitudes(op),
         conv=None,
         batch_last=point.batch_last,
+        wants_bias=not point.kernels,
     )
 
 
@@ -84,6 +92,7 @@ def conv_problem(op: str, point: Point) -> Problem:
         magnitudes=magnitudes(op),
         conv=Conv((stride, stride), (padding, padding)),
         batch_last=point.batch_last,
+        wants_bias=not point.kernels,
     )
 
 
@@ -105,11 +114,7 @@ def masked_weight(
 def sparsefl_step(problem: Problem) -> Step:
     """Prepare the op of this project: the same memory order in and out, the problem's."""
     op = getattr(ops, problem.op)
-    plan: ops.LinearPlan | ops.Conv2dPlan
-    if problem.conv is None:
-        plan = ops.LinearPlan(problem.support)
-    else:
-        plan = ops.Conv2dPlan(problem.support, *problem.conv)
+    plan = plan_of(problem)
     # A score of any magnitude has the same sign, so the weight itself serves as one.
     stored = problem.weight[problem.support.to_mask()][plan.order].requires_grad_()
 
@@ -126,15 +131,53 @@ def sparsefl_step(problem: Problem) -> Step:
             return out
         return ops.row_major(op(x, stored, *problem.magnitudes, bias, plan))
 
+    def layout() -> dict[str, str]:
+        return {"layout": "/".join({choice.layout for choice in plan.choices.values()})}
+
+    return autograd_step(call, given, stored, in_row_major(plan))._replace(notes=layout)
+
+
+def kernels_step(problem: Problem) -> Step:
+    """Prepare the registered operators of this project, with what the op would give them."""
+    plan = plan_of(problem)
+    stored = problem.weight[problem.support.to_mask()][plan.order]
+    given = problem.turned() if problem.batch_last else problem
+    ours = torch.ops.sparsefl
+    forward: Callable[..., torch.Tensor] = getattr(ours, problem.op).default
+    backward = getattr(ours, f"{problem.op}_backward").default
+    if isinstance(plan, ops.LinearPlan):
+        told = (*plan.forward, not problem.batch_last)
+        told_backward: tuple[Any, ...] = plan.transposed
+        wanted_x = BATCH_LAST if problem.batch_last else ROW_MAJOR
+    else:
+        _, _, told, told_backward, wanted_x = call_of(plan, given.x)
+    wanted = [wanted_x, 1, int(problem.wants_bias)]
+
+    def gradients() -> Gradients:
+        x, weight, bias = backward(given.grad, given.x, stored, *told_backward, wanted)
+        return Gradients(x, weight, bias if problem.wants_bias else None)
+
+    return direct_step(
+        lambda: forward(given.x, stored, given.bias, *told), gradients, in_row_major(plan)
+    )
+
+
+def plan_of(problem: Problem) -> ops.LinearPlan | ops.Conv2dPlan:
+    """Return how the op of this project walks the support."""
+    if problem.conv is None:
+        return ops.LinearPlan(problem.support)
+    return ops.Conv2dPlan(problem.support, *problem.conv)
+
+
+def in_row_major(plan: ops.LinearPlan | ops.Conv2dPlan) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what brings the gradient of what is stored in a plan's order into row-major order."""
+
     def row_major(grad: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(grad)
         out[plan.order] = grad
         return out
 
-    def layout() -> dict[str, str]:
-        return {"layout": "/".join({choice.layout for choice in plan.choices.values()})}
-
-    return autograd_step(call, given, stored, row_major)._replace(notes=layout)
+    return row_major
 
 
 def values_step(problem: Problem) -> Step:
@@ -162,7 +205,6 @@ def dense_step(
 
     def prepare(problem: Problem) -> Step:
         moved = problem.to(memory_format)
-        mask = problem.support.to_mask()
         weight = moved.weight.clone().requires_grad_()
 
         def call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -171,7 +213,7 @@ def dense_step(
                     return F.linear(x, weight, bias)
                 return F.conv2d(x, weight, bias, problem.conv.stride, problem.conv.padding)
 
-        return autograd_step(call, moved, weight, lambda grad: grad[mask] * problem.score_scale)
+        return autograd_step(call, moved, weight, baselines.kept_of(problem))
 
     return prepare
 
@@ -181,7 +223,7 @@ LINEAR_PROVIDERS: Providers = {
     "sparsefl": {"batch_last": sparsefl_step},
     "torch_dense": {
         "autograd": dense_step(NCHW),
-        "preallocated": baselines.preallocated_linear,
+        "preallocated": baselines.direct_linear(preallocated=True),
     },
     "torch_bf16": {"autocast": dense_step(NCHW, autocast=True)},
     "torch_sparse": {"csr": baselines.csr_linear},
@@ -195,6 +237,20 @@ CONV_PROVIDERS: Providers = {
     },
     "torch_sparse": {"im2col_csr": baselines.csr_conv2d},
 }
+LINEAR_KERNELS: Providers = {
+    "sparsefl": {"kernels": kernels_step},
+    "torch_dense": {
+        "allocated": baselines.direct_linear(preallocated=False),
+        "preallocated": baselines.direct_linear(preallocated=True),
+    },
+}
+CONV_KERNELS: Providers = {
+    "sparsefl": {"kernels": kernels_step},
+    "torch_dense": {
+        "nchw": baselines.direct_conv2d(NCHW),
+        "channels_last": baselines.direct_conv2d(CHANNELS_LAST),
+    },
+}
 REAL_WEIGHTS: Providers = {"sparse_op": {"equal_density": values_step}}
 SIGN_LINEAR_PROVIDERS = {**LINEAR_PROVIDERS, **REAL_WEIGHTS}
 SIGN_CONV_PROVIDERS = {**CONV_PROVIDERS, **REAL_WEIGHTS}
@@ -202,8 +258,8 @@ SIGN_CONV_PROVIDERS = {**CONV_PROVIDERS, **REAL_WEIGHTS}
 CASES = {
     case.op: case
     for case in (
-        Case("sparse_linear", linear_problem, LINEAR_PROVIDERS, LINEAR_SWEEP),
-        Case("sparse_conv2d", conv_problem, CONV_PROVIDERS, CONV_SWEEP),
+        Case("sparse_linear", linear_problem, LINEAR_PROVIDERS, LINEAR_SWEEP, LINEAR_KERNELS),
+        Case("sparse_conv2d", conv_problem, CONV_PROVIDERS, CONV_SWEEP, CONV_KERNELS),
         Case("sign_linear", linear_problem, SIGN_LINEAR_PROVIDERS, SIGN_LINEAR_SWEEP),
         Case("sign_conv2d", conv_problem, SIGN_CONV_PROVIDERS, SIGN_CONV_SWEEP),
     )

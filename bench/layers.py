@@ -70,7 +70,7 @@ def measure_point(case: Case, point: Point, quick: bool, described: Row) -> list
     common = {**head(case, point, torch.get_num_threads()), **described}
     right: dict[tuple[str, str], Step] = {}
     rows: list[Row] = []
-    for provider, variant, prepare in case.variants():
+    for provider, variant, prepare in case.variants(point.kernels):
         begin = time.perf_counter_ns()
         step = prepare(problem)
         setup_us = (time.perf_counter_ns() - begin) / 1e3
@@ -156,6 +156,6 @@ def bytes_moved(problem: Problem, density: float, mode: str) -> int:
     weight = round(density * problem.weight.numel())
     x, out, bias = (t.numel() for t in (problem.x, problem.grad, problem.bias))
     forward = x + weight + bias + out
-    backward = (out + x + weight) + (x + weight + bias)
+    backward = (out + x + weight) + (x + weight + bias * problem.wants_bias)
     elements = {"fwd": forward, "bwd": backward, "full": forward + backward}[mode]
     return elements * problem.x.element_size()

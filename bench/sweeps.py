@@ -10,7 +10,10 @@ from .problem import Shape
 # The README's table of ops: one density over several shapes, and curves over the density.
 OPS = "ops"
 LINEAR, CONV, FL, SIGN = "linear", "conv", "fl", "sign"
-TABLES = (OPS, LINEAR, CONV, FL, SIGN)
+# The same points as LINEAR and CONV, of the kernels alone.
+LINEAR_KERNELS, CONV_KERNELS = "linear_kernels", "conv_kernels"
+KERNELS = (LINEAR_KERNELS, CONV_KERNELS)
+TABLES = (OPS, LINEAR, LINEAR_KERNELS, CONV, CONV_KERNELS, FL, SIGN)
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The sign ops run the loops of the sparse ones: fewer points show the same curve.
@@ -48,6 +51,11 @@ class Point:
     def modes(self) -> tuple[str, ...]:
         """What of a step is reported."""
         return MODES_OF_TABLE.get(self.table, ("full",))
+
+    @property
+    def kernels(self) -> bool:
+        """Whether operators are called directly: no autograd, no gradient of the bias."""
+        return self.table in KERNELS
 
 
 def linear(batch: int, columns: int, rows: int) -> Shape:
@@ -92,13 +100,17 @@ FL_LINEAR_LAYERS = ((256, 256), (512, 512), (9216, 128))
 
 SMALL_LINEAR = Point(linear(16, 65, 33), 0.1, quick=True)
 SMALL_CONV = Point(conv(16, 8, 6), 0.1, quick=True)
+LINEAR_SHAPES = [linear(n, *sizes) for sizes in LINEAR_LAYERS for n in (16, 64, 256)]
+CONV_SHAPES = [conv(64, *layer) for layer in CONV_LAYERS]
 LINEAR_SWEEP = (
     SMALL_LINEAR,
+    dataclasses.replace(SMALL_LINEAR, table=LINEAR_KERNELS),
     *sweeps(linear(64, 1024, 1024), floor=3.5),
     *(Point(linear(batch, 1024, 1024), 0.1) for batch in (1, 16, 50, 256)),
     Point(linear(32, 3136, 512), 0.1),
     Point(linear(32, 256, 64), 0.1),
-    *table(LINEAR, [linear(n, *sizes) for sizes in LINEAR_LAYERS for n in (16, 64, 256)]),
+    *table(LINEAR, LINEAR_SHAPES),
+    *table(LINEAR_KERNELS, LINEAR_SHAPES),
     *table(
         FL,
         [linear(n, *sizes) for sizes in FL_LINEAR_LAYERS for n in FL_BATCHES],
@@ -109,12 +121,14 @@ LINEAR_SWEEP = (
 # The widest convolution takes half a minute a density on one thread, so only one is timed.
 CONV_SWEEP = (
     SMALL_CONV,
+    dataclasses.replace(SMALL_CONV, table=CONV_KERNELS),
     *sweeps(conv(64, 64, 8)),
     Point(conv(64, 128, 16), 0.1, floor=2.5),
     Point(conv(64, 64, 8, stride=2), 0.1),
     Point(conv(64, 64, 8, kernel=1), 0.1),
     Point(conv(32, 32, 16), 0.1),
-    *table(CONV, [conv(64, *layer) for layer in CONV_LAYERS], batch_last=True),
+    *table(CONV, CONV_SHAPES, batch_last=True),
+    *table(CONV_KERNELS, CONV_SHAPES, batch_last=True),
     *table(
         FL,
         [

@@ -19,7 +19,7 @@ from .claims.accuracy import RESULTS, STUDY, Results
 from .claims.study import Study
 from .markdown import fill, markdown
 from .rows import BASELINE, Row, shape_text
-from .sweeps import OPS
+from .sweeps import CONV_KERNELS, LINEAR_KERNELS, OPS
 
 PROVIDERS = ("torch_dense", "torch_sparse", "sparsefl")
 # The picture shows the others.
@@ -72,8 +72,10 @@ def ops_table(measured: Sequence[Row]) -> str:
 
 LABELS = {
     ("linear", "torch_dense"): "linear layers of 512 to 4096, batch 16 to 256: dense torch",
+    (LINEAR_KERNELS, "torch_dense"): "the same, kernels alone: dense torch's",
     ("linear", "torch_sparse"): "the same: MKL CSR",
     ("conv", "torch_dense"): "ResNet convolutions on CIFAR, batch 64: dense torch",
+    (CONV_KERNELS, "torch_dense"): "the same, kernels alone: dense torch's",
     ("conv", "torch_sparse"): "the same: im2col and MKL CSR",
     ("fl", "torch_dense"): "small layers of federated models, batch 10 to 32: dense torch",
     (goals.STEP, "torch_dense"): "ResNet-18, whole step, batch 64: dense torch",
@@ -101,7 +103,10 @@ def goals_table(measured: Sequence[Row]) -> str:
     )
     note = (
         "\nGeometric means over a table's shapes, forward and backward, in and out batch-last, "
-        f"of the linear layers of 512 to 4096 row-major. Commit {', '.join(commits)}.\n"
+        "of the linear layers of 512 to 4096 row-major. Layers run through autograd, as in "
+        "training; *kernels alone* are both sides' operators called directly, and without the "
+        "bias's gradient. "
+        f"Commit {', '.join(commits)}.\n"
     )
     failed = list(goals.wrong(measured))
     if failed:

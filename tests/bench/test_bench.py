@@ -7,11 +7,11 @@ from sparsefl.bench.problem import Checker
 from sparsefl.bench.timing import run
 
 POINTS = [
-    pytest.param(case, point, prepare, provider, id=f"{op}-{provider}-{variant}")
+    pytest.param(case, point, prepare, provider, id=f"{op}-{point.table}-{provider}-{variant}")
     for op, case in CASES.items()
     for point in case.sweep
     if point.quick
-    for provider, variant, prepare in case.variants()
+    for provider, variant, prepare in case.variants(point.kernels)
 ]
 
 

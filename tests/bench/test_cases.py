@@ -16,12 +16,16 @@ SHAPES = {
     "conv2d": sweeps.conv(5, 6, 7),
     "strided_conv2d": sweeps.conv(3, 4, 9, stride=2),
 }
+TABLES = {"linear": sweeps.LINEAR_KERNELS, "conv2d": sweeps.CONV_KERNELS}
 VARIANTS = [
-    pytest.param(op, shape, prepare, provider, id=f"{op}-{name}-{provider}-{variant}")
+    pytest.param(
+        op, shape, table, prepare, provider, id=f"{op}-{name}-{table}-{provider}-{variant}"
+    )
     for op, case in CASES.items()
     for name, shape in SHAPES.items()
     if name.split("_")[-1] == op.split("_")[-1]
-    for provider, variant, prepare in case.variants()
+    for table in (sweeps.OPS, TABLES[name.split("_")[-1]])
+    for provider, variant, prepare in case.variants(table in sweeps.KERNELS)
 ]
 
 
@@ -43,10 +47,10 @@ def test_the_floors_are_measured():
 
 
 @pytest.mark.parametrize("batch_last", [False, True], ids=["row_major", "batch_last"])
-@pytest.mark.parametrize(("op", "shape", "prepare", "provider"), VARIANTS)
-def test_provider_computes_the_op(op, shape, prepare, provider, batch_last, monkeypatch):
+@pytest.mark.parametrize(("op", "shape", "table", "prepare", "provider"), VARIANTS)
+def test_provider_computes_the_op(op, shape, table, prepare, provider, batch_last, monkeypatch):
     monkeypatch.setattr(baselines, "LARGE_BUFFER_BYTES", 0)
-    problem = CASES[op].setup(op, Point(shape, 0.3, batch_last=batch_last))
+    problem = CASES[op].setup(op, Point(shape, 0.3, table, batch_last))
     step = prepare(problem)
     checker = Checker(problem)
     # All but bfloat16 obey our own rule here.
@@ -57,7 +61,51 @@ def test_provider_computes_the_op(op, shape, prepare, provider, batch_last, monk
 
 def test_small_weights_have_no_preallocated_baseline():
     problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3))
-    assert baselines.preallocated_linear(problem) is None
+    assert baselines.direct_linear(preallocated=True)(problem) is None
+
+
+@pytest.mark.parametrize(
+    ("op", "layers", "kernels"),
+    [
+        ("sparse_linear", sweeps.LINEAR, sweeps.LINEAR_KERNELS),
+        ("sparse_conv2d", sweeps.CONV, sweeps.CONV_KERNELS),
+    ],
+)
+def test_kernels_are_timed_where_layers_are(op, layers, kernels):
+    def points(table):
+        sweep = (point for point in CASES[op].sweep if not point.quick)
+        return [dataclasses.replace(p, table="") for p in sweep if p.table == table]
+
+    assert points(kernels) == points(layers)
+    assert points(kernels)
+
+
+@pytest.mark.parametrize("op", ["sparse_linear", "sparse_conv2d"])
+@pytest.mark.parametrize("provider", ["sparsefl", "torch_dense"])
+def test_kernels_run_without_autograd_or_the_gradient_of_the_bias(op, provider):
+    name = op.removeprefix("sparse_")
+    problem = CASES[op].setup(op, Point(SHAPES[name], 0.3, TABLES[name]))
+    step = next(
+        prepare for named, _, prepare in CASES[op].variants(kernels=True) if named == provider
+    )(problem)
+    with torch.profiler.profile() as profile:
+        out = step.forward()
+        step.backward(out)
+    assert not out.requires_grad
+    assert step.gradients().bias is None
+    called = {event.name for event in profile.events()}
+    assert not [name for name in called if "Function" in name or "Backward" in name]
+    assert "aten::sum" not in called
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["kernels", "layer"])
+def test_checker_wants_exactly_the_gradients_that_are_asked_for(asked):
+    table = sweeps.OPS if asked else sweeps.LINEAR_KERNELS
+    problem = CASES["sparse_linear"].setup("sparse_linear", Point(SHAPES["linear"], 0.3, table))
+    other = dataclasses.replace(problem, wants_bias=not asked)
+    checker = Checker(problem)
+    assert checker.correct(cases.kernels_step(problem))
+    assert not checker.correct(cases.kernels_step(other))
 
 
 def test_peers_may_err_more_than_ours():

@@ -41,6 +41,15 @@ def test_cell_has_the_geometric_mean_and_names_the_worst_shape():
     assert cell.verdict == "floor"
 
 
+@pytest.mark.parametrize("table", ["linear", "conv"])
+def test_kernels_have_the_goals_of_layers(table):
+    (cell,) = goals.cells([row(4.0, table=f"{table}_kernels")])
+    (layer,) = goals.cells([row(4.0, table=table)])
+    assert cell.goal is not None
+    assert cell.goal == layer.goal
+    assert (cell.table, cell.verdict) == (f"{table}_kernels", "BELOW")
+
+
 def test_memory_is_the_better_the_smaller():
     memory = {"table": goals.MEMORY, "op": "resnet18", "shape": {"batch": 64}, "mode": "memory"}
     (cell,) = goals.cells([row(0.4, **memory)])

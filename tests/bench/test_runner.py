@@ -1,5 +1,7 @@
 """The command: rows, JSON, comparison, and the refusal to time what is wrong."""
 
+import dataclasses
+
 import pytest
 
 from sparsefl.bench import cases, layers, rows, runner, sweeps
@@ -46,6 +48,16 @@ def test_quantiles_are_ordered(found):
 def test_dense_baseline_has_ratio_one(found):
     full = [r for r in found if r["mode"] == "full" and r["provider"] == "torch_dense"]
     assert [row["ratio_to_dense"] for row in full] == [1.0]
+
+
+def test_bytes_of_kernels_lack_the_gradient_of_the_bias():
+    case = cases.CASES["sparse_linear"]
+    layer, kernels = (
+        case.setup(case.op, dataclasses.replace(sweeps.SMALL_LINEAR, table=table))
+        for table in (sweeps.LINEAR, sweeps.LINEAR_KERNELS)
+    )
+    for mode, less in {"fwd": 0, "bwd": 4 * 33, "full": 4 * 33}.items():
+        assert layers.bytes_moved(layer, 0.1, mode) - layers.bytes_moved(kernels, 0.1, mode) == less
 
 
 def test_figures_count_kept_weights_only(found):

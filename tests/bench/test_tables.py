@@ -35,6 +35,14 @@ def test_ops_table_takes_the_fastest_variant_on_all_threads():
     assert lines[3] == ""
 
 
+def test_goals_table_has_kernels_beside_the_layers_that_users_see():
+    ratios = {"conv_kernels": 5.0, "conv": 4.0}
+    rows = [row("sparsefl", 1.0, table=t, ratios={"torch_dense": r}) for t, r in ratios.items()]
+    lines = tables.goals_table(rows).splitlines()
+    assert lines[2].endswith("batch 64: dense torch | 4x |")
+    assert lines[3] == "| the same, kernels alone: dense torch's | 5x |"
+
+
 def test_fill_replaces_what_stands_between_the_markers():
     text = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\n"
     filled = markdown.fill(text, {"one": "new\n", "two": "second\n"})
