@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/codec_bit_code.h"
 #include "bindings/codec_kernels.h"
 #include "bindings/random.h"
 #include "codec/bits.h"
@@ -338,4 +339,5 @@ PYBIND11_MODULE(_codec, m) {
   sparsefl::bind_codec(m);
   sparsefl::bind_streams(m);
   sparsefl::bind_codec_kernels(m);
+  sparsefl::bind_bit_code(m);
 }

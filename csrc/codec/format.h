@@ -47,6 +47,9 @@ inline constexpr size_t kSupportBytesAt = 0, kValueBytesAt = 4, kCountAt = 8, kP
 inline constexpr size_t kChecksumAt = 12;
 }  // namespace chunk
 
+// The coders that a message may use: of kPlain, none of a range asymmetric numeral system (rANS).
+enum class Profile : uint32_t { kPlain = 0, kRans = 1 };
+
 // Numbers 4 to 7 are kept for changes of a base.
 enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kBitmap = 2, kCoded = 3, kSeed = 8 };
 // Number 6 is kept for ternary.

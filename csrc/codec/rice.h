@@ -12,6 +12,9 @@ namespace sparsefl::codec {
 // `gaps` has room for all.
 size_t gaps_of(const uint8_t* bits, size_t n, uint32_t* gaps);
 
+// Gaps of positions below 2^22 have no bit at or above it.
+inline constexpr uint8_t kMaxRiceParameter = 22;
+
 struct RiceChoice {
   uint8_t parameter;
   uint64_t bytes;
