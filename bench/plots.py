@@ -109,10 +109,11 @@ def means(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """Name machine, threads, torch and commit of the rows."""
+    """Name machine, threads, torch and commits of the rows."""
     first = rows[0]
     threads = max(row["threads"] for row in rows)
+    commits = sorted({row["commit"][:12] for row in rows})
     return (
         f"forward + backward, float32, {first['cpu']} ({first['isa']}), {threads} threads, "
-        f"torch {first['torch']}, commit {first['commit']}"
+        f"torch {first['torch']}, commit {', '.join(commits)}"
     )

@@ -72,11 +72,11 @@ def ops_table(measured: Sequence[Row]) -> str:
 
 LABELS = {
     ("linear", "torch_dense"): "linear layers of 512 to 4096, batch 16 to 256: dense torch",
-    (LINEAR_KERNELS, "torch_dense"): "the same, kernels alone: dense torch's",
-    ("linear", "torch_sparse"): "the same: MKL CSR",
+    (LINEAR_KERNELS, "torch_dense"): "the same layers' kernels alone: dense torch's",
+    ("linear", "torch_sparse"): "the same layers: MKL CSR",
     ("conv", "torch_dense"): "ResNet convolutions on CIFAR, batch 64: dense torch",
-    (CONV_KERNELS, "torch_dense"): "the same, kernels alone: dense torch's",
-    ("conv", "torch_sparse"): "the same: im2col and MKL CSR",
+    (CONV_KERNELS, "torch_dense"): "the same layers' kernels alone: dense torch's",
+    ("conv", "torch_sparse"): "the same layers: im2col and MKL CSR",
     ("fl", "torch_dense"): "small layers of federated models, batch 10 to 32: dense torch",
     (goals.STEP, "torch_dense"): "ResNet-18, whole step, batch 64: dense torch",
     (goals.MEMORY, "torch_dense"): "its peak memory, of dense",

@@ -42,3 +42,8 @@ def test_plot_is_written(tmp_path, suffix):
         path,
     )
     assert path.stat().st_size > 1000
+
+
+def test_caption_names_every_commit():
+    rows = [row(0.1, 4.0, commit="b" * 40), row(0.5, 2.0, commit="a" * 40), row(0.2, 3.0)]
+    assert plots.caption(rows).endswith(f"commit {'a' * 12}, {'b' * 12}, c")

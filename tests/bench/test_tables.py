@@ -40,7 +40,7 @@ def test_goals_table_has_kernels_beside_the_layers_that_users_see():
     rows = [row("sparsefl", 1.0, table=t, ratios={"torch_dense": r}) for t, r in ratios.items()]
     lines = tables.goals_table(rows).splitlines()
     assert lines[2].endswith("batch 64: dense torch | 4x |")
-    assert lines[3] == "| the same, kernels alone: dense torch's | 5x |"
+    assert lines[3] == "| the same layers' kernels alone: dense torch's | 5x |"
 
 
 def test_fill_replaces_what_stands_between_the_markers():
