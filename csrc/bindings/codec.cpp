@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/codec_bit_code.h"
+#include "bindings/codec_byte_code.h"
 #include "bindings/codec_kernels.h"
 #include "bindings/random.h"
 #include "codec/bits.h"
@@ -340,4 +341,5 @@ PYBIND11_MODULE(_codec, m) {
   sparsefl::bind_streams(m);
   sparsefl::bind_codec_kernels(m);
   sparsefl::bind_bit_code(m);
+  sparsefl::bind_byte_code(m);
 }

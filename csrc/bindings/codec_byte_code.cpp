@@ -1,0 +1,54 @@
+#include "bindings/codec_byte_code.h"
+
+#include <string_view>
+#include <vector>
+
+#include "codec/byte_code.h"
+
+namespace sparsefl {
+namespace {
+
+namespace py = pybind11;
+using codec::Profile;
+using codec::Reason;
+
+const uint8_t* bytes_of(std::string_view data) {
+  return reinterpret_cast<const uint8_t*>(data.data());
+}
+
+py::bytes as_bytes(const std::vector<uint8_t>& data) {
+  return {reinterpret_cast<const char*>(data.data()), data.size()};
+}
+
+py::bytes byte_code(const py::bytes& symbols, uint32_t profile) {
+  const std::string_view view(symbols);
+  std::vector<uint8_t> out;
+  {
+    py::gil_scoped_release release;
+    codec::append_byte_code(bytes_of(view), view.size(), static_cast<Profile>(profile), &out);
+  }
+  return as_bytes(out);
+}
+
+py::tuple read_byte_code(const py::bytes& data, size_t n) {
+  const std::string_view view(data);
+  std::vector<uint8_t> symbols(n);
+  size_t used = 0;
+  Reason reason;
+  {
+    py::gil_scoped_release release;
+    reason = codec::read_byte_code(bytes_of(view), view.size(), n, symbols.data(), &used);
+  }
+  return py::make_tuple(static_cast<int>(reason), used, as_bytes(symbols));
+}
+
+}  // namespace
+
+void bind_byte_code(py::module_& m) {
+  m.def("byte_code", &byte_code, py::arg("symbols"), py::arg("profile"),
+        "The byte code of the symbols; profile 0 without rANS, 1 with it.");
+  m.def("read_byte_code", &read_byte_code, py::arg("data"), py::arg("n"),
+        "(reason, bytes used, n symbols) of the byte code at the start of the data.");
+}
+
+}  // namespace sparsefl

@@ -1,0 +1,32 @@
+// Bytes by their probabilities, as FORMAT.md's "Byte code" defines it: the code of everything that
+// is not evenly distributed. Its length is not stated; it ends where its reader ends.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "codec/byte_model.h"
+#include "codec/format.h"
+
+namespace sparsefl::codec {
+
+// A byte code has fewer symbols than this, and so fewer words than three bytes count.
+inline constexpr size_t kMaxByteCodeSymbols = size_t{1} << 24;
+
+// Appends the code of n symbols, nothing for none: at most n + 1 bytes.
+void append_byte_code(const uint8_t* symbols, size_t n, Profile profile, std::vector<uint8_t>* out);
+
+// As above with the model of choose_byte_model() for these symbols, n >= 1.
+void append_byte_code(const uint8_t* symbols, size_t n, const ByteModel& model,
+                      std::vector<uint8_t>* out);
+
+// Bytes that append_byte_code takes, estimated within 1 % or some bytes, by how many of the symbols
+// are s.
+uint64_t estimate_byte_code(const uint32_t* counts, size_t n, Profile profile);
+
+// Reads the code of n symbols from the first `used` of `bytes` bytes. Touches nothing outside,
+// whatever they are, and takes linear time; `symbols` holds nothing of use where it is refused.
+Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, uint8_t* symbols, size_t* used);
+
+}  // namespace sparsefl::codec
