@@ -26,6 +26,7 @@ namespace {
 
 using codec::Dtype;
 using codec::Message;
+using codec::Profile;
 using codec::Source;
 using codec::SupportMode;
 using codec::Target;
@@ -64,14 +65,15 @@ std::span<const uint8_t> as_span(const py::bytes& data) {
 }
 
 SchemaTable make_schema(uint64_t fingerprint, const py::array_t<uint64_t>& numels,
-                        const py::array_t<uint8_t>& dtypes) {
-  require(numels.ndim() == 1 && dtypes.ndim() == 1 && numels.size() == dtypes.size(),
-          "numels and dtypes differ in length");
+                        const py::array_t<uint64_t>& rows, const py::array_t<uint8_t>& dtypes) {
+  require(numels.ndim() == 1 && rows.ndim() == 1 && dtypes.ndim() == 1 &&
+              numels.size() == dtypes.size() && rows.size() == dtypes.size(),
+          "numels, rows and dtypes differ in length");
   SchemaTable table{fingerprint, {}};
   for (py::ssize_t i = 0; i < numels.size(); ++i) {
     const Dtype dtype = static_cast<Dtype>(dtypes.at(i));
     require(codec::item_bytes(dtype) != 0, "unknown dtype");
-    table.tensors.push_back({numels.at(i), dtype});
+    table.tensors.push_back({numels.at(i), dtype, rows.at(i)});
   }
   return table;
 }
@@ -94,9 +96,9 @@ const uint8_t* hold(const py::handle& array, uint64_t bytes, Sources* sources) {
 }
 
 // Each item: (ordinal, support mode, value mode, scale, count or seed, bitmap | None, values |
-// None, signs of the base | None)
+// None, bitmap of the base | None, signs of the base | None)
 Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* sources) {
-  require(fields.size() == 8, "a source has eight fields");
+  require(fields.size() == 9, "a source has nine fields");
   Source s;
   s.ordinal = py::cast<uint32_t>(fields[0]);
   s.support = static_cast<SupportMode>(py::cast<uint8_t>(fields[1]));
@@ -105,17 +107,20 @@ Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* 
   s.count = py::cast<uint64_t>(fields[4]);
   require(s.ordinal < schema.tensors.size(), "no such ordinal");
   const TensorSpec& spec = schema.tensors[s.ordinal];
-  require(s.support != SupportMode::kCoded && s.value != ValueMode::kFlips,
-          "the layout chooses the codes");
+  require(s.support != SupportMode::kChanges && s.value != ValueMode::kFlips,
+          "the writer chooses what refers to the base");
   require(codec::is_allowed(s.support, s.value, spec.dtype), "modes do not go together");
   const uint64_t item_bytes = codec::memory_item_bytes(s.value, spec.dtype);
-  const bool has_bitmap = s.support == SupportMode::kBitmap || s.support == SupportMode::kShared;
+  const bool has_bitmap = s.support == SupportMode::kSent || s.support == SupportMode::kShared;
   require(s.support == SupportMode::kSeed || s.count <= spec.numel, "count exceeds the tensor");
   s.bitmap = hold(fields[5], (spec.numel + 7) / 8, sources);
   s.values = hold(fields[6], s.count * item_bytes, sources);
-  s.base_signs = reinterpret_cast<const int8_t*>(hold(fields[7], s.count, sources));
+  s.base_bitmap = hold(fields[7], (spec.numel + 7) / 8, sources);
+  s.base_signs = reinterpret_cast<const int8_t*>(hold(fields[8], s.count, sources));
   require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
   require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
+  require(s.base_bitmap == nullptr || s.support == SupportMode::kSent,
+          "a support of the base is not asked for");
   const bool may_flip =
       s.value == ValueMode::kSign && codec::is_allowed(s.support, ValueMode::kFlips, spec.dtype);
   require(s.base_signs == nullptr || may_flip, "signs of the base are not asked for");
@@ -134,54 +139,40 @@ Sources load_sources(const SchemaTable& schema, const py::list& items) {
   return sources;
 }
 
-// A message laid out: its modes and length are known, encode() writes it.
+// A message but for its header.
 class Writer {
  public:
-  Writer(std::shared_ptr<SchemaTable> schema, const py::list& items)
-      : schema_(std::move(schema)), sources_(load_sources(*schema_, items)) {
+  Writer(std::shared_ptr<SchemaTable> schema, const py::list& items, bool rans)
+      : schema_(std::move(schema)), profile_(rans ? Profile::kRans : Profile::kPlain) {
+    const Sources sources = load_sources(*schema_, items);
+    codec::Status status;
     {
       py::gil_scoped_release release;
-      message_ = codec::lay_out(schema_->tensors, sources_.list);
+      status = codec::write(schema_->tensors, sources.list, profile_, &draft_);
     }
-    for (const codec::Descriptor& d : message_.descriptors) {
-      uint64_t kept = 0;
-      for (const codec::Chunk& c : std::span(message_.chunks).subspan(d.first_chunk, d.chunks))
-        kept += c.count;
-      require(d.support == SupportMode::kSeed || kept == d.count, "a count is not its bitmap's");
-    }
+    require(status.reason != codec::Reason::kCount, "a count is not its bitmap's");
+    if (!status.ok()) raise_refused(status);
   }
 
-  uint64_t nbytes() const { return message_.total_bytes; }
+  uint64_t nbytes() const { return draft_.bytes.size(); }
 
   // (support mode, value mode) of each source, as they stand in the message.
   py::list modes() const {
     py::list all;
-    for (const codec::Descriptor& d : message_.descriptors)
+    for (const codec::Descriptor& d : draft_.descriptors)
       all.append(py::make_tuple(static_cast<int>(d.support), static_cast<int>(d.value)));
     return all;
   }
 
-  py::bytes encode(uint32_t round, uint64_t base_fingerprint) {
-    message_.schema_fingerprint = schema_->fingerprint;
-    message_.base_fingerprint = base_fingerprint;
-    message_.round = round;
-    py::bytes out = py::reinterpret_steal<py::bytes>(
-        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message_.total_bytes)));
-    if (!out) throw py::error_already_set();
-    auto* begin = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
-    codec::Status status;
-    {
-      py::gil_scoped_release release;
-      status = codec::write(schema_->tensors, sources_.list, message_, begin);
-    }
-    if (!status.ok()) raise_refused(status);
-    return out;
+  py::bytes finish(uint32_t round, uint64_t base_fingerprint) {
+    codec::finish(schema_->fingerprint, base_fingerprint, round, profile_, &draft_);
+    return {reinterpret_cast<const char*>(draft_.bytes.data()), draft_.bytes.size()};
   }
 
  private:
   std::shared_ptr<SchemaTable> schema_;
-  Sources sources_;
-  Message message_;
+  Profile profile_;
+  codec::Draft draft_;
 };
 
 py::dtype memory_dtype(ValueMode mode, Dtype dtype) {
@@ -234,8 +225,8 @@ class Reader {
   }
 
   // Returns (bitmap | None, values | None) of each descriptor. `bases` has (bitmap | None, signs |
-  // None) of the base for each: the bitmap where its support is shared, the signs where its values
-  // are flips.
+  // None) of the base for each: the bitmap where its support is shared or changed, the signs where
+  // its values are flips.
   py::list read(const py::list& bases) const {
     require(bases.size() == message_.descriptors.size(), "one base a descriptor");
     std::vector<Target> targets;
@@ -276,7 +267,7 @@ class Reader {
   static Target base_target(const codec::Descriptor& d, const TensorSpec& spec,
                             const py::tuple& base, std::vector<py::object>* held) {
     Target target;
-    if (d.support != SupportMode::kShared) return target;
+    if (!codec::takes_base(d.support)) return target;
     const auto bitmap = py::cast<Bitmap>(base[0]);
     const auto bytes = static_cast<uint64_t>(bitmap.size());
     require(bytes == (spec.numel + 7) / 8, "a base has the wrong size");
@@ -301,13 +292,14 @@ void bind_codec(py::module_& m) {
   refused_type = PyErr_NewException(name.c_str(), PyExc_Exception, nullptr);
   m.add_object("RefusedError", refused_type);
   py::class_<SchemaTable, std::shared_ptr<SchemaTable>>(m, "SchemaTable")
-      .def(py::init(&make_schema), py::arg("fingerprint"), py::arg("numels"), py::arg("dtypes"));
+      .def(py::init(&make_schema), py::arg("fingerprint"), py::arg("numels"), py::arg("rows"),
+           py::arg("dtypes"));
   py::class_<Writer>(m, "Writer")
-      .def(py::init<std::shared_ptr<SchemaTable>, py::list>(), py::arg("schema"),
-           py::arg("sources"))
+      .def(py::init<std::shared_ptr<SchemaTable>, py::list, bool>(), py::arg("schema"),
+           py::arg("sources"), py::arg("rans"))
       .def_property_readonly("nbytes", &Writer::nbytes)
       .def_property_readonly("modes", &Writer::modes)
-      .def("encode", &Writer::encode, py::arg("round"), py::arg("base_fingerprint"));
+      .def("finish", &Writer::finish, py::arg("round"), py::arg("base_fingerprint"));
   py::class_<Reader>(m, "Reader")
       .def(py::init<std::shared_ptr<SchemaTable>, py::bytes>(), py::arg("schema"), py::arg("data"))
       .def_property_readonly("round", &Reader::round)

@@ -19,13 +19,12 @@ inline constexpr uint32_t kCriticalFlags = 0x0000FFFF;
 inline constexpr size_t kHeaderBytes = 64;
 inline constexpr size_t kDescriptorBytes = 24;
 inline constexpr size_t kChunkBytes = 16;
-inline constexpr size_t kAlignment = 8;
-inline constexpr uint8_t kMinSpanLog2 = 16;
-inline constexpr uint8_t kMaxSpanLog2 = 22;
+// Positions of a chunk. Bitmaps of chunks begin on a word of 64 bits.
+inline constexpr uint32_t kMinSpan = 1u << 16;
+inline constexpr uint32_t kMaxSpan = 1u << 22;
+inline constexpr uint32_t kSpanMultiple = 64;
 inline constexpr uint8_t kMinBlockLog2 = 5;
 inline constexpr uint8_t kMaxBlockLog2 = 16;
-// The number of flips before the code of their places, a u24.
-inline constexpr uint64_t kFlipCountBytes = 3;
 
 // Byte offsets of the header's fields.
 namespace header {
@@ -36,22 +35,20 @@ inline constexpr size_t kChunksAt = 48, kProfileAt = 52, kChecksumAt = 56, kRese
 
 // Byte offsets of a descriptor's fields.
 namespace descriptor {
-inline constexpr size_t kOrdinalAt = 0, kSupportAt = 4, kValueAt = 5, kCoderAt = 6, kSpanAt = 7;
-inline constexpr size_t kScaleModeAt = 8, kBlockAt = 9, kTableAt = 10, kReservedAt = 11;
-inline constexpr size_t kScaleAt = 12, kCountAt = 16;
+inline constexpr size_t kOrdinalAt = 0, kSupportAt = 4, kValueAt = 5, kScaleModeAt = 6;
+inline constexpr size_t kBlockAt = 7, kSpanAt = 8, kScaleAt = 12, kCountAt = 16;
 }  // namespace descriptor
 
 // Byte offsets of a directory entry's fields; the count takes 3 bytes.
 namespace chunk {
-inline constexpr size_t kSupportBytesAt = 0, kValueBytesAt = 4, kCountAt = 8, kParameterAt = 11;
+inline constexpr size_t kSupportBytesAt = 0, kValueBytesAt = 4, kCountAt = 8, kCodersAt = 11;
 inline constexpr size_t kChecksumAt = 12;
 }  // namespace chunk
 
 // The coders that a message may use: of kPlain, none of a range asymmetric numeral system (rANS).
 enum class Profile : uint32_t { kPlain = 0, kRans = 1 };
 
-// Numbers 4 to 7 are kept for changes of a base.
-enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kBitmap = 2, kCoded = 3, kSeed = 8 };
+enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kSent = 2, kChanges = 3, kSeed = 4 };
 // Number 6 is kept for ternary.
 enum class ValueMode : uint8_t {
   kNone = 0,
@@ -94,7 +91,7 @@ enum class Reason : int {
   kOrdinal,
   kSupportMode,
   kValueMode,
-  kValueCoder,
+  kCoder,
   kCombination,
   kSpan,
   kScale,
@@ -111,7 +108,6 @@ enum class Reason : int {
   kValue,
   kContent,
   kBlock,
-  kParameter,
   kCode,
 };
 
@@ -119,13 +115,15 @@ enum class Reason : int {
 struct TensorSpec {
   uint64_t numel;
   Dtype dtype;
+  // Elements of a row, numel over the first size; 0 for tensors of less than two dimensions.
+  uint64_t row = 0;
 };
 
 struct Descriptor {
   uint32_t ordinal;
   SupportMode support;
   ValueMode value;
-  uint8_t span_log2;
+  uint32_t span;
   ScaleMode scale_mode;
   // Of the blocks with a scale each, for ScaleMode::kBlock.
   uint8_t block_log2;
@@ -137,7 +135,7 @@ struct Descriptor {
 };
 
 // Positions [begin, end) of one tensor. The body at `offset` is the support section and the value
-// section, each padded to kAlignment.
+// section.
 struct Chunk {
   uint64_t begin;
   uint64_t end;
@@ -145,8 +143,8 @@ struct Chunk {
   uint32_t support_bytes;
   uint32_t value_bytes;
   uint32_t count;
-  // Of the Golomb-Rice code of the support or the flips, 0 where there is none.
-  uint8_t parameter;
+  uint8_t support_coder;
+  uint8_t value_coder;
   uint32_t checksum;
 };
 
@@ -154,6 +152,7 @@ struct Message {
   uint64_t schema_fingerprint = 0;
   uint64_t base_fingerprint = 0;
   uint32_t round = 0;
+  Profile profile = Profile::kPlain;
   std::vector<Descriptor> descriptors;
   std::vector<Chunk> chunks;
   uint64_t total_bytes = 0;
@@ -178,11 +177,7 @@ void store(uint8_t* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-constexpr uint64_t padded(uint64_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
-
-constexpr uint64_t body_bytes(const Chunk& c) {
-  return padded(c.support_bytes) + padded(c.value_bytes);
-}
+constexpr uint64_t body_bytes(const Chunk& c) { return uint64_t{c.support_bytes} + c.value_bytes; }
 
 // Bytes of one element in memory, 0 for an unknown dtype.
 constexpr uint64_t item_bytes(Dtype dtype) {
@@ -218,9 +213,14 @@ constexpr bool is_sign(ValueMode mode) {
   return mode == ValueMode::kSign || mode == ValueMode::kFlips;
 }
 
-// Whether the message itself says which positions are kept.
+// Whether the message says which positions are kept.
 constexpr bool sends_support(SupportMode mode) {
-  return mode == SupportMode::kBitmap || mode == SupportMode::kCoded;
+  return mode == SupportMode::kSent || mode == SupportMode::kChanges;
+}
+
+// Whether the receiver needs the support of its base.
+constexpr bool takes_base(SupportMode mode) {
+  return mode == SupportMode::kShared || mode == SupportMode::kChanges;
 }
 
 constexpr ScaleMode scale_mode_of(ValueMode mode) {
@@ -274,14 +274,9 @@ constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
   return 0;
 }
 
-// Bytes of the bitmap of a span: none where every position of it is kept, or none is.
-constexpr uint64_t bitmap_section_bytes(uint64_t span, uint64_t count) {
-  return count == 0 || count == span ? 0 : (span + 7) / 8;
-}
-
 // Number of chunks of a tensor: one for each started span, none where a seed stands for it.
-constexpr uint64_t chunks_of(SupportMode support, uint64_t numel, uint8_t span_log2) {
-  return support == SupportMode::kSeed ? 0 : (numel + (1ull << span_log2) - 1) >> span_log2;
+constexpr uint64_t chunks_of(SupportMode support, uint64_t numel, uint32_t span) {
+  return support == SupportMode::kSeed ? 0 : (numel + span - 1) / span;
 }
 
 // Whether the format knows the pair of modes for a tensor of the dtype.

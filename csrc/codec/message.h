@@ -17,11 +17,11 @@ Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
 
 // Where the content of one descriptor goes.
 struct Target {
-  // Bitmap of a kShared descriptor, ceil(numel / 8) bytes.
+  // Bitmap that the base has of a kShared or kChanges descriptor, ceil(numel / 8) bytes.
   const uint8_t* base = nullptr;
   // Signs that the base has, count times +1 or -1, of a kFlips descriptor.
   const int8_t* base_signs = nullptr;
-  // Of a kBitmap or kCoded descriptor: receives ceil(numel / 8) bytes.
+  // Of a kSent or kChanges descriptor: receives ceil(numel / 8) bytes.
   uint8_t* bitmap = nullptr;
   // Receives count * memory_item_bytes bytes.
   uint8_t* values = nullptr;
@@ -35,7 +35,7 @@ Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
 // The content of one descriptor, to be written.
 struct Source {
   uint32_t ordinal = 0;
-  // kBitmap stands for kCoded too: lay_out takes what is smaller.
+  // kSent stands for kChanges too where there is a base_bitmap: write() takes what is smaller.
   SupportMode support = SupportMode::kDense;
   // kSign stands for kFlips too where there are base_signs.
   ValueMode value = ValueMode::kNone;
@@ -46,22 +46,31 @@ struct Source {
   const uint8_t* bitmap = nullptr;
   // count values in memory, as memory_item_bytes says.
   const uint8_t* values = nullptr;
+  // Bitmap of another support that the receiver has, or none.
+  const uint8_t* base_bitmap = nullptr;
   // Signs that the receiver has on the same support, count times +1 or -1, or none.
   const int8_t* base_signs = nullptr;
 };
 
-// Values that share a scale in the messages that lay_out makes, as a power of two; 0 for modes
+// Values that share a scale in the messages that write() makes, as a power of two; 0 for modes
 // without blocks.
 uint8_t block_log2_of(ValueMode mode);
 
-// Lays a message out: modes, chunks, lengths, offsets. `sources` go by increasing ordinal, their
-// modes are allowed and their counts are those of their bitmaps, which the caller has checked.
-Message lay_out(std::span<const TensorSpec> schema, std::span<const Source> sources);
+// A message that finish() completes: which base it refers to depends on the modes that were chosen.
+struct Draft {
+  std::vector<uint8_t> bytes;
+  std::vector<Descriptor> descriptors;
+};
 
-// Writes a message that lay_out made, message.total_bytes bytes, every one of them. Refuses values
-// that the format has no bits for: a sign that is not +1 or -1, a value that is not finite or not
-// in its format's range; `where` is then the position in `sources`.
-Status write(std::span<const TensorSpec> schema, std::span<const Source> sources,
-             const Message& message, uint8_t* out);
+// Writes descriptors, directory and bodies. `sources` go by increasing ordinal and their modes are
+// allowed, which the caller has checked. Refuses values that the format has no bits for: a sign
+// that is not +1 or -1, a value that is not finite or not in its format's range, a count that is
+// not the bitmap's; `where` is then the position in `sources`.
+Status write(std::span<const TensorSpec> schema, std::span<const Source> sources, Profile profile,
+             Draft* out);
+
+// Writes the header.
+void finish(uint64_t schema_fingerprint, uint64_t base_fingerprint, uint32_t round, Profile profile,
+            Draft* out);
 
 }  // namespace sparsefl::codec

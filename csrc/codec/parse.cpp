@@ -2,9 +2,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "codec/bit_code.h"
 #include "codec/crc32c.h"
 #include "codec/message.h"
-#include "codec/rice.h"
+#include "codec/values.h"
 
 namespace sparsefl::codec {
 namespace {
@@ -15,13 +16,7 @@ constexpr uint32_t kInfinityBits = 0x7F800000;
 
 Status refuse(Reason reason, int64_t where = -1) { return Status{reason, where}; }
 
-bool is_zero(const uint8_t* data, size_t bytes) {
-  return std::all_of(data, data + bytes, [](uint8_t b) { return b == 0; });
-}
-
-bool is_known(SupportMode mode) {
-  return mode <= SupportMode::kCoded || mode == SupportMode::kSeed;
-}
+bool is_known(SupportMode mode) { return mode <= SupportMode::kSeed; }
 
 bool is_known(ValueMode mode) {
   return mode <= ValueMode::kInt4 || mode == ValueMode::kRaw || mode == ValueMode::kFlips;
@@ -52,7 +47,8 @@ Status check_envelope(Bytes data) {
   if (load<uint32_t>(h + header::kChecksumAt) != tables_checksum(data.first(tables)))
     return refuse(Reason::kHeaderChecksum);
   if (load<uint32_t>(h + header::kFlagsAt) & kCriticalFlags) return refuse(Reason::kFlags);
-  if (load<uint32_t>(h + header::kProfileAt) != 0) return refuse(Reason::kProfile);
+  if (load<uint32_t>(h + header::kProfileAt) > static_cast<uint32_t>(Profile::kRans))
+    return refuse(Reason::kProfile);
   if (load<uint32_t>(h + header::kReservedAt) != 0) return refuse(Reason::kReserved);
   return {};
 }
@@ -62,7 +58,7 @@ Reason check_scale(const Descriptor& d) {
   if (d.scale_mode != scale_mode_of(d.value)) return Reason::kScale;
   // Infinity is the first of the bit patterns that are not finite or have the sign bit set.
   if (d.scale_mode == ScaleMode::kTensor ? bits >= kInfinityBits : bits != 0) return Reason::kScale;
-  if (d.scale_mode != ScaleMode::kBlock) return Reason::kNone;
+  if (d.scale_mode != ScaleMode::kBlock) return d.block_log2 == 0 ? Reason::kNone : Reason::kBlock;
   const bool in_range = d.block_log2 >= kMinBlockLog2 && d.block_log2 <= kMaxBlockLog2;
   return in_range ? Reason::kNone : Reason::kBlock;
 }
@@ -72,8 +68,8 @@ Reason check_descriptor(const Descriptor& d, const TensorSpec& spec) {
   if (!is_known(d.value)) return Reason::kValueMode;
   if (!is_allowed(d.support, d.value, spec.dtype)) return Reason::kCombination;
   if (const Reason scale = check_scale(d); scale != Reason::kNone) return scale;
-  if (d.support == SupportMode::kSeed) return d.span_log2 == 0 ? Reason::kNone : Reason::kSpan;
-  if (d.span_log2 < kMinSpanLog2 || d.span_log2 > kMaxSpanLog2) return Reason::kSpan;
+  if (d.support == SupportMode::kSeed) return d.span == 0 ? Reason::kNone : Reason::kSpan;
+  if (d.span < kMinSpan || d.span > kMaxSpan || d.span % kSpanMultiple != 0) return Reason::kSpan;
   if (d.count > spec.numel) return Reason::kCount;
   if (d.support == SupportMode::kDense && d.count != spec.numel) return Reason::kCount;
   return Reason::kNone;
@@ -84,7 +80,7 @@ Descriptor load_descriptor(const uint8_t* from) {
   d.ordinal = load<uint32_t>(from + descriptor::kOrdinalAt);
   d.support = static_cast<SupportMode>(from[descriptor::kSupportAt]);
   d.value = static_cast<ValueMode>(from[descriptor::kValueAt]);
-  d.span_log2 = from[descriptor::kSpanAt];
+  d.span = load<uint32_t>(from + descriptor::kSpanAt);
   d.scale_mode = static_cast<ScaleMode>(from[descriptor::kScaleModeAt]);
   d.block_log2 = from[descriptor::kBlockAt];
   d.scale = load<float>(from + descriptor::kScaleAt);
@@ -100,17 +96,12 @@ Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message
   uint64_t next_chunk = 0;
   out->descriptors.reserve(std::min<size_t>(tensors, schema.size()));
   for (uint32_t i = 0; i < tensors; ++i) {
-    const uint8_t* from = data.data() + kHeaderBytes + i * kDescriptorBytes;
-    Descriptor d = load_descriptor(from);
+    Descriptor d = load_descriptor(data.data() + kHeaderBytes + i * kDescriptorBytes);
     if (d.ordinal < next_ordinal || d.ordinal >= schema.size()) return refuse(Reason::kOrdinal, i);
-    if (from[descriptor::kCoderAt] != 0) return refuse(Reason::kValueCoder, i);
-    if (!is_zero(from + descriptor::kTableAt, descriptor::kScaleAt - descriptor::kTableAt) ||
-        (d.scale_mode != ScaleMode::kBlock && d.block_log2 != 0))
-      return refuse(Reason::kReserved, i);
     const TensorSpec& spec = schema[d.ordinal];
     if (const Reason reason = check_descriptor(d, spec); reason != Reason::kNone)
       return refuse(reason, i);
-    const uint64_t mine = chunks_of(d.support, spec.numel, d.span_log2);
+    const uint64_t mine = chunks_of(d.support, spec.numel, d.span);
     if (mine > chunks - next_chunk) return refuse(Reason::kChunkCount, i);
     d.first_chunk = static_cast<uint32_t>(next_chunk);
     d.chunks = static_cast<uint32_t>(mine);
@@ -121,39 +112,39 @@ Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message
   return next_chunk == chunks ? Status{} : refuse(Reason::kChunkCount);
 }
 
-// The support section, and whether the chunk's parameter may be that of its code.
-Reason check_support(const Chunk& c, const Descriptor& d) {
-  const uint64_t span = c.end - c.begin;
-  const uint64_t bitmap = sends_support(d.support) ? bitmap_section_bytes(span, c.count) : 0;
-  if (c.parameter == 0 || d.value == ValueMode::kFlips)
-    return c.support_bytes == bitmap ? Reason::kNone : Reason::kSectionLength;
-  if (d.support != SupportMode::kCoded || bitmap == 0 || c.parameter > d.span_log2)
-    return Reason::kParameter;
-  const bool shorter = c.support_bytes < bitmap;
-  return shorter && c.support_bytes >= min_rice_bytes(c.count, c.parameter)
-             ? Reason::kNone
-             : Reason::kSectionLength;
+bool is_known(int coder, Profile profile) {
+  const auto as = static_cast<BitCoder>(coder);
+  if (as == BitCoder::kRansBytes || as == BitCoder::kRansGaps) return profile == Profile::kRans;
+  return as <= BitCoder::kTiles;
 }
 
-Reason check_values(const Chunk& c, const Descriptor& d, Dtype dtype) {
+// A coder that the profile has, and none where there is no code. The codes themselves are checked
+// when they are read: none takes memory that its length in the message asks for.
+Reason check_coders(const Chunk& c, const Descriptor& d, Profile profile) {
+  const bool has_code = d.support == SupportMode::kSent;
+  if (has_code ? !is_known(c.support_coder, profile) : c.support_coder != 0) return Reason::kCoder;
+  if (c.value_coder == 0) return Reason::kNone;
+  const bool fits = is_sign(d.value)
+                        ? is_known(c.value_coder - 1, profile)
+                        : has_value_section(d.value) &&
+                              c.value_coder == static_cast<uint8_t>(ValueCoder::kPlanes);
+  return fits ? Reason::kNone : Reason::kCoder;
+}
+
+// Sections of a length that does not depend on their content.
+Reason check_lengths(const Chunk& c, const Descriptor& d, Dtype dtype) {
+  if (!sends_support(d.support) && c.support_bytes != 0) return Reason::kSectionLength;
+  if (c.value_coder != 0) return Reason::kNone;
   const uint64_t plain = value_section_bytes(d.value, dtype, c.count, d.block_log2);
-  if (d.value != ValueMode::kFlips)
-    return c.value_bytes == plain ? Reason::kNone : Reason::kSectionLength;
-  if (c.parameter == 0)
-    return c.value_bytes == plain || c.value_bytes == 0 ? Reason::kNone : Reason::kSectionLength;
-  if (c.value_bytes == 0 || c.parameter > d.span_log2) return Reason::kParameter;
-  const bool shorter = c.value_bytes < plain;
-  return shorter && c.value_bytes >= kFlipCountBytes + min_rice_bytes(1, c.parameter)
-             ? Reason::kNone
-             : Reason::kSectionLength;
+  return c.value_bytes == plain ? Reason::kNone : Reason::kSectionLength;
 }
 
-Reason check_chunk(const Chunk& c, const Descriptor& d, Dtype dtype) {
+Reason check_chunk(const Chunk& c, const Descriptor& d, Dtype dtype, Profile profile) {
   const uint64_t span = c.end - c.begin;
   if (c.count > span) return Reason::kCount;
   if (d.support == SupportMode::kDense && c.count != span) return Reason::kCount;
-  if (const Reason reason = check_support(c, d); reason != Reason::kNone) return reason;
-  return check_values(c, d, dtype);
+  if (const Reason reason = check_coders(c, d, profile); reason != Reason::kNone) return reason;
+  return check_lengths(c, d, dtype);
 }
 
 // Reads the directory: bodies follow each other from its end to the end of the message.
@@ -169,15 +160,17 @@ Status parse_directory(Bytes data, std::span<const TensorSpec> schema, Message* 
     uint64_t kept = 0;
     for (uint64_t j = 0; j < d.chunks; ++j, entry += kChunkBytes) {
       Chunk c{};
-      c.begin = j << d.span_log2;
-      c.end = std::min<uint64_t>(spec.numel, (j + 1) << d.span_log2);
+      c.begin = j * d.span;
+      c.end = std::min<uint64_t>(spec.numel, (j + 1) * d.span);
       c.offset = offset;
       c.support_bytes = load<uint32_t>(entry + chunk::kSupportBytesAt);
       c.value_bytes = load<uint32_t>(entry + chunk::kValueBytesAt);
       c.count = load<uint32_t>(entry + chunk::kCountAt) & 0x00FFFFFF;
-      c.parameter = entry[chunk::kParameterAt];
+      c.support_coder = entry[chunk::kCodersAt] & 15;
+      c.value_coder = entry[chunk::kCodersAt] >> 4;
       c.checksum = load<uint32_t>(entry + chunk::kChecksumAt);
-      if (const Reason reason = check_chunk(c, d, spec.dtype); reason != Reason::kNone)
+      if (const Reason reason = check_chunk(c, d, spec.dtype, out->profile);
+          reason != Reason::kNone)
         return refuse(reason, i);
       if (body_bytes(c) > data.size() - offset) return refuse(Reason::kCoverage, i);
       offset += body_bytes(c);
@@ -191,7 +184,7 @@ Status parse_directory(Bytes data, std::span<const TensorSpec> schema, Message* 
 
 bool uses_base(const Message& message) {
   return std::any_of(message.descriptors.begin(), message.descriptors.end(),
-                     [](const Descriptor& d) { return d.support == SupportMode::kShared; });
+                     [](const Descriptor& d) { return takes_base(d.support); });
 }
 
 }  // namespace
@@ -203,6 +196,7 @@ Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
   out->schema_fingerprint = load<uint64_t>(data.data() + header::kSchemaAt);
   out->base_fingerprint = load<uint64_t>(data.data() + header::kBaseAt);
   out->round = load<uint32_t>(data.data() + header::kRoundAt);
+  out->profile = static_cast<Profile>(load<uint32_t>(data.data() + header::kProfileAt));
   out->total_bytes = data.size();
   if (out->schema_fingerprint != schema_fingerprint) return refuse(Reason::kSchema);
   if (const Status status = parse_descriptors(data, schema, out); !status.ok()) return status;

@@ -94,7 +94,7 @@ def _bytes(codec: Any, update: Any, name: str, schema: Any, base: Any, value_for
     """Return what one tensor adds to the message: descriptor, directory and body."""
     alone, empty = codec.Update({name: update[name]}), codec.Update({})
     with_it, without = (
-        codec.nbytes(message, schema, value_format=value_format, base=base)
+        len(codec.encode(message, schema, value_format=value_format, base=base))
         for message in (alone, empty)
     )
     return int(with_it - without)

@@ -10,7 +10,7 @@ from sparsefl.codec.plan import FormatName, ValueFormat
 from sparsefl.codec.rank import compress_bits, expand_bits
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
-from sparsefl.codec.wire import decode, decode_support, encode, encode_support, nbytes
+from sparsefl.codec.wire import decode, decode_support, encode, encode_support
 
 __all__ = [
     "Base",
@@ -34,5 +34,4 @@ __all__ = [
     "encode",
     "encode_support",
     "expand_bits",
-    "nbytes",
 ]

@@ -32,7 +32,8 @@ def bound_bytes(
 
     The sum over tensors, rounded up to a byte once, of
 
-    - for a support ``log2 C(numel, nnz)`` bits, none where ``base`` holds an equal one;
+    - for a support ``log2 C(numel, nnz)`` bits, none where ``base`` holds an equal one, and at most
+      ``log2 C(k, drops) + log2 C(numel - k, adds)`` where it holds another, of ``k`` positions;
     - for signs 1 bit each, or where ``base`` holds some at the same positions, ``f`` of them
       different, ``log2 C(nnz, f)``, and 32 for their scale;
     - for a value the raw bits of its format and of its blocks' scales: its entropy is not modelled;
@@ -60,9 +61,19 @@ def bound_bytes(
 def _item_bits(item: Item) -> float:
     if item.is_seed:
         return _SEED_BITS
-    nnz = None if item.support is None else item.support.nnz
-    support = log2_choose(item.spec.numel, nnz) if item.sends_support and nnz is not None else 0.0
-    return support + _value_bits(item)
+    return _support_bits(item) + _value_bits(item)
+
+
+def _support_bits(item: Item) -> float:
+    if not item.sends_support or item.support is None:
+        return 0.0
+    numel, nnz = item.spec.numel, item.support.nnz
+    whole = log2_choose(numel, nnz)
+    if item.base_support is None:
+        return whole
+    base = item.base_support.nnz
+    same = int(np.count_nonzero(np.unpackbits(item.support.packed & item.base_support.packed)))
+    return min(whole, log2_choose(base, base - same) + log2_choose(numel - base, nnz - same))
 
 
 def _value_bits(item: Item) -> float:

@@ -37,8 +37,8 @@ class CodecReason(enum.Enum):
     """A support mode that this decoder does not have."""
     VALUE_MODE = 13
     """A value mode that this decoder does not have."""
-    VALUE_CODER = 14
-    """A value coder that this decoder does not have."""
+    CODER = 14
+    """A coder that this decoder or the message's profile does not have."""
     COMBINATION = 15
     """Support mode, value mode and the tensor's dtype do not go together."""
     SPAN = 16
@@ -71,10 +71,8 @@ class CodecReason(enum.Enum):
     """Sound, but not what the function reads: ``decode_support`` of something else."""
     BLOCK = 30
     """The size of blocks with a scale is outside the range that the format allows."""
-    PARAMETER = 31
-    """A chunk states a code's parameter that is out of range, or where there is no code."""
-    CODE = 32
-    """A code's positions run past its end, are not as many as stated, or need not be coded."""
+    CODE = 31
+    """A code stands for something else than its chunk states, or runs past its end."""
 
 
 class CodecError(ValueError):

@@ -26,6 +26,7 @@ FormatName: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "raw"]
 ValueFormat: TypeAlias = FormatName | Mapping[str, FormatName]
 
 _FORMATS = get_args(FormatName)
+_COARSE = ("int8", "int4")
 
 
 class SupportMode(enum.IntEnum):
@@ -33,9 +34,9 @@ class SupportMode(enum.IntEnum):
 
     DENSE = 0
     SHARED = 1
-    BITMAP = 2
-    CODED = 3
-    SEED = 8
+    SENT = 2
+    CHANGES = 3
+    SEED = 4
 
 
 class ValueMode(enum.IntEnum):
@@ -67,14 +68,14 @@ class Item:
         name: Of the tensor.
         ordinal: Its position in the schema.
         spec: Its shape and dtype.
-        support_mode: How its support travels; ``BITMAP`` stands for ``CODED`` too, whichever the
-            compiled codec finds to be smaller.
+        support_mode: How its support travels; ``SENT`` stands for ``CHANGES`` too where the base
+            has another support, whichever the compiled codec finds to be smaller.
         value_mode: How its values travel; ``SIGN`` stands for ``FLIPS`` too.
         support: Its support, or None where there is none.
         values: Its values in the memory format of ``value_mode``, ``[count]``, or None.
         scale: Its scale; 0 where ``value_mode`` has none.
         seed: Its seed; 0 where it has none.
-        known: What the base has of it, where its support is shared.
+        known: What the base has of it.
     """
 
     name: str
@@ -98,7 +99,7 @@ class Item:
     @property
     def sends_support(self) -> bool:
         """Whether the support is in the message."""
-        return self.support_mode is SupportMode.BITMAP
+        return self.support_mode is SupportMode.SENT
 
     @property
     def is_seed(self) -> bool:
@@ -108,8 +109,13 @@ class Item:
     @property
     def base_signs(self) -> npt.NDArray[np.int8] | None:
         """The signs that the receiver has at its positions, ``[count]``, where it sends signs."""
-        is_sign = self.value_mode is ValueMode.SIGN
-        return self.known.signs if is_sign and self.known is not None else None
+        shared = self.value_mode is ValueMode.SIGN and self.support_mode is SupportMode.SHARED
+        return self.known.signs if shared and self.known is not None else None
+
+    @property
+    def base_support(self) -> Support | None:
+        """Another support that the receiver has of the tensor, where its support is sent."""
+        return self.known.support if self.sends_support and self.known is not None else None
 
     @property
     def source(self) -> tuple[object, ...]:
@@ -117,7 +123,9 @@ class Item:
         number = self.seed if self.is_seed else self.count
         packed = None if self.support is None else self.support.packed
         modes = (int(self.support_mode), int(self.value_mode))
-        return (self.ordinal, *modes, self.scale, number, packed, self.values, self.base_signs)
+        base = None if self.base_support is None else self.base_support.packed
+        arrays = (packed, self.values, base, self.base_signs)
+        return (self.ordinal, *modes, self.scale, number, *arrays)
 
 
 def plan(
@@ -157,10 +165,17 @@ def check_schema(schema: object) -> None:
 
 
 def _formats(value_format: ValueFormat, schema: Schema) -> Mapping[str, str]:
-    """Returns the format of every tensor; those that a mapping leaves out travel as fp32."""
+    """Returns the format of every tensor; those that a mapping leaves out travel as fp32.
+
+    One name for all leaves vectors out where it stands for few bits: norms and biases are small,
+    and what they scale is not.
+    """
     if isinstance(value_format, str):
         _check_format(value_format)
-        return dict.fromkeys(schema, value_format)
+        coarse = value_format in _COARSE
+        return {
+            n: "fp32" if coarse and len(s.shape) < 2 else value_format for n, s in schema.items()
+        }
     if not isinstance(value_format, Mapping):
         raise TypeError(f"value_format must be a name or a mapping, got {value_format!r}")
     for name, chosen in value_format.items():
@@ -196,13 +211,13 @@ def _item(
         return Item(name, ordinal, spec, SupportMode.DENSE, mode, values=values)
     support = entry.support
     _check_shape("support covers", support.shape, name, spec)
-    shared = known if known is not None and known.support == support else None
-    how = SupportMode.BITMAP if shared is None else SupportMode.SHARED
+    is_shared = known is not None and known.support == support
+    how = SupportMode.SHARED if is_shared else SupportMode.SENT
     if isinstance(entry, Signs):
         mode, values, scale = ValueMode.SIGN, np.ascontiguousarray(entry.signs), entry.scale
     elif isinstance(entry, Sparse):
         mode, values = _values(entry.values, name, spec, formats[name])
-    return Item(name, ordinal, spec, how, mode, support, values, scale, known=shared)
+    return Item(name, ordinal, spec, how, mode, support, values, scale, known=known)
 
 
 def _check_shape(what: str, shape: tuple[int, ...], name: str, spec: TensorSpec) -> None:

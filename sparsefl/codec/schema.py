@@ -54,6 +54,11 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def row(self) -> int:
+        """Elements of a row, ``numel / shape[0]``; 0 for less than two dimensions or no rows."""
+        return math.prod(self.shape[1:]) if len(self.shape) > 1 and self.shape[0] else 0
+
+    @property
     def is_floating(self) -> bool:
         """Whether the dtype is a floating one."""
         return self.dtype in FLOATING
@@ -83,6 +88,7 @@ class Schema(Mapping[str, TensorSpec]):
         self._table = _codec.SchemaTable(
             self._fingerprint,
             np.array([s.numel for s in self._specs.values()], dtype=np.uint64),
+            np.array([s.row for s in self._specs.values()], dtype=np.uint64),
             np.array([DTYPE_CODES[s.dtype] for s in self._specs.values()], dtype=np.uint8),
         )
 

@@ -28,25 +28,34 @@ _RULES = {
     ValueMode.INT4: "values must be finite and at most 3.4e38",
     ValueMode.RAW: "values must be finite",
 }
+_TAKES_BASE = (SupportMode.SHARED, SupportMode.CHANGES)
 _SUPPORT_NAME = "support"
 _SUPPORT_DTYPE = "bool"
 
 
 def encode(
-    update: Update, schema: Schema, value_format: ValueFormat = "fp32", base: Base | None = None
+    update: Update,
+    schema: Schema,
+    value_format: ValueFormat = "fp32",
+    base: Base | None = None,
+    *,
+    rans: bool = True,
 ) -> bytes:
     """Write an update as one message.
 
-    Floating tensors travel in ``value_format``, all others in their own dtype. A support travels as
-    a bitmap or in a Golomb-Rice code, whichever is smaller, or not at all where the receiver has
-    it; signs a bit each, or as their differences from those that it has, whichever is smaller.
+    Floating tensors travel in ``value_format``, all others in their own dtype, and what is smallest
+    is taken throughout: a support in the best of the format's codes, or as its changes from one
+    that the receiver has, or not at all where it has that very one; signs a bit each, or coded, or
+    as their differences from those that it has; values as they are, or entropy-coded without loss.
     Equal arguments give equal bytes on every machine.
 
     Args:
         update: What is to be sent; may leave tensors out.
         schema: What sender and receiver agreed on.
-        value_format: For all tensors; or ``{name: format}``, ``"fp32"`` for those that it leaves
-            out. ``"fp32"``; ``"bf16"``, rounded to nearest, ties to even; ``"int8"``, ``"int4"``:
+        value_format: For all tensors, but for ``"int8"`` and ``"int4"`` those of two dimensions or
+            more alone: biases and norms are few and then travel as ``"fp32"``. Or
+            ``{name: format}``, ``"fp32"`` for those that it leaves out. ``"fp32"``; ``"bf16"``,
+            rounded to nearest, ties to even; ``"int8"``, ``"int4"``:
             integers ``q`` of 8 or 4 bits and a ``scale`` a block of 1024 or 64 values, at most
             ``(1 + 2**-8) * max|x| / 127`` over the block (int4: ``/ 7``); what is decoded is
             ``q * scale``, 0 for 0, with ``|x - q * scale| <= scale / 2`` or below ``2**-125``;
@@ -55,7 +64,11 @@ def encode(
             update that it was sent. Where the support of an entry equals the tensor's, it is not
             sent; ``Signs`` are then coded against the signs of a ``Sparse`` or ``Signs`` there (of
             0: +1). Both sides must hold the same, so give what was decoded, not what was encoded
-            with loss: the receiver refuses another base.
+            with loss: the receiver refuses another base. Where the receiver can compute what a
+            support loses (the smallest magnitudes of a model that it has), give the base without
+            those positions on both sides: only what is added then travels.
+        rans: Whether range asymmetric numeral systems may be used, which some decoders leave out:
+            supports are then at most 4.5 % above their information bound, values not entropy-coded.
 
     Returns:
         The message.
@@ -66,34 +79,13 @@ def encode(
             its format cannot hold: not finite, past the format's range, a sign of 0.
     """
     items = plan(update, schema, value_format, base)
-    writer = _codec.Writer(schema.table, [item.source for item in items])
     try:
-        return writer.encode(update.round, base_fingerprint(_references(items, writer.modes)))
+        writer = _codec.Writer(schema.table, [item.source for item in items], rans)
     except _codec.RefusedError as refused:
         item = items[refused.args[1]]
         rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]
         raise ValueError(f"tensor {item.name!r}: {rule}") from None
-
-
-def nbytes(
-    update: Update, schema: Schema, value_format: ValueFormat = "fp32", base: Base | None = None
-) -> int:
-    """Compute ``len(encode(update, schema, value_format, base))`` without writing the message.
-
-    Args:
-        update: As of ``encode``.
-        schema: As of ``encode``.
-        value_format: As of ``encode``.
-        base: As of ``encode``.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        TypeError, ValueError: as ``encode``, but for values that the format cannot hold.
-    """
-    items = plan(update, schema, value_format, base)
-    return _codec.Writer(schema.table, [item.source for item in items]).nbytes
+    return writer.finish(update.round, base_fingerprint(_references(items, writer.modes)))
 
 
 def decode(
@@ -141,23 +133,27 @@ def decode(
     return Update(entries, round=reader.round)
 
 
-def encode_support(mask: Mask | Support, base: Mask | Support | None = None) -> bytes:
+def encode_support(
+    mask: Mask | Support, base: Mask | Support | None = None, *, rans: bool = True
+) -> bytes:
     """Write which positions of one tensor are kept as one message.
 
     Args:
         mask: Bool array or tensor, or a Support.
-        base: For changes of a support that the receiver has; not supported yet.
+        base: Which positions the receiver keeps already, of the same shape: changes are sent where
+            they are smaller.
+        rans: As of ``encode``.
 
     Returns:
         The message.
 
     Raises:
-        TypeError: if ``mask`` is none of these.
-        ValueError: if ``base`` is given.
+        TypeError: if ``mask`` or ``base`` is none of these.
+        ValueError: if ``base`` is of another shape.
     """
-    _refuse_delta(base)
-    support = mask if isinstance(mask, Support) else Support.from_mask(mask)
-    return encode(Update({_SUPPORT_NAME: SupportOnly(support)}), _support_schema(support.shape))
+    support = _support("mask", mask)
+    update = Update({_SUPPORT_NAME: SupportOnly(support)})
+    return encode(update, _support_schema(support.shape), base=_support_base(base), rans=rans)
 
 
 def decode_support(
@@ -176,24 +172,31 @@ def decode_support(
         The support.
 
     Raises:
-        CodecError: if the message is damaged, hostile, or of another shape.
+        CodecError: if the message is damaged, hostile, of another shape, or for another base.
         TypeError: if an argument is of the wrong type.
-        ValueError: if ``base`` is given.
+        ValueError: if ``base`` is of another shape.
     """
-    _refuse_delta(base)
-    entry = decode(data, _support_schema(shape)).get(_SUPPORT_NAME)
+    entry = decode(data, _support_schema(shape), _support_base(base)).get(_SUPPORT_NAME)
     if not isinstance(entry, SupportOnly):
         raise CodecError(CodecReason.CONTENT)
     return entry.support
 
 
+def _support(name: str, mask: Mask | Support) -> Support:
+    if isinstance(mask, Support):
+        return mask
+    try:
+        return Support.from_mask(mask)
+    except TypeError as error:
+        raise TypeError(str(error).replace("mask", name, 1)) from None
+
+
+def _support_base(base: Mask | Support | None) -> Base | None:
+    return None if base is None else {_SUPPORT_NAME: _support("base", base)}
+
+
 def _support_schema(shape: Iterable[int]) -> Schema:
     return Schema({_SUPPORT_NAME: (shape, _SUPPORT_DTYPE)})
-
-
-def _refuse_delta(base: object) -> None:
-    if base is not None:
-        raise ValueError("base must be None: changes of a support are not supported yet")
 
 
 def _as_bytes(data: object) -> bytes:
@@ -207,9 +210,9 @@ def _as_bytes(data: object) -> bytes:
 
 def _references(items: list[Item], modes: list[tuple[int, int]]) -> Iterator[Reference]:
     """Yields what the tensors of a message, written in these modes, take from the base."""
-    for item, (_, mode) in zip(items, modes, strict=True):
-        if item.known is not None:
-            yield Reference(item.ordinal, item.known, mode == ValueMode.FLIPS)
+    for item, (support_mode, value_mode) in zip(items, modes, strict=True):
+        if item.known is not None and support_mode in _TAKES_BASE:
+            yield Reference(item.ordinal, item.known, value_mode == ValueMode.FLIPS)
 
 
 def _shared(
@@ -218,7 +221,7 @@ def _shared(
     """Returns what each descriptor takes from the base, None for those that take nothing."""
     shared: list[Reference | None] = []
     for where, (ordinal, mode, value_mode, *_) in enumerate(descriptors):
-        if mode != SupportMode.SHARED:
+        if mode not in _TAKES_BASE:
             shared.append(None)
             continue
         one, takes_signs = known.get(ordinal), value_mode == ValueMode.FLIPS

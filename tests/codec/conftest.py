@@ -11,7 +11,7 @@ from sparsefl import _codec, codec
 from sparsefl.support import Support
 
 HEADER_BYTES, DESCRIPTOR_BYTES, CHUNK_BYTES = 64, 24, 16
-MODE_OFFSETS = {"support": 4, "value": 5, "coder": 6, "span": 7, "scale_mode": 8, "block": 9}
+MODE_OFFSETS = {"support": 4, "value": 5, "scale_mode": 6, "block": 7}
 
 
 class Forgery:
@@ -30,11 +30,11 @@ class Forgery:
         return self.chunk(self.get("I", 48)) + sum(self.body_bytes(i) for i in range(index))
 
     def body_bytes(self, index: int) -> int:
-        return sum(-(-self.get("I", self.chunk(index) + at) // 8) * 8 for at in (0, 4))
+        return sum(self.get("I", self.chunk(index) + at) for at in (0, 4))
 
     def values(self, index: int) -> int:
         """Where the value section of a chunk begins."""
-        return self.body(index) + -(-self.get("I", self.chunk(index)) // 8) * 8
+        return self.body(index) + self.get("I", self.chunk(index))
 
     def get(self, kind: str, at: int) -> int:
         return struct.unpack_from(f"<{kind}", self.bytes, at)[0]
@@ -52,8 +52,19 @@ class Forgery:
     def count(self, descriptor: int, value: int) -> "Forgery":
         return self.put("Q", self.descriptor(descriptor) + 16, value)
 
-    def parameter(self, chunk: int, value: int) -> "Forgery":
-        return self.put("B", self.chunk(chunk) + 11, value)
+    def kept(self, index: int, value: int) -> "Forgery":
+        """Of a descriptor and its only chunk, which has the same index."""
+        return self.count(index, value).put("H", self.chunk(index) + 8, value)
+
+    def split(self, chunk: int, support: int, value: int) -> "Forgery":
+        """Moves the boundary of a chunk's sections."""
+        return self.put("I", self.chunk(chunk), support).put("I", self.chunk(chunk) + 4, value)
+
+    def span(self, descriptor: int, value: int) -> "Forgery":
+        return self.put("I", self.descriptor(descriptor) + 8, value)
+
+    def coders(self, chunk: int, support: int, value: int) -> "Forgery":
+        return self.put("B", self.chunk(chunk) + 11, support | value << 4)
 
     def flip(self, at: int, bit: int = 0) -> "Forgery":
         self.bytes[at] ^= 1 << bit
@@ -104,7 +115,7 @@ def forge() -> Callable[[bytes], Forgery]:
 
 @pytest.fixture
 def sample() -> Sample:
-    """Every mode of version 1.0."""
+    """Plain sections."""
     kept = Support.from_indices((3, 5), [0, 7, 14])
     known = Support.from_indices((2, 9), [1, 2, 3, 5, 8, 13, 14, 15, 16, 17])
     signs = np.array([1, -1, -1, 1, 1, 1, -1, 1, 1, -1], dtype=np.int8)
@@ -139,7 +150,7 @@ def sample() -> Sample:
 
 @pytest.fixture
 def coded() -> Sample:
-    """Every mode that version 1.1 added."""
+    """Coded sections."""
     few = Support.from_indices((6, 20), [3, 4, 50, 51, 90, 119])
     half = Support.from_indices((5, 20), np.flatnonzero(np.arange(100) % 10 < 9))
     theirs = np.where(np.arange(half.nnz) % 3, 1, -1).astype(np.int8)

@@ -161,15 +161,6 @@ def test_other_types_than_bytes_and_schemas():
         codec.encode_support(ones(3))
 
 
-def test_support_deltas_are_refused_by_name():
-    data = codec.encode_support(KEPT)
-
-    with pytest.raises(ValueError, match="changes of a support are not supported yet"):
-        codec.encode_support(KEPT, base=KEPT)
-    with pytest.raises(ValueError, match="changes of a support are not supported yet"):
-        codec.decode_support(data, KEPT.shape, base=KEPT)
-
-
 def test_errors_and_schemas_survive_pickling():
     error = codec.CodecError(codec.CodecReason.MAGIC, 3)
     again = pickle.loads(pickle.dumps(error))

@@ -21,7 +21,7 @@ def scale_of(numbers):
 def round_trip(values, value_format):
     schema = codec.Schema({"w": (values.shape, "float32")})
     update = codec.Update({"w": codec.Dense(values)})
-    return codec.decode(codec.encode(update, schema, value_format), schema)["w"].values
+    return codec.decode(codec.encode(update, schema, {"w": value_format}), schema)["w"].values
 
 
 def expected(values, value_format):
@@ -164,16 +164,21 @@ def test_other_floating_dtypes(value_format, dtype):
     tensor = torch.tensor([0.5, -1.0, 0.25]).to(getattr(torch, dtype))
     update = codec.Update({"w": codec.Dense(tensor)})
 
-    back = codec.decode(codec.encode(update, schema, value_format), schema)["w"].values
+    back = codec.decode(codec.encode(update, schema, {"w": value_format}), schema)["w"].values
 
     assert back.dtype == np.float32
     assert np.abs(back - tensor.float().numpy()).max() <= 0.5 / FORMATS[value_format][0]
 
 
-def test_sizes():
-    schema = codec.Schema({"w": ((4096,), "float32")})
-    update = codec.Update({"w": codec.Dense(np.ones(4096, np.float32))})
-    plain = codec.nbytes(update, schema, "fp32") - 4 * 4096
+def test_one_format_for_all_leaves_vectors_as_they_are():
+    """Norms and biases are few, and what they scale is not."""
+    schema = codec.Schema({"w": ((3, 4), "float32"), "b": ((3,), "float32")})
+    values = np.array([1.0, 1e-3, 1e-6], np.float32)
+    update = codec.Update({"w": codec.Dense(np.ones((3, 4), np.float32)), "b": codec.Dense(values)})
 
-    assert codec.nbytes(update, schema, "int8") - plain == 4096 + 4 * 2
-    assert codec.nbytes(update, schema, "int4") - plain == 4096 // 2 + 64 * 2
+    for value_format in FORMATS:
+        back = codec.decode(codec.encode(update, schema, value_format), schema)["b"].values
+        assert np.array_equal(back, values)
+        named = {"w": value_format, "b": value_format}
+        back = codec.decode(codec.encode(update, schema, named), schema)["b"].values
+        assert back[2] == 0.0

@@ -1,7 +1,7 @@
 """Every reason to refuse a message, reached behind right checksums where there are some before it.
 
-Descriptors of the sample: 0 sparse (bitmap, fp32), 1 signs (shared), 2 dense (bf16), 3 seed,
-4 count (raw int64), 5 flags (raw bool), 6 mask (bitmap, no values). Chunks: 0, 1, 2, -, 3, 4, 5.
+Descriptors of the sample: 0 sparse (sent, fp32), 1 signs (shared), 2 dense (bf16), 3 seed,
+4 count (raw int64), 5 flags (raw bool), 6 mask (sent, no values). Chunks: 0, 1, 2, -, 3, 4, 5.
 """
 
 import math
@@ -23,40 +23,48 @@ CASES = [
     ("magic", CodecReason.MAGIC, lambda f: f.flip(0), True),
     ("major", CodecReason.VERSION, lambda f: f.put("H", 8, 2), True),
     ("critical-flag", CodecReason.FLAGS, lambda f: f.put("I", 12, 1 << 15), True),
-    ("profile", CodecReason.PROFILE, lambda f: f.put("I", 52, 1), True),
+    ("profile", CodecReason.PROFILE, lambda f: f.put("I", 52, 2), True),
     ("states-more", CodecReason.TRUNCATED, lambda f: f.put("Q", 16, 2**63), True),
     ("states-less", CodecReason.LENGTH, lambda f: f.put("Q", 16, 64), True),
     ("many-tensors", CodecReason.TABLES, lambda f: f.put("I", 44, 2**32 - 1), True),
     ("many-chunks", CodecReason.TABLES, lambda f: f.put("I", 48, 2**32 - 1), True),
     ("round", CodecReason.HEADER_CHECKSUM, lambda f: f.put("I", 40, 4), False),
     ("header-reserved", CodecReason.RESERVED, lambda f: f.put("I", 60, 1), True),
-    ("block", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 9, 1), True),
-    ("table", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 10, 1), True),
-    ("reserved", CodecReason.RESERVED, lambda f: f.put("B", f.descriptor(0) + 11, 1), True),
-    ("parameter", CodecReason.PARAMETER, lambda f: f.put("B", f.chunk(0) + 11, 1), True),
+    ("block", CodecReason.BLOCK, lambda f: f.mode(0, "block", 1), True),
+    ("no-such-coder", CodecReason.CODER, lambda f: f.coders(0, 6, 0), True),
+    ("no-such-value-coder", CodecReason.CODER, lambda f: f.coders(0, 0, 2), True),
+    ("no-such-sign-coder", CodecReason.CODER, lambda f: f.coders(1, 0, 7), True),
+    ("coder-without-support", CodecReason.CODER, lambda f: f.coders(1, 1, 0), True),
+    ("coder-without-values", CodecReason.CODER, lambda f: f.coders(5, 0, 1), True),
+    (
+        "coder-of-another-profile",
+        CodecReason.CODER,
+        lambda f: f.put("I", 52, 0).coders(0, 3, 0),
+        True,
+    ),
     ("schema", CodecReason.SCHEMA, lambda f: f.flip(24), True),
     ("same-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(1), 0), True),
     ("no-such-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(6), 7), True),
     ("huge-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(6), 2**32 - 1), True),
-    ("planned-support", CodecReason.SUPPORT_MODE, lambda f: f.mode(0, "support", 4), True),
+    ("next-support", CodecReason.SUPPORT_MODE, lambda f: f.mode(0, "support", 5), True),
     ("unknown-support", CodecReason.SUPPORT_MODE, lambda f: f.mode(0, "support", 255), True),
-    ("planned-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 6), True),
+    ("next-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 9), True),
     ("unknown-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 255), True),
-    ("coder", CodecReason.VALUE_CODER, lambda f: f.mode(0, "coder", 1), True),
     ("dense-signs", CodecReason.COMBINATION, lambda f: f.mode(1, "support", 0), True),
     ("dense-none", CodecReason.COMBINATION, lambda f: f.mode(2, "value", 0), True),
     ("seed-values", CodecReason.COMBINATION, lambda f: f.mode(3, "value", 2), True),
     (
         "int-seed",
         CodecReason.COMBINATION,
-        lambda f: f.mode(4, "support", 8).mode(4, "value", 0),
+        lambda f: f.mode(4, "support", 4).mode(4, "value", 0),
         True,
     ),
     ("int-fp32", CodecReason.COMBINATION, lambda f: f.mode(4, "value", 2), True),
     ("float-raw", CodecReason.COMBINATION, lambda f: f.mode(0, "value", 7), True),
-    ("short-span", CodecReason.SPAN, lambda f: f.mode(0, "span", 15), True),
-    ("long-span", CodecReason.SPAN, lambda f: f.mode(0, "span", 23), True),
-    ("seed-span", CodecReason.SPAN, lambda f: f.mode(3, "span", 16), True),
+    ("short-span", CodecReason.SPAN, lambda f: f.span(0, 2**16 - 64), True),
+    ("long-span", CodecReason.SPAN, lambda f: f.span(0, 2**22 + 64), True),
+    ("odd-span", CodecReason.SPAN, lambda f: f.span(0, 2**16 + 8), True),
+    ("seed-span", CodecReason.SPAN, lambda f: f.span(3, 2**16), True),
     ("scale-nan", CodecReason.SCALE, lambda f: f.scale(1, math.nan), True),
     ("scale-infinite", CodecReason.SCALE, lambda f: f.scale(1, math.inf), True),
     ("scale-negative", CodecReason.SCALE, lambda f: f.scale(1, -0.0), True),
@@ -72,7 +80,7 @@ CASES = [
     ("chunk-count-not-dense", CodecReason.COUNT, lambda f: f.put("H", f.chunk(2) + 8, 2), True),
     ("chunk-missing", CodecReason.CHUNK_COUNT, lambda f: f.put("I", 48, 5), True),
     ("chunk-extra", CodecReason.CHUNK_COUNT, lambda f: f.put("I", 48, 7), True),
-    ("support-length", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0), 3), True),
+    ("support-length", CodecReason.SECTION_LENGTH, lambda f: f.split(0, 3, 11), True),
     ("shared-support", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(1), 3), True),
     ("value-length", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0) + 4, 13), True),
     ("huge", CodecReason.SECTION_LENGTH, lambda f: f.put("I", f.chunk(0) + 4, 2**32 - 1), True),
@@ -84,8 +92,6 @@ CASES = [
     ("bitmap-more", CodecReason.BITMAP, lambda f: f.flip(f.body(0), 1), True),
     ("bitmap-fewer", CodecReason.BITMAP, lambda f: f.flip(f.body(5), 1), True),
     ("bitmap-tail", CodecReason.PADDING, lambda f: f.flip(f.body(0) + 1, 7), True),
-    ("support-padding", CodecReason.PADDING, lambda f: f.flip(f.body(0) + 2), True),
-    ("value-padding", CodecReason.PADDING, lambda f: f.flip(f.values(0) + 12), True),
     ("sign-tail", CodecReason.PADDING, lambda f: f.flip(f.values(1) + 1, 7), True),
     ("nan", CodecReason.VALUE, lambda f: f.put("f", f.values(0), math.nan), True),
     ("infinite", CodecReason.VALUE, lambda f: f.put("f", f.values(0), -math.inf), True),
@@ -260,7 +266,7 @@ def test_flags_that_are_not_critical_are_ignored(sample, forge):
 def test_nothing_is_allocated_for_a_message_that_lies_about_a_large_tensor(forge):
     schema = codec.Schema({"w": ((2**40,), "float32")})
     data = codec.encode(codec.Update({"w": codec.Regenerated(1)}), schema)
-    forgery = forge(data).mode(0, "support", 0).mode(0, "value", 2).mode(0, "span", 22)
+    forgery = forge(data).mode(0, "support", 0).mode(0, "value", 2).span(0, 2**22)
 
     with pytest.raises(codec.CodecError) as refusal:
         codec.decode(forgery.count(0, 2**40).sealed(), schema)

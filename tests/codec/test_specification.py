@@ -6,111 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from second_decoder import read_by_the_specification
 
 from sparsefl import codec
 from sparsefl.support import Support
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
-RAW_DTYPE = {d: np.dtype(d) for d in (*FLOATS, *INTEGERS) if d != "bfloat16"}
-
-
-def bits_of(data, count):
-    return np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little")
-
-
-def rice_positions(code, count, r):
-    """Returns the positions of a Golomb-Rice code, bit by bit."""
-    low_bytes = -(-count * r // 8)
-    lows = bits_of(code[:low_bytes], count * r).reshape(count, r) @ (1 << np.arange(r))
-    ones = np.flatnonzero(bits_of(code[low_bytes:], None))
-    quotients = ones - np.arange(count)  # clear bits before the i-th set bit
-    assert code[-1] != 0
-    return (quotients << r) + np.arange(count) + np.cumsum(lows)
-
-
-def read_by_the_specification(data, schema, base):
-    """Returns {name: (kept positions | None, values | None, scale or seed)}."""
-    descriptors, chunks = struct.unpack_from("<II", data, 44)
-    entry = 64 + 24 * descriptors
-    body = entry + 16 * chunks
-    result = {}
-    for i in range(descriptors):
-        fields = struct.unpack_from("<IBBBBBBBBfQ", data, 64 + 24 * i)
-        ordinal, support_mode, value_mode, _, span_log2, _, block_log2 = fields[:7]
-        scale, k = fields[9:]
-        name, spec = list(schema.items())[ordinal]
-        if support_mode == 8:
-            result[name] = (None, None, k)
-            continue
-        kept, values, done = [], [], 0
-        for begin in range(0, spec.numel, 2**span_log2):
-            support_bytes, value_bytes, packed = struct.unpack_from("<III", data, entry)
-            count, r = packed & 0xFFFFFF, packed >> 24
-            span = min(2**span_log2, spec.numel - begin)
-            bits = data[body : body + support_bytes]
-            body += -(-support_bytes // 8) * 8
-            section = data[body : body + value_bytes]
-            body += -(-value_bytes // 8) * 8
-            entry += 16
-            positions = np.arange(span)
-            if support_mode == 1:
-                positions = base[name].support.indices
-                positions = positions[(positions >= begin) & (positions < begin + span)] - begin
-            elif support_mode in (2, 3) and 0 < count < span:
-                coded = support_mode == 3 and r
-                positions = (
-                    rice_positions(bits, count, r) if coded else np.flatnonzero(bits_of(bits, span))
-                )
-            assert len(positions) in (count, span * (count == 0))
-            kept.append(begin + positions[:count])
-            if value_mode == 8:
-                theirs = numbers_of(base[name])[done : done + count]
-                values.append(flipped_by_the_specification(section, r, theirs))
-            else:
-                values.append(
-                    values_by_the_specification(section, value_mode, count, spec.dtype, block_log2)
-                )
-            done += count
-        assert done == k
-        positions = None if support_mode == 0 else np.concatenate([np.array([], np.int64), *kept])
-        flat = np.concatenate(values) if values and value_mode else None
-        result[name] = (positions, flat, scale)
-    assert body == len(data)
-    return result
-
-
-def numbers_of(entry):
-    return entry.signs if isinstance(entry, codec.Signs) else entry.values
-
-
-def flipped_by_the_specification(section, r, theirs):
-    flips = np.zeros(len(theirs), np.bool_)
-    if section and r:
-        count = int.from_bytes(section[:3], "little")
-        flips[rice_positions(section[3:], count, r)] = True
-    elif section:
-        flips = bits_of(section, len(theirs)).astype(np.bool_)
-    return np.where((theirs < 0) != flips, -1, 1)
-
-
-def values_by_the_specification(section, value_mode, count, dtype, block_log2):
-    if value_mode == 1:
-        return 1 - 2 * bits_of(section, count).astype(np.int8)
-    if value_mode == 3:
-        return (np.frombuffer(section, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if value_mode in (4, 5):
-        blocks = -(-count >> block_log2) if count else 0
-        scales = (np.frombuffer(section[: 2 * blocks], np.uint16).astype(np.uint32) << 15).view(
-            np.float32
-        )
-        integers = np.frombuffer(section[2 * blocks :], np.int8)
-        if value_mode == 5:
-            integers = np.stack([integers << 4 >> 4, integers >> 4], axis=1).reshape(-1)[:count]
-        return scales.repeat(2**block_log2)[:count] * integers.astype(np.float32)
-    if value_mode == 2:
-        return np.frombuffer(section, np.float32)
-    return np.frombuffer(section, RAW_DTYPE[dtype]) if value_mode else np.array([])
 
 
 def assert_specification_agrees(data, schema, update, base):
@@ -194,8 +96,6 @@ def test_updates_come_back(tensors, value_format, round_number, seed):
     assert back.round == round_number
     assert list(back) == list(update)
     assert codec.encode(back, schema, value_format, base) == data
-    assert len(data) == codec.nbytes(update, schema, value_format, base)
-    assert len(data) >= codec.bound_bytes(update, schema, value_format, base)
     assert_specification_agrees(data, schema, back, base)
     for name, spec in schema.items():
         if is_lossless(value_format, spec.dtype) or isinstance(back[name], codec.Signs):
@@ -214,11 +114,11 @@ def values_of(entry):
 @pytest.mark.isa
 @pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4"])
 def test_tensors_of_several_chunks(value_format):
-    shape = (5, 60_001)
+    shape = (5, 300_007)
     mask = np.zeros(shape, dtype=np.bool_)
-    mask.reshape(-1)[: 2**16] = True  # the first span is full, the second empty
-    mask.reshape(-1)[2 * 2**16 : 3 * 2**16 : 2] = True
-    mask.reshape(-1)[3 * 2**16 :: 71] = True  # and this one is worth a code
+    mask.reshape(-1)[: 2**18] = True  # the first spans are full, others empty
+    mask.reshape(-1)[2 * 2**18 : 3 * 2**18 : 2] = True
+    mask.reshape(-1)[3 * 2**18 :: 71] = True  # and these are worth a code
     support = Support.from_mask(mask)
     random = np.random.default_rng(0)
     schema = codec.Schema(dict.fromkeys("abcd", (shape, "float32")))
@@ -231,7 +131,7 @@ def test_tensors_of_several_chunks(value_format):
     data = codec.encode(update, schema, value_format)
     back = codec.decode(data, schema)
 
-    assert struct.unpack_from("<I", data, 48)[0] > 6, "the tensors have one chunk each"
+    assert struct.unpack_from("<I", data, 48)[0] > 4, "the tensors have one chunk each"
     assert back["a"].support == back["d"].support == support
     assert np.array_equal(back["b"].signs, signs)
     assert_specification_agrees(data, schema, back, {})
@@ -242,13 +142,13 @@ def test_tensors_of_several_chunks(value_format):
 @pytest.mark.isa
 @pytest.mark.parametrize("rate", [0.0, 0.004, 0.3])
 def test_flips_of_several_chunks(rate):
-    """The first span has few flips, the second none, the third too many to be coded."""
-    shape = (3, 2**19)
+    """The first spans have few flips, others none, the last too many to be coded."""
+    shape = (3, 2**21)
     support = Support.random(shape, 0.9, seed=5)
     schema = codec.Schema({"w": (shape, "float32"), "v": (shape, "float32")})
     random = np.random.default_rng(6)
     theirs = random.standard_normal(support.nnz).astype(np.float32)
-    flips = random.random(support.nnz) < np.array([rate, 0.0, 0.5])[support.indices >> 19]
+    flips = random.random(support.nnz) < np.array([rate, 0.0, 0.5])[support.indices >> 21]
     signs = np.where(flips != (theirs < 0), -1, 1).astype(np.int8)
     update = codec.Update({"w": codec.Signs(support, signs, 0.5), "v": codec.SupportOnly(support)})
     base = {"w": codec.Sparse(support, theirs)}

@@ -94,10 +94,10 @@ void add(Case* c, uint64_t numel, Dtype dtype, SupportMode support, ValueMode va
   s.value = value;
   s.scale = value == ValueMode::kSign ? 0.25f : 0.0f;
   s.count = support == SupportMode::kSeed ? 0xFEDCBA9876543210u : numel;
-  if (support == SupportMode::kBitmap || support == SupportMode::kShared)
+  if (support == SupportMode::kSent || support == SupportMode::kShared)
     s.bitmap = random_bitmap(c, numel, one_in, random, &s.count);
   if (value != ValueMode::kNone) s.values = random_values(c, value, dtype, s.count, random);
-  c->schema.push_back({numel, dtype});
+  c->schema.push_back({numel, dtype, numel % 5 == 0 ? numel / 5 : 0});
   c->sources.push_back(s);
 }
 
@@ -108,18 +108,31 @@ void add_flips(Case* c, uint64_t numel, uint32_t one_in, Random* random) {
   s.base_signs = random_base_signs(c, s.values, s.count, one_in, random);
 }
 
+// A support whose receiver has another, that differs in one of `one_in` positions.
+void add_changes(Case* c, uint64_t numel, uint32_t one_in, Random* random) {
+  add(c, numel, Dtype::kFloat32, SupportMode::kSent, ValueMode::kNone, 3, random);
+  uint64_t changed = 0;
+  const uint8_t* changes = random_bitmap(c, numel, one_in, random, &changed);
+  Source& s = c->sources.back();
+  c->memory.emplace_back((numel + 7) / 8);
+  uint8_t* base = c->memory.back().bytes.get();
+  for (uint64_t i = 0; i < (numel + 7) / 8; ++i)
+    base[i] = static_cast<uint8_t>(s.bitmap[i] ^ changes[i]);
+  s.base_bitmap = base;
+}
+
 Case small_case(Random* random) {
   Case c;
   c.memory.reserve(64);
-  add(&c, 37, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kFp32, 3, random);
+  add(&c, 37, Dtype::kFloat32, SupportMode::kSent, ValueMode::kFp32, 3, random);
   add(&c, 65, Dtype::kFloat32, SupportMode::kShared, ValueMode::kSign, 2, random);
   add(&c, 7, Dtype::kFloat32, SupportMode::kDense, ValueMode::kBf16, 1, random);
   add(&c, 9, Dtype::kFloat32, SupportMode::kSeed, ValueMode::kNone, 1, random);
   add(&c, 1, Dtype::kInt64, SupportMode::kDense, ValueMode::kRaw, 1, random);
   add(&c, 3, Dtype::kBool, SupportMode::kDense, ValueMode::kRaw, 1, random);
   add(&c, 0, Dtype::kFloat64, SupportMode::kDense, ValueMode::kFp32, 1, random);
-  add(&c, 41, Dtype::kFloat16, SupportMode::kBitmap, ValueMode::kRaw, 1, random);
-  add(&c, 19, Dtype::kUint8, SupportMode::kBitmap, ValueMode::kNone, 2, random);
+  add(&c, 41, Dtype::kFloat16, SupportMode::kSent, ValueMode::kRaw, 1, random);
+  add(&c, 19, Dtype::kUint8, SupportMode::kSent, ValueMode::kNone, 2, random);
   return c;
 }
 
@@ -127,7 +140,7 @@ Case small_case(Random* random) {
 Case large_case(Random* random) {
   Case c;
   c.memory.reserve(64);
-  add(&c, 140001, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kFp32, 2, random);
+  add(&c, 140001, Dtype::kFloat32, SupportMode::kSent, ValueMode::kFp32, 2, random);
   add(&c, 65537, Dtype::kFloat32, SupportMode::kDense, ValueMode::kBf16, 1, random);
   return c;
 }
@@ -135,32 +148,35 @@ Case large_case(Random* random) {
 Case small_coded_case(Random* random) {
   Case c;
   c.memory.reserve(64);
-  add(&c, 301, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kFp32, 20, random);
+  add(&c, 301, Dtype::kFloat32, SupportMode::kSent, ValueMode::kFp32, 20, random);
   add_flips(&c, 263, 40, random);
   add(&c, 90, Dtype::kFloat32, SupportMode::kDense, ValueMode::kInt8, 1, random);
-  add(&c, 145, Dtype::kFloat16, SupportMode::kBitmap, ValueMode::kInt4, 9, random);
+  add(&c, 145, Dtype::kFloat16, SupportMode::kSent, ValueMode::kInt4, 9, random);
   add_flips(&c, 77, 1000, random);
-  add(&c, 400, Dtype::kBool, SupportMode::kBitmap, ValueMode::kNone, 100, random);
+  add(&c, 400, Dtype::kBool, SupportMode::kSent, ValueMode::kNone, 100, random);
+  add_changes(&c, 777, 30, random);
   return c;
 }
 
 Case large_coded_case(Random* random) {
   Case c;
   c.memory.reserve(64);
-  add(&c, 300001, Dtype::kFloat32, SupportMode::kBitmap, ValueMode::kInt8, 7, random);
-  add(&c, 1500000, Dtype::kBool, SupportMode::kBitmap, ValueMode::kNone, 300, random);
+  add(&c, 300001, Dtype::kFloat32, SupportMode::kSent, ValueMode::kInt8, 7, random);
+  add(&c, 1500000, Dtype::kBool, SupportMode::kSent, ValueMode::kNone, 300, random);
   add_flips(&c, 200003, 30, random);
   add(&c, 140000, Dtype::kFloat32, SupportMode::kDense, ValueMode::kInt4, 1, random);
+  add_changes(&c, 5000000, 50, random);
   return c;
 }
 
 Buffer encode(const Case& c) {
-  Message message = lay_out(c.schema, c.sources);
-  message.schema_fingerprint = kSchemaFingerprint;
-  for (const Source& s : c.sources)
-    if (s.support == SupportMode::kShared) message.base_fingerprint = kBaseFingerprint;
-  Buffer out(message.total_bytes);
-  if (!write(c.schema, c.sources, message, out.bytes.get()).ok()) std::abort();
+  Draft draft;
+  if (!write(c.schema, c.sources, Profile::kRans, &draft).ok()) std::abort();
+  bool uses_base = false;
+  for (const Descriptor& d : draft.descriptors) uses_base = uses_base || takes_base(d.support);
+  finish(kSchemaFingerprint, uses_base ? kBaseFingerprint : 0, 0, Profile::kRans, &draft);
+  Buffer out(draft.bytes.size());
+  std::memcpy(out.bytes.get(), draft.bytes.data(), out.size);
   return out;
 }
 
@@ -176,7 +192,8 @@ Reason decode(const Case& c, const Buffer& data, bool with_base) {
     const TensorSpec& spec = c.schema[d.ordinal];
     Target target;
     if (with_base) {
-      target.base = c.sources[d.ordinal].bitmap;
+      const Source& s = c.sources[d.ordinal];
+      target.base = s.base_bitmap == nullptr ? s.bitmap : s.base_bitmap;
       target.base_signs = c.sources[d.ordinal].base_signs;
     }
     if (sends_support(d.support)) {
@@ -203,8 +220,8 @@ void seal(Buffer* data) {
   if (offset > data->size) return;
   for (uint64_t i = 0; i < chunks; ++i) {
     uint8_t* entry = h + directory + i * kChunkBytes;
-    const uint64_t bytes = padded(load<uint32_t>(entry + chunk::kSupportBytesAt)) +
-                           padded(load<uint32_t>(entry + chunk::kValueBytesAt));
+    const uint64_t bytes = uint64_t{load<uint32_t>(entry + chunk::kSupportBytesAt)} +
+                           load<uint32_t>(entry + chunk::kValueBytesAt);
     if (bytes > data->size - offset) break;
     store(entry + chunk::kChecksumAt, crc32c(h + offset, bytes));
     offset += bytes;
