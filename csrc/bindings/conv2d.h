@@ -143,31 +143,43 @@ inline Pass as_rows(Pass pass) {
 }
 
 // What one of so many threads does of a pass: some of its items, or, where a small batch of small
-// images gives too few to share out evenly, some rows of all of them.
+// images gives too few to share out evenly, or too few for the many weights that each of them reads,
+// some rows of all of them.
 template <class T>
 struct Share {
   const Conv2dWalk<T>& walk;
   Pass pass;
   int64_t begin, end;
 
-  Share(const Pass& of, bool strips, int64_t p, int64_t parts)
+  Share(const View& view, const Pass& of, bool strips, int64_t p, int64_t parts)
       : walk(strips ? sparse_conv2d_kernels<T>().strips : sparse_conv2d_kernels<T>().tiles),
         pass(strips ? as_rows(of) : of) {
     constexpr int64_t kEnough = 4;  // items a part, for their number and sizes not to matter
+    // A part, whose weights and places are then half of what a second-level cache holds, and whose
+    // products take much longer than the copies of the windows that the parts all make.
+    constexpr int64_t kManyPositions = 32768;
     const int64_t items = walk.items(pass);
     const bool alike = of.batch <= kLanePadding || of.batch % kLanePadding == 0;
-    if (items >= kEnough * parts || (alike && items % parts == 0)) {
+    const bool many = positions(view, of) >= kManyPositions * parts;
+    if (items >= kEnough * parts || (alike && items % parts == 0 && !many)) {
       begin = items * p / parts, end = items * (p + 1) / parts;
     } else {
       pass.row_part = p, pass.row_parts = parts;
       begin = 0, end = items;
     }
   }
+
+ private:
+  // Kept ones of a pass.
+  static int64_t positions(const View& view, const Pass& pass) {
+    const int64_t segment = view.blocks() * view.rows;
+    return view.begin[(pass.phase + 1) * segment] - view.begin[pass.phase * segment];
+  }
 };
 
 template <class T>
 void gather_part(GatherArgs<T> args, bool strips, int64_t p, int64_t parts) {
-  const Share<T> share(args.pass, strips, p, parts);
+  const Share<T> share(args.view, args.pass, strips, p, parts);
   args.pass = share.pass;
   const Workspace scratch(share.walk.scratch(args.view, args.pass) * int64_t{sizeof(T)});
   share.walk.gather(args, share.begin, share.end, scratch.as<T>());

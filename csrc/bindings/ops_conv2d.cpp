@@ -135,7 +135,7 @@ class StoredGradient {
 
   void run(int64_t first, int64_t p, int64_t parts) const {
     const Pass pass = pass_.of(grad_.samples(first), lying(x_), lying(grad_));
-    const Share<T> share(pass, strips_, p, parts);
+    const Share<T> share(view_, pass, strips_, p, parts);
     const Workspace scratch(share.walk.scratch(view_, share.pass) * int64_t{sizeof(T)});
     share.walk.sample({view_, share.pass, grad_.data<T>(first), x_.data<T>(first), sums(p)},
                       share.begin, share.end, scratch.as<T>());

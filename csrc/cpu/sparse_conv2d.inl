@@ -122,8 +122,9 @@ void gather(const GatherArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
   });
 }
 
-// Sums over lanes, added to consecutive elements. Vectors wait until there are many: a branch a
-// vector, taken every so many lanes and out of step with the rows, could not be predicted.
+// Sums over lanes, added to consecutive elements. Vectors wait until there are some: a branch a
+// vector, taken every so many lanes and out of step with the rows, could not be predicted. No more
+// than the processor looks ahead over, for other products to be summed meanwhile (4 % of a pass).
 template <class T>
 class LaneSums {
  public:
@@ -146,7 +147,7 @@ class LaneSums {
   }
 
  private:
-  static constexpr int kMost = 64;
+  static constexpr int kMost = 16;
 
   T* out_;
   int count_ = 0;

@@ -34,11 +34,11 @@ _MOST_LINEAR_COLUMNS = 2048
 _IN_BACKWARD_ROW = 48.0
 _MOST_COLUMNS = 65536
 # A convolution's window of a block: as large as a first-level cache, since what the sums push out
-# of that costs less than more blocks do, and the most worth spending to give a block's row this
-# many kept positions.
+# of that costs less than more blocks do; and the most worth spending to give a block's row so many
+# kept positions: half as much more for enough of them (2 to 5 % of a forward), and part of what
+# the second-level cache holds for the fewest.
 _WINDOW_BYTES = 32 * 1024
-_MOST_WINDOW_BYTES = 256 * 1024
-_LEAST_IN_WINDOW_ROW = 10.0
+_WIDER_WINDOWS = ((48 * 1024, 18.0), (256 * 1024, 10.0))
 # Up to so many kept weights a channel, a pointwise convolution is faster as one than as a linear
 # map of pixels: strips of its rows take any batch (csrc/bindings/conv2d.h).
 _MOST_IN_POINTWISE_ROW = 10.0
@@ -213,9 +213,10 @@ def _block_channels(
     pixels = axes[0].window(transposed=transposed) * axes[1].window(transposed=transposed)
     channel_bytes = pixels * _PIXEL_BYTES
     phases = axes[0].stride * axes[1].stride if transposed else 1
-    wanted = _LEAST_IN_WINDOW_ROW * phases / max(taps * density, 1e-9)
-    most = max(1, _MOST_WINDOW_BYTES // channel_bytes)
-    most = max(_WINDOW_BYTES // channel_bytes, min(int(wanted), most), 1)
+    in_channel = max(taps * density / phases, 1e-9)  # kept positions of a row
+    most = max(1, _WINDOW_BYTES // channel_bytes)
+    for window_bytes, wanted in _WIDER_WINDOWS:
+        most = max(most, min(int(wanted / in_channel), window_bytes // channel_bytes))
     most = min(most, _MOST_COLUMNS // taps)
     # Blocks of one size: a last one of few channels would load and store all sums for little.
     return max(1, math.ceil(channels / math.ceil(max(channels, 1) / most)))
