@@ -17,7 +17,7 @@ from sparsefl.ops._conv2d import (
     fake_forward,
     input_size,
 )
-from sparsefl.ops._conv2d_call import call_of
+from sparsefl.ops._conv2d_call import Conv2dCall, call_of, known_call
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
@@ -47,6 +47,9 @@ def sparse_conv2d(x: Tensor, values: Tensor, bias: Tensor | None, plan: Conv2dPl
         TypeError: if a dtype does not fit.
         ValueError: if a shape or device does not fit, or the kernel exceeds the padded input.
     """
+    call = known_call(plan, x, values, bias)
+    if call is not None:
+        return _run(x, values, bias, None, plan, call)
     x = _checks.check_any_operand(x, values)
     values = _checks.check_stored("values", values, plan.support.nnz, x)
     return conv2d(x, values, bias, None, plan)
@@ -62,6 +65,17 @@ def conv2d(
     """Run the layout of the plan's support; ``magnitude=None``: ``stored`` are the weights."""
     call = call_of(plan, x)
     bias = _checks.check_bias(bias, plan.support.shape[0], x)
+    return _run(x, stored, bias, magnitude, plan, call)
+
+
+def _run(
+    x: Tensor,
+    stored: Tensor,
+    bias: Tensor | None,
+    magnitude: Magnitude | None,
+    plan: Conv2dPlan,
+    call: Conv2dCall,
+) -> Tensor:
     if call.dense:
         return dense_conv2d(x, stored, bias, magnitude, plan)
     if plan.linear:
