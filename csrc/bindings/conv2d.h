@@ -143,8 +143,8 @@ inline Pass as_rows(Pass pass) {
 }
 
 // What one of so many threads does of a pass: some of its items, or, where a small batch of small
-// images gives too few to share out evenly, or too few for the many weights that each of them reads,
-// some rows of all of them.
+// images gives too few to share out evenly, or too few for the many weights that each of them
+// reads, some rows of all of them.
 template <class T>
 struct Share {
   const Conv2dWalk<T>& walk;

@@ -122,36 +122,66 @@ void gather(const GatherArgs<T>& a, int64_t begin, int64_t end, T* scratch) {
   });
 }
 
+// A vector as it waits for its lanes to be summed: where 16 lanes are to be, as the sum of its
+// halves, half of what is stored and loaded again (4 % of a pass).
+template <class T>
+struct Waiting {
+  static constexpr bool kFolded = Vec<T>::kLanes == 16;
+  static constexpr int kLanes = kFolded ? 8 : Vec<T>::kLanes;
+  typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef T Unaligned __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T))));
+
+  static Type of(typename Vec<T>::Type v) {
+    if constexpr (kFolded) {
+      return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+             __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    } else {
+      return v;
+    }
+  }
+  static Type sum(const Type* waiting) {
+    if constexpr (kFolded) {
+      return sum_eight(waiting);
+    } else {
+      return sum_each<T>(waiting);
+    }
+  }
+};
+
 // Sums over lanes, added to consecutive elements. Vectors wait until there are some: a branch a
 // vector, taken every so many lanes and out of step with the rows, could not be predicted. No more
-// than the processor looks ahead over, for other products to be summed meanwhile (4 % of a pass).
+// than the processor looks ahead over, so that others are multiplied meanwhile (4 % of a pass).
 template <class T>
 class LaneSums {
  public:
   explicit LaneSums(T* out) : out_(out) {}
 
   int room() const { return kMost - count_; }
-  void push(typename Vec<T>::Type v) { waiting_[count_++] = v; }
+  void push(typename Vec<T>::Type v) { waiting_[count_++] = Waiting<T>::of(v); }
   void flush() {
-    constexpr int kLanes = Vec<T>::kLanes;
     int i = 0;
     for (; i + kLanes <= count_; i += kLanes, out_ += kLanes) {
-      store(out_, load(out_) + sum_each<T>(waiting_ + i));
+      auto* out = reinterpret_cast<typename Waiting<T>::Unaligned*>(out_);
+      *out = *out + Waiting<T>::sum(waiting_ + i);
     }
     const int rest = count_ - i;
     count_ = 0;
     if (rest == 0) return;
-    for (int j = rest; j < kLanes; ++j) waiting_[i + j] = typename Vec<T>::Type{};
-    store_some(out_, load_some(out_, rest) + sum_each<T>(waiting_ + i), rest);
+    typename Waiting<T>::Type last[kLanes] = {};
+    for (int j = 0; j < rest; ++j) last[j] = waiting_[i + j];
+    const auto each = Waiting<T>::sum(last);
+    for (int j = 0; j < kLanes; ++j) {
+      if (j < rest) out_[j] += each[j];
+    }
     out_ += rest;
   }
 
  private:
-  static constexpr int kMost = 16;
+  static constexpr int kLanes = Waiting<T>::kLanes, kMost = 32;
 
   T* out_;
   int count_ = 0;
-  typename Vec<T>::Type waiting_[kMost];
+  typename Waiting<T>::Type waiting_[kMost];
 };
 
 // Dot products of one window with the tile's gradients: a vector a kept position, summed over its
