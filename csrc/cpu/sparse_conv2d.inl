@@ -129,7 +129,6 @@ struct Waiting {
   static constexpr bool kFolded = Vec<T>::kLanes == 16;
   static constexpr int kLanes = kFolded ? 8 : Vec<T>::kLanes;
   typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef T Unaligned __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T))));
 
   static Type of(typename Vec<T>::Type v) {
     if constexpr (kFolded) {
@@ -161,8 +160,10 @@ class LaneSums {
   void flush() {
     int i = 0;
     for (; i + kLanes <= count_; i += kLanes, out_ += kLanes) {
-      auto* out = reinterpret_cast<typename Waiting<T>::Unaligned*>(out_);
-      *out = *out + Waiting<T>::sum(waiting_ + i);
+      typename Waiting<T>::Type total;
+      __builtin_memcpy(&total, out_, sizeof(total));
+      total += Waiting<T>::sum(waiting_ + i);
+      __builtin_memcpy(out_, &total, sizeof(total));
     }
     const int rest = count_ - i;
     count_ = 0;
