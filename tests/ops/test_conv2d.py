@@ -121,13 +121,20 @@ def test_dense_layout_matches(make_problem, assert_op_matches, kind, name, densi
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("case", "density"),
+    [
+        (Case(35, 24, 20, (14, 13), (3, 3), padding=(1, 1)), 0.2),
+        (Case(32, 96, 96, (4, 4), (3, 3), padding=(1, 1)), 0.8),
+    ],
+    ids=["many-items", "two-items-of-many-weights"],
+)
 @pytest.mark.usefixtures("sparse_layout")
-def test_parallel_parts_cover_all_items(make_problem, assert_op_matches, threads):
+def test_parallel_parts_cover_all_items(make_problem, assert_op_matches, case, density, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        case = Case(35, 24, 20, (14, 13), (3, 3), padding=(1, 1))
-        assert_op_matches(problem_of(make_problem, case, 0.2, "sign_tensor"))
+        assert_op_matches(problem_of(make_problem, case, density, "sign_tensor"))
     finally:
         torch.set_num_threads(before)
 
@@ -299,3 +306,30 @@ def test_bad_input_is_named(shape, message):
     plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
     with pytest.raises(ValueError, match=message):
         ops.sparse_conv2d(torch.randn(shape), torch.randn(plan.support.nnz), None, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda values, bias: (values[:-1], bias), ValueError, "values: expected shape"),
+        (lambda values, bias: (values.double(), bias), TypeError, "values: expected the input's"),
+        (lambda values, bias: (values, bias[:-1]), ValueError, "bias: expected shape"),
+        (lambda values, bias: (values, bias.double()), TypeError, "bias: expected the input's"),
+        (lambda values, bias: (values, 1.0), TypeError, "bias: expected a tensor"),
+    ],
+    ids=["values-shape", "values-dtype", "bias-shape", "bias-dtype", "bias-type"],
+)
+def test_operands_are_checked_where_the_size_is_known(change, error, message):
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x, values, bias = torch.randn(2, 4, 8, 8), torch.randn(plan.support.nnz), torch.randn(6)
+    ops.sparse_conv2d(x, values, bias, plan)
+    with pytest.raises(error, match=message):
+        ops.sparse_conv2d(x, *change(values, bias), plan)
+
+
+def test_strided_weights_of_a_known_size_are_read_in_order():
+    plan = ops.Conv2dPlan(Support.random((6, 4, 3, 3), 0.3, seed=2))
+    x, values, bias = torch.randn(2, 4, 8, 8), torch.randn(plan.support.nnz), torch.randn(6)
+    y = ops.sparse_conv2d(x, values, bias, plan)
+    strided = torch.stack([values, -values], 1)[:, 0]
+    assert torch.equal(ops.sparse_conv2d(x, strided, bias, plan), y)
