@@ -224,6 +224,25 @@ class Reader {
     return all;
   }
 
+  // (chunks, bytes of their supports, bytes of their values, coders of supports, coders of values)
+  // of each descriptor; coders as bits, bit i for coder i.
+  py::list sections() const {
+    py::list all;
+    for (const codec::Descriptor& d : message_.descriptors) {
+      uint64_t support_bytes = 0, value_bytes = 0;
+      uint32_t support_coders = 0, value_coders = 0;
+      for (const codec::Chunk& c : std::span(message_.chunks).subspan(d.first_chunk, d.chunks)) {
+        support_bytes += c.support_bytes;
+        value_bytes += c.value_bytes;
+        support_coders |= 1u << c.support_coder;
+        value_coders |= 1u << c.value_coder;
+      }
+      all.append(
+          py::make_tuple(d.chunks, support_bytes, value_bytes, support_coders, value_coders));
+    }
+    return all;
+  }
+
   // Returns (bitmap | None, values | None) of each descriptor. `bases` has (bitmap | None, signs |
   // None) of the base for each: the bitmap where its support is shared or changed, the signs where
   // its values are flips.
@@ -305,6 +324,7 @@ void bind_codec(py::module_& m) {
       .def_property_readonly("round", &Reader::round)
       .def_property_readonly("base_fingerprint", &Reader::base_fingerprint)
       .def_property_readonly("descriptors", &Reader::descriptors)
+      .def_property_readonly("sections", &Reader::sections)
       .def("read", &Reader::read, py::arg("bases"));
   m.def(
       "block_size",

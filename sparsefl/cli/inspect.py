@@ -43,21 +43,39 @@ def _inspect(args: argparse.Namespace) -> int:
     for path in args.base:
         base |= codec.decode(_read(path), schema, base=base)
     try:
+        header = codec.Header.of(data)
+        print(f"{args.message}: {len(data):,} bytes\n{_header(header)}")
+        summary = codec.summarise(data, schema)
         update = codec.decode(data, schema, base=base)
     except codec.CodecError as error:
-        raise ValueError(f"{args.message} is refused, {error.reason.name}: {error}") from error
-    found = _value_format(codec, update, schema, base, data)
+        raise ValueError(f"{args.message}: {error}") from error
+    print(f"{len(update)} of {len(schema)} tensors\n")
+    bounds = {t.name: _bound(codec, update, t, schema, base) for t in summary.tensors}
+    print(_table(update, summary, bounds, schema))
+    total = sum(bounds.values())
     print(
-        f"{args.message}: {len(data):,} bytes, round {update.round}, {len(update)} of "
-        f"{len(schema)} tensors{'' if found is None else f', values as {found}'}\n"
+        f"\nBound: {total:,} bytes; the message takes {len(data) / max(1, total):.4g} times that."
     )
-    print(_table(codec, update, schema, base, found))
-    if found is None:
-        print("\nIts tensors are of several value formats, so their bytes cannot be told apart.")
-    else:
-        fixed = len(data) - sum(_bytes(codec, update, name, schema, base, found) for name in update)
-        print(f"\nHeader: {fixed:,} bytes.")
     return 0
+
+
+def _header(header: Any) -> str:
+    """Return the fields of a header, whatever it is worth."""
+    major, minor = header.version
+    base = f"{header.base_fingerprint:#018x}" if header.base_fingerprint else "none"
+    return (
+        f"version {major}.{minor}, profile {header.profile}, round {header.round}, "
+        f"{header.tensors:,} tensors, {header.chunks:,} chunks, {header.nbytes:,} bytes stated\n"
+        f"schema {header.schema_fingerprint:#018x}, base {base}"
+    )
+
+
+def _bound(codec: Any, update: Any, tensor: Any, schema: Any, base: Any) -> int:
+    """Return the information bound of one tensor, in bytes."""
+    known = tensor.value_mode in get_args(codec.FormatName)
+    formats = {tensor.name: tensor.value_mode} if known else {}
+    alone = codec.Update({tensor.name: update[tensor.name]})
+    return int(codec.bound_bytes(alone, schema, formats, base))
 
 
 def _read(path: str) -> bytes:
@@ -79,45 +97,26 @@ def _schema(codec: Any, spec: str) -> Any:
         raise ValueError(f"--schema {spec} is no JSON of tensors: {error}") from error
 
 
-def _value_format(codec: Any, update: Any, schema: Any, base: Any, data: bytes) -> str | None:
-    """Return the value format that gives these very bytes again, if one does for all tensors."""
-    for name in get_args(codec.FormatName):
-        try:
-            if codec.encode(update, schema, value_format=name, base=base) == data:
-                return str(name)
-        except (TypeError, ValueError):  # noqa: PERF203 - values that this format cannot hold
-            continue
-    return None
-
-
-def _bytes(codec: Any, update: Any, name: str, schema: Any, base: Any, value_format: str) -> int:
-    """Return what one tensor adds to the message: descriptor, directory and body."""
-    alone, empty = codec.Update({name: update[name]}), codec.Update({})
-    with_it, without = (
-        len(codec.encode(message, schema, value_format=value_format, base=base))
-        for message in (alone, empty)
-    )
-    return int(with_it - without)
-
-
-def _table(codec: Any, update: Any, schema: Any, base: Any, value_format: str | None) -> str:
-    columns = [["tensor"], ["form"], ["shape"], ["kept"], ["density"], ["bytes"], ["bits a weight"]]
-    for name, entry in update.items():
-        spec = schema[name]
-        support = getattr(entry, "support", None)
-        kept = spec.numel if support is None else support.nnz
+def _table(update: Any, summary: Any, bounds: dict[str, int], schema: Any) -> str:
+    """Return a line a tensor."""
+    head = ("tensor", "form", "values", "shape", "kept", "density", "support", "coders")
+    columns = [[name] for name in (*head, "bytes", "bits a weight", "of bound")]
+    for tensor in summary.tensors:
+        kept = tensor.kept or (tensor.numel if tensor.support_mode == "seed" else 0)
         cells = [
-            name,
-            type(entry).__name__,
-            "x".join(map(str, spec.shape)) or "scalar",
+            tensor.name,
+            type(update[tensor.name]).__name__,
+            tensor.value_mode,
+            "x".join(map(str, schema[tensor.name].shape)) or "scalar",
             f"{kept:,}",
-            f"{kept / max(1, spec.numel):.3g}",
+            f"{kept / max(1, tensor.numel):.3g}",
+            tensor.support_mode,
+            "+".join(tensor.coders) or "-",
+            f"{tensor.nbytes:,}",
+            f"{8 * tensor.nbytes / max(1, kept):.3g}",
+            f"{tensor.nbytes / max(1, bounds[tensor.name]):.4g}x",
         ]
-        if value_format is not None:
-            count = _bytes(codec, update, name, schema, base, value_format)
-            cells += [f"{count:,}", f"{8 * count / max(1, kept):.3g}"]
-        for column, cell in zip(columns, cells, strict=False):
+        for column, cell in zip(columns, cells, strict=True):
             column.append(cell)
-    known = [column for column in columns if len(column) > len(update)]
-    lines = importlib.import_module("sparsefl.fl.table").align(known, terminal_width())
+    lines = importlib.import_module("sparsefl.fl.table").align(columns, terminal_width())
     return "\n".join(lines)

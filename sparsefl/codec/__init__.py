@@ -9,6 +9,7 @@ from sparsefl.codec.errors import CodecError, CodecReason
 from sparsefl.codec.plan import FormatName, ValueFormat
 from sparsefl.codec.rank import compress_bits, expand_bits
 from sparsefl.codec.schema import Schema, TensorSpec
+from sparsefl.codec.summary import Header, Summary, TensorSummary, summarise
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support
 
@@ -19,12 +20,15 @@ __all__ = [
     "Dense",
     "Entry",
     "FormatName",
+    "Header",
     "Regenerated",
     "Schema",
     "Signs",
     "Sparse",
+    "Summary",
     "SupportOnly",
     "TensorSpec",
+    "TensorSummary",
     "Update",
     "ValueFormat",
     "bound_bytes",
@@ -34,4 +38,5 @@ __all__ = [
     "encode",
     "encode_support",
     "expand_bits",
+    "summarise",
 ]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sparsefl import _codec
 from sparsefl.codec.base import Base, Known, Reference, base_fingerprint, known_tensors
-from sparsefl.codec.errors import CodecError, CodecReason
+from sparsefl.codec.errors import CodecError, CodecReason, refused
 from sparsefl.codec.plan import Item, SupportMode, ValueFormat, ValueMode, check_schema, plan
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
@@ -81,8 +81,8 @@ def encode(
     items = plan(update, schema, value_format, base)
     try:
         writer = _codec.Writer(schema.table, [item.source for item in items], rans)
-    except _codec.RefusedError as refused:
-        item = items[refused.args[1]]
+    except _codec.RefusedError as error:
+        item = items[error.args[1]]
         rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]
         raise ValueError(f"tensor {item.name!r}: {rule}") from None
     return writer.finish(update.round, base_fingerprint(_references(items, writer.modes)))
@@ -118,8 +118,8 @@ def decode(
         descriptors = reader.descriptors
         shared = _shared(descriptors, reader.base_fingerprint, known)
         contents = reader.read([_arrays(reference) for reference in shared])
-    except _codec.RefusedError as refused:
-        raise _error(refused) from None
+    except _codec.RefusedError as error:
+        raise refused(error) from None
     names = list(schema)
     entries: dict[str, Entry] = {}
     for (ordinal, _, mode, scale, number), reference, (bitmap, values) in zip(
@@ -241,11 +241,6 @@ def _arrays(
         return None, None
     known = reference.known
     return known.support.packed, known.signs if reference.takes_signs else None
-
-
-def _error(refused: _codec.RefusedError) -> CodecError:
-    reason, where = refused.args
-    return CodecError(CodecReason(reason), where if where >= 0 else None)
 
 
 def _entry(

@@ -54,12 +54,17 @@ def test_tensors_are_listed_with_their_bytes(value_format, message, schema, caps
     weight = found["a.weight"]
     assert (weight["form"], weight["shape"], weight["kept"]) == ("Sparse", "40x50", "400")
     assert weight["density"] == "0.2"
-    assert f"values as {value_format}" in text
-    assert "round 7, 3 of 3 tensors" in text
+    assert (weight["values"], weight["support"]) == (value_format, "sent")
+    assert weight["coders"].startswith("rice")
+    coarse = value_format in ("int8", "int4")
+    assert found["a.bias"]["values"] == ("fp32" if coarse else value_format)
+    assert "round 7, 3 tensors" in text
     with open(path, "rb") as file:
         total = len(file.read())
     assert sum(int(row["bytes"].replace(",", "")) for row in found.values()) == total - HEADER_BYTES
-    assert f"Header: {HEADER_BYTES} bytes" in text
+    assert f"{total:,} bytes stated" in text
+    ratios = [float(row["of bound"].rstrip("x")) for row in found.values()]
+    assert min(ratios) >= 1
 
 
 def test_a_base_is_read_from_its_message(message, schema, refused, capsys):
@@ -71,16 +76,28 @@ def test_a_base_is_read_from_its_message(message, schema, refused, capsys):
     assert lines(capsys.readouterr().out)["a.weight"]["form"] == "Signs"
 
 
-def test_mixed_formats_are_listed_without_bytes(message, schema, capsys):
+def test_mixed_formats_are_listed_one_by_one(message, schema, capsys):
     entries = {
         "a.weight": codec.Dense(np.full((40, 50), 1 / 3, np.float32)),
         "a.bias": codec.Dense(np.full(40, 1 / 3, np.float32)),
     }
     path = message(entries, value_format={"a.weight": "bf16", "a.bias": "fp32"})
     assert cli.main(["inspect", path, *schema]) == 0
-    text = capsys.readouterr().out
-    assert "several value formats" in text
-    assert "bytes" not in lines(text)["a.bias"]
+    found = lines(capsys.readouterr().out)
+    assert [found[name]["values"] for name in ("a.weight", "a.bias")] == ["bf16", "fp32"]
+
+
+def test_a_damaged_message_shows_its_header_and_what_is_wrong(message, schema, refused, capsys):
+    path = message({"a.weight": codec.SupportOnly(KEPT)})
+    with open(path, "r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    text = refused("inspect", path, *schema)
+    assert (
+        "CHUNK_CHECKSUM (tensor 0 of the message): The checksum of a chunk does not match." in text
+    )
 
 
 def test_the_schema_may_be_a_networks(own, capsys):

@@ -166,7 +166,7 @@ def test_errors_and_schemas_survive_pickling():
     again = pickle.loads(pickle.dumps(error))
 
     assert (again.reason, again.where) == (error.reason, 3)
-    assert str(again) == "message refused: MAGIC (tensor 3 of the message)"
+    assert str(again) == f"message refused: MAGIC (tensor 3 of the message): {error.reason.meaning}"
     assert pickle.loads(pickle.dumps(SCHEMA)) == SCHEMA == copy.deepcopy(SCHEMA)
 
 

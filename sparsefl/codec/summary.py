@@ -1,0 +1,162 @@
+"""What a message is made of: its header, and the modes, coders and bytes of each tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+from sparsefl import _codec
+from sparsefl.codec.errors import CodecError, CodecReason, refused
+from sparsefl.codec.plan import SupportMode, ValueMode
+from sparsefl.codec.schema import Schema
+
+_MAGIC = b"\x89SPFL\r\n\x1a"
+_HEADER = struct.Struct("<8sHHIQQQIIIIII")
+_DESCRIPTOR_BYTES, _CHUNK_BYTES = 24, 16
+_BIT_CODERS = ("bitmap", "rice", "rans-bytes", "rans-gaps", "rows", "tiles")
+_VALUE_CODERS = ("raw", "planes")
+_PROFILES = ("plain", "rans")
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The header of a message, as it stands there: nothing of it is checked but magic and version.
+
+    Attributes:
+        version: Major and minor.
+        nbytes: Length that it states.
+        schema_fingerprint: Of the schema that it was written for.
+        base_fingerprint: Of what it takes from the receiver's base; 0 for nothing.
+        round: Round that it states.
+        tensors: Number of tensors.
+        chunks: Number of chunks.
+        profile: ``"plain"``, ``"rans"``, or the number of one that this decoder does not know.
+    """
+
+    version: tuple[int, int]
+    nbytes: int
+    schema_fingerprint: int
+    base_fingerprint: int
+    round: int
+    tensors: int
+    chunks: int
+    profile: str
+
+    @classmethod
+    def of(cls, data: bytes) -> Header:
+        """Read the header of a message, which may be damaged behind it.
+
+        Raises:
+            CodecError: if there is no header of this format's major version.
+        """
+        if len(data) < _HEADER.size:
+            raise CodecError(CodecReason.TRUNCATED)
+        fields = _HEADER.unpack_from(data)
+        magic, major, minor, _, nbytes, schema, base, round, tensors, chunks, profile, _, _ = fields
+        if magic != _MAGIC:
+            raise CodecError(CodecReason.MAGIC)
+        if major != 1:
+            raise CodecError(CodecReason.VERSION)
+        name = _PROFILES[profile] if profile < len(_PROFILES) else str(profile)
+        return cls((major, minor), nbytes, schema, base, round, tensors, chunks, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSummary:
+    """One tensor of a message.
+
+    Attributes:
+        name: Of the tensor.
+        support_mode: ``"dense"``, ``"shared"``, ``"sent"``, ``"changes"`` or ``"seed"``.
+        value_mode: ``"none"``, ``"sign"``, ``"fp32"``, …
+        kept: Number of values, or of kept positions where there are no values.
+        numel: Number of positions.
+        chunks: Number of chunks.
+        support_bytes: Of the codes of its support.
+        value_bytes: Of its values.
+        coders: Names of the coders of its supports and of its values, over all chunks.
+    """
+
+    name: str
+    support_mode: str
+    value_mode: str
+    kept: int
+    numel: int
+    chunks: int
+    support_bytes: int
+    value_bytes: int
+    coders: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of descriptor, directory and bodies."""
+        framing = _DESCRIPTOR_BYTES + _CHUNK_BYTES * self.chunks
+        return framing + self.support_bytes + self.value_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A message.
+
+    Attributes:
+        header: Its header.
+        tensors: Its tensors, in the schema's order.
+    """
+
+    header: Header
+    tensors: tuple[TensorSummary, ...]
+
+
+def summarise(data: bytes, schema: Schema) -> Summary:
+    """Tell what a message is made of; header, descriptors and directory are checked, bodies not.
+
+    Args:
+        data: The message.
+        schema: What it was written for.
+
+    Returns:
+        Header and tensors.
+
+    Raises:
+        CodecError: if it is damaged so far, or for another schema.
+    """
+    header = Header.of(data)
+    try:
+        reader = _codec.Reader(schema.table, bytes(data))
+    except _codec.RefusedError as error:
+        raise refused(error) from None
+    names = list(schema)
+    tensors = []
+    for (ordinal, support, value, _, number), (chunks, bits, values, *coders) in zip(
+        reader.descriptors, reader.sections, strict=True
+    ):
+        seed = support == SupportMode.SEED
+        name = names[ordinal]
+        tensors.append(
+            TensorSummary(
+                name,
+                SupportMode(support).name.lower(),
+                ValueMode(value).name.lower(),
+                0 if seed else number,
+                schema[name].numel,
+                chunks,
+                bits,
+                values,
+                _coders(SupportMode(support), ValueMode(value), *coders),
+            )
+        )
+    return Summary(header, tuple(tensors))
+
+
+def _coders(support: SupportMode, value: ValueMode, bits: int, values: int) -> tuple[str, ...]:
+    """Returns the names of the coders whose bits are set."""
+    found = _named(_BIT_CODERS, bits) if support is SupportMode.SENT else []
+    if value in (ValueMode.SIGN, ValueMode.FLIPS):
+        found += _named(("bits", *_BIT_CODERS), values)
+    elif value is not ValueMode.NONE:
+        found += _named(_VALUE_CODERS, values)
+    return tuple(dict.fromkeys(found))
+
+
+def _named(names: tuple[str, ...], bits: int) -> list[str]:
+    return [name for i, name in enumerate(names) if bits >> i & 1]
