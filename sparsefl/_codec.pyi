@@ -61,3 +61,40 @@ def expand_bits(
     isa: str | None = None,
 ) -> npt.NDArray[np.uint8]: ...
 def popcount(data: npt.NDArray[np.uint8]) -> int: ...
+def pack_signs(
+    x: npt.NDArray[np.float32], bits: npt.NDArray[np.uint8], isa: str | None = None
+) -> bool: ...
+def unpack_signs(
+    bits: npt.NDArray[np.uint8],
+    scale: float,
+    out: npt.NDArray[np.float32],
+    isa: str | None = None,
+) -> None: ...
+def top_k(
+    arrays: list[npt.NDArray[np.float32]], k: int, isa: str | None = None
+) -> tuple[list[tuple[npt.NDArray[np.uint8], int]], npt.NDArray[np.float32]] | None: ...
+def gather(
+    x: npt.NDArray[np.float32], bits: npt.NDArray[np.uint8], isa: str | None = None
+) -> npt.NDArray[np.float32]: ...
+def add_at(
+    model: npt.NDArray[np.float32],
+    bits: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.float32],
+    weight: float,
+    isa: str | None = None,
+) -> None: ...
+def vote(
+    packed: list[npt.NDArray[np.uint8]],
+    n: int,
+    least: int,
+    negative: npt.NDArray[np.uint8],
+    tied: npt.NDArray[np.uint8] | None,
+    isa: str | None = None,
+) -> None: ...
+def mean(
+    packed: list[npt.NDArray[np.uint8]],
+    weights: npt.NDArray[np.int32],
+    unit: float,
+    out: npt.NDArray[np.float32],
+    isa: str | None = None,
+) -> None: ...

@@ -18,7 +18,8 @@ void compress_bits(const uint8_t* bits, const uint8_t* mask, size_t n, Through t
                    size_t count, uint8_t* out, Isa isa = sparsefl::isa());
 
 // out[p_j] = ranks[j], zero elsewhere: the inverse. Reads ceil(count / 8) bytes of `ranks`, and
-// takes what a mask of more positions asks for as zeros; writes ceil(n / 8) bytes.
+// takes what a mask of more positions asks for as zeros; writes ceil(n / 8) bytes. `out` may be
+// `mask`.
 void expand_bits(const uint8_t* ranks, size_t count, const uint8_t* mask, size_t n, Through through,
                  uint8_t* out, Isa isa = sparsefl::isa());
 

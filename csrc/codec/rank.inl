@@ -1,26 +1,10 @@
 // The loops of rank.h over the words of one machine, included by rank.cpp and rank_bmi2.cpp after
 // they have defined `Word`: extract(x, m), deposit(x, m) and count(m) of 64-bit words.
 
+#include "codec/words.inl"
+
 namespace sparsefl::codec {
 namespace {
-
-inline uint64_t load_word(const uint8_t* p) {
-  uint64_t word;
-  __builtin_memcpy(&word, p, sizeof(word));
-  return word;
-}
-
-inline void store_word(uint8_t* p, uint64_t word) { __builtin_memcpy(p, &word, sizeof(word)); }
-
-inline uint64_t load_some(const uint8_t* p, size_t bytes) {
-  uint64_t word = 0;
-  __builtin_memcpy(&word, p, bytes < sizeof(word) ? bytes : sizeof(word));
-  return word;
-}
-
-inline void store_some(uint8_t* p, uint64_t word, size_t bytes) {
-  __builtin_memcpy(p, &word, bytes < sizeof(word) ? bytes : sizeof(word));
-}
 
 // The last word of n positions, of which n % 64 count.
 struct LastWord {
@@ -82,34 +66,23 @@ void compress_words(const uint8_t* bits, const uint8_t* mask, size_t n, uint64_t
   sink.finish();
 }
 
-// The 64 bits from bit `at` on; those past the `bytes` bytes are zero.
-inline uint64_t bits_at(const uint8_t* data, size_t bytes, size_t at) {
-  const size_t byte = at / 8;
-  if (byte >= bytes) return 0;
-  const uint64_t low = load_some(data + byte, bytes - byte) >> at % 8;
-  const uint64_t high = byte + 8 < bytes ? data[byte + 8] : 0;
-  return low | high << 1 << (63 - at % 8);
-}
-
 void expand_words(const uint8_t* ranks, size_t count, const uint8_t* mask, size_t n, uint64_t flip,
                   uint8_t* out) {
   const size_t bytes = (count + 7) / 8, whole = n / 64 * 8;
   size_t i = 0, at = 0;
   for (; i < whole && at / 8 + 9 <= bytes; i += 8) {
     const uint64_t m = load_word(mask + i) ^ flip;
-    const uint64_t high = ranks[at / 8 + 8];
-    const uint64_t x = load_word(ranks + at / 8) >> at % 8 | high << 1 << (63 - at % 8);
-    store_word(out + i, Word::deposit(x, m));
+    store_word(out + i, Word::deposit(load_bits(ranks, at), m));
     at += Word::count(m);
   }
   for (; i < whole; i += 8) {
     const uint64_t m = load_word(mask + i) ^ flip;
-    store_word(out + i, Word::deposit(bits_at(ranks, bytes, at), m));
+    store_word(out + i, Word::deposit(load_some_bits(ranks, bytes, at), m));
     at += Word::count(m);
   }
   if (const LastWord last(n); last.bytes != 0) {
     const uint64_t m = (load_some(mask + whole, last.bytes) ^ flip) & last.valid;
-    store_some(out + whole, Word::deposit(bits_at(ranks, bytes, at), m), last.bytes);
+    store_some(out + whole, Word::deposit(load_some_bits(ranks, bytes, at), m), last.bytes);
   }
 }
 

@@ -7,10 +7,13 @@ from sparsefl.codec.base import Base
 from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
 from sparsefl.codec.plan import FormatName, ValueFormat
-from sparsefl.codec.rank import compress_bits, expand_bits
+from sparsefl.codec.rank import add_at, compress_bits, expand_bits, gather
 from sparsefl.codec.schema import Schema, TensorSpec
+from sparsefl.codec.signs import pack_signs, unpack_signs
 from sparsefl.codec.summary import Header, Summary, TensorSummary, summarise
+from sparsefl.codec.top_k import top_k, top_k_of_all
 from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
+from sparsefl.codec.votes import majority_vote, weighted_mean
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "TensorSummary",
     "Update",
     "ValueFormat",
+    "add_at",
     "bound_bytes",
     "compress_bits",
     "decode",
@@ -38,5 +42,12 @@ __all__ = [
     "encode",
     "encode_support",
     "expand_bits",
+    "gather",
+    "majority_vote",
+    "pack_signs",
     "summarise",
+    "top_k",
+    "top_k_of_all",
+    "unpack_signs",
+    "weighted_mean",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 Bits: TypeAlias = "npt.NDArray[np.uint8] | torch.Tensor"
+Floats: TypeAlias = "npt.NDArray[np.float32] | torch.Tensor"
 Bitmap: TypeAlias = "npt.NDArray[np.uint8]"
 
 
@@ -57,3 +59,22 @@ def as_float32(value: object, what: str) -> npt.NDArray[Any]:
     if array.dtype != np.float32:
         raise TypeError(f"{what} must be float32, got {array.dtype}")
     return array if array.flags.c_contiguous else np.array(array, order="C")
+
+
+def as_output(
+    value: npt.NDArray[Any], shape: Sequence[int], dtype: npt.DTypeLike, what: str = "out"
+) -> npt.NDArray[Any]:
+    """Returns an array that a result can be written to.
+
+    Raises:
+        TypeError: if it is no array of that dtype.
+        ValueError: if it has another shape, is not contiguous or not writeable.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{what} must be an array of {np.dtype(dtype)}, got {got}")
+    if value.shape != tuple(shape):
+        raise ValueError(f"{what} must be {list(shape)}, got {list(value.shape)}")
+    if not (value.flags.c_contiguous and value.flags.writeable):
+        raise ValueError(f"{what} must be contiguous and writeable")
+    return value

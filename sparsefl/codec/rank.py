@@ -6,8 +6,20 @@ in it, and those that join it, numbered among those that were not.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from sparsefl import _codec
-from sparsefl.codec.arguments import Bitmap, Bits, as_bitmap, as_count
+from sparsefl.codec.arguments import (
+    Bitmap,
+    Bits,
+    Floats,
+    as_bitmap,
+    as_count,
+    as_float32,
+    as_output,
+)
+from sparsefl.codec.update import as_array
 
 
 def compress_bits(bits: Bits, mask: Bits, n: int, *, complement: bool = False) -> Bitmap:
@@ -60,3 +72,50 @@ def expand_bits(ranks: Bits, mask: Bits, n: int, *, complement: bool = False) ->
     count = _codec.popcount(mask)
     count = n - count if complement else count
     return _codec.expand_bits(as_bitmap(ranks, count, "ranks"), mask, n, complement)
+
+
+def gather(x: Floats, bits: Bits) -> npt.NDArray[np.float32]:
+    """Returns ``x[bits]``, the values at the positions of a bitmap.
+
+    Args:
+        x: Any shape, float32, read row-major; numpy array or torch tensor.
+        bits: Bitmap of ``x.size`` positions, ``[ceil(x.size / 8)]``, uint8: ``Support.packed``.
+
+    Returns:
+        ``[number of bits set]``, float32.
+
+    Raises:
+        TypeError: if ``x`` is not float32 or ``bits`` not uint8.
+        ValueError: if ``bits`` is no bitmap of ``x.size`` positions.
+    """
+    x = as_float32(x, "x").reshape(-1)
+    return _codec.gather(x, as_bitmap(bits, x.size, "bits"))
+
+
+def add_at(model: Floats, bits: Bits, values: Floats, weight: float = 1.0) -> None:
+    """Adds in place: ``model[i_j] += weight * values[j]``, ``i_j`` being the ``j``-th bit set.
+
+    Product and sum are rounded once. Elements of other positions are left as they are.
+
+    Args:
+        model: Any shape, float32, contiguous; numpy array, or torch tensor on the CPU.
+        bits: Bitmap of ``model.size`` positions, ``[ceil(model.size / 8)]``, uint8.
+        values: ``[number of bits set]``, float32.
+        weight: Factor of all values, rounded to float32.
+
+    Raises:
+        TypeError: if ``model`` or ``values`` is not float32, or ``bits`` not uint8.
+        ValueError: if ``model`` is not contiguous or not writeable, ``bits`` is no bitmap of
+            ``model.size`` positions, or ``values`` are not as many as it has set.
+    """
+    target = as_array(model, "model")
+    if target.dtype != np.float32:
+        raise TypeError(f"model must be float32, got {target.dtype}")
+    target = as_output(target, target.shape, np.float32, "model").reshape(-1)
+    bits = as_bitmap(bits, target.size, "bits")
+    values = as_float32(values, "values")
+    if values.shape != (_codec.popcount(bits),):
+        raise ValueError(
+            f"values must be [{_codec.popcount(bits)}], one a bit set, got {values.shape}"
+        )
+    _codec.add_at(target, bits, values, weight)

@@ -72,3 +72,51 @@ def test_bad_arguments_are_refused(bits, mask, n, error, says):
 def test_ranks_of_the_wrong_length_are_refused():
     with pytest.raises(ValueError, match=r"ranks must be \[1\] for 4 positions"):
         codec.expand_bits(np.zeros(2, np.uint8), np.full(1, 15, np.uint8), 8)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("n", SIZES)
+def test_gather_equals_boolean_indexing(n, density, isa_name):
+    x, mask = np.random.default_rng(3).standard_normal(n).astype(np.float32), draw(n, density, 2)
+
+    assert _codec.gather(x, pack(mask), isa_name).tobytes() == x[mask].tobytes()
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("n", SIZES)
+def test_add_at_adds_with_one_rounding(n, density, isa_name):
+    random, mask = np.random.default_rng(3), draw(n, density, 2)
+    model, values = (random.standard_normal(n).astype(np.float32) for _ in range(2))
+    model[::5], values = -0.0, values[mask]
+    # Exact in float64: 48 bits of product, and a sum whose error lies far below float32's.
+    expected = model.copy()
+    expected[mask] = model[mask].astype(np.float64) + np.float64(np.float32(0.3)) * values
+
+    _codec.add_at(model, pack(mask), values, 0.3, isa_name)
+
+    assert model.tobytes() == expected.tobytes()
+
+
+def test_add_at_writes_to_a_torch_tensor():
+    model = torch.zeros(3, 4)
+
+    codec.add_at(model, np.array([0b10000001, 8], np.uint8), np.array([1, 2, 3], np.float32), 2)
+
+    assert model.flatten().nonzero().flatten().tolist() == [0, 7, 11]
+    assert model.sum() == 12
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "error", "says"),
+    [
+        (np.zeros(8), np.zeros(2, np.float32), TypeError, "model must be float32"),
+        (np.zeros(16, np.float32)[::2], np.zeros(2, np.float32), ValueError, "model must be cont"),
+        (np.zeros(8, np.float32), np.zeros(3, np.float32), ValueError, r"values must be \[2\]"),
+        (np.zeros(8, np.float32), np.zeros(2), TypeError, "values must be float32"),
+        (np.zeros(9, np.float32), np.zeros(2, np.float32), ValueError, r"bits must be \[2\]"),
+    ],
+    ids=["model dtype", "strided", "too many values", "values dtype", "bits"],
+)
+def test_add_at_refuses(model, values, error, says):
+    with pytest.raises(error, match=says):
+        codec.add_at(model, np.array([3], np.uint8), values)
