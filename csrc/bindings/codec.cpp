@@ -14,6 +14,7 @@
 #include "bindings/codec_bit_code.h"
 #include "bindings/codec_byte_code.h"
 #include "bindings/codec_kernels.h"
+#include "bindings/codec_values.h"
 #include "bindings/random.h"
 #include "codec/bits.h"
 #include "codec/crc32c.h"
@@ -354,4 +355,5 @@ PYBIND11_MODULE(_codec, m) {
   sparsefl::bind_codec_kernels(m);
   sparsefl::bind_bit_code(m);
   sparsefl::bind_byte_code(m);
+  sparsefl::bind_values(m);
 }

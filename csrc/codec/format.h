@@ -49,7 +49,6 @@ inline constexpr size_t kChecksumAt = 12;
 enum class Profile : uint32_t { kPlain = 0, kRans = 1 };
 
 enum class SupportMode : uint8_t { kDense = 0, kShared = 1, kSent = 2, kChanges = 3, kSeed = 4 };
-// Number 6 is kept for ternary.
 enum class ValueMode : uint8_t {
   kNone = 0,
   kSign = 1,
@@ -57,6 +56,7 @@ enum class ValueMode : uint8_t {
   kBf16 = 3,
   kInt8 = 4,
   kInt4 = 5,
+  kTernary = 6,
   kRaw = 7,
   kFlips = 8,
 };
@@ -206,7 +206,7 @@ constexpr bool is_floating(Dtype dtype) {
 }
 
 constexpr bool is_block_scaled(ValueMode mode) {
-  return mode == ValueMode::kInt8 || mode == ValueMode::kInt4;
+  return mode == ValueMode::kInt8 || mode == ValueMode::kInt4 || mode == ValueMode::kTernary;
 }
 
 constexpr bool is_sign(ValueMode mode) {
@@ -249,6 +249,8 @@ constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t cou
       return 2 * blocks_of(count, block_log2) + count;
     case ValueMode::kInt4:
       return 2 * blocks_of(count, block_log2) + (count + 1) / 2;
+    case ValueMode::kTernary:
+      return 2 * blocks_of(count, block_log2) + (count + 4) / 5;
     case ValueMode::kRaw:
       return count * item_bytes(dtype);
   }
@@ -267,6 +269,7 @@ constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
     case ValueMode::kBf16:
     case ValueMode::kInt8:
     case ValueMode::kInt4:
+    case ValueMode::kTernary:
       return 4;
     case ValueMode::kRaw:
       return item_bytes(dtype);
@@ -293,6 +296,7 @@ constexpr bool is_allowed(SupportMode support, ValueMode value, Dtype dtype) {
     case ValueMode::kBf16:
     case ValueMode::kInt8:
     case ValueMode::kInt4:
+    case ValueMode::kTernary:
       return is_floating(dtype);
     case ValueMode::kRaw:
       return dtype != Dtype::kFloat32 && dtype != Dtype::kBfloat16;

@@ -33,9 +33,20 @@ void fill_normal_groups(uint64_t seed, uint64_t stream, uint64_t groups, float s
 
 }  // namespace
 
+void fill_word_groups(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                      Isa isa, uint32_t* out) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return fill_word_groups_avx512(seed, stream, first_group, groups, out);
+  if (isa == Isa::kAvx2) return fill_word_groups_avx2(seed, stream, first_group, groups, out);
+#endif
+  (void)isa;
+  for (uint64_t g = 0; g < groups; ++g)
+    group_words(seed, stream, first_group + g, out + g * kGroupWords);
+}
+
 void fill_words(uint64_t seed, uint64_t stream, uint64_t n, uint32_t* out) {
   const uint64_t groups = n / kGroupWords;
-  for (uint64_t g = 0; g < groups; ++g) group_words(seed, stream, g, out + g * kGroupWords);
+  fill_word_groups(seed, stream, 0, groups, isa(), out);
   for (uint64_t i = groups * kGroupWords; i < n; ++i) out[i] = stream_word(seed, stream, i);
 }
 

@@ -62,11 +62,19 @@ SPARSEFL_HOST_DEVICE inline float normal_scaled(int32_t fixed, float scale) {
 // out[i] = word i of the stream, i < n.
 void fill_words(uint64_t seed, uint64_t stream, uint64_t n, uint32_t* out);
 
+// Words of whole groups of a stream: out[64 * groups). `isa` must be one that this machine has.
+void fill_word_groups(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                      Isa isa, uint32_t* out);
+
 // out[i] = normal_fixed(word i of the stream) * std / 2^21, i < n; 2^-100 <= std <= 2^100 or 0.
 // The result does not depend on `isa`, which must be one that this machine has.
 void fill_normal(uint64_t seed, uint64_t stream, uint64_t n, float std, Isa isa, float* out);
 
-// The SIMD variants of fill_normal's loop: out[0, 64 * groups).
+// The SIMD variants of the loops above: out[0, 64 * groups).
+void fill_word_groups_avx2(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                           uint32_t* out);
+void fill_word_groups_avx512(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                             uint32_t* out);
 void fill_normal_groups_avx2(uint64_t seed, uint64_t stream, uint64_t groups, float scale,
                              float* out);
 void fill_normal_groups_avx512(uint64_t seed, uint64_t stream, uint64_t groups, float scale,

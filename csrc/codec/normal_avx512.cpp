@@ -1,6 +1,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "codec/normal.h"
 
 #pragma GCC push_options
@@ -48,6 +50,11 @@ struct Simd {
 void fill_normal_groups_avx512(uint64_t seed, uint64_t stream, uint64_t groups, float scale,
                                float* out) {
   fill_groups(seed, stream, groups, scale, out);
+}
+
+void fill_word_groups_avx512(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                             uint32_t* out) {
+  fill_groups_of_words(seed, stream, first_group, groups, out);
 }
 
 }  // namespace sparsefl

@@ -91,19 +91,32 @@ inline void rescue_far_tails(const U32 (&bits)[4], float scale, float* out) {
   }
 }
 
+// The words of block numbers first_block to first_block + kLanes - 1: kLanes of each of a group's
+// rows of 16.
+struct Rows {
+  U32 word[4];
+};
+
+inline Rows rows_of(U64 even_block, uint64_t stream, const RoundKeys& keys) {
+  const Blocks even = philox(even_block, stream, keys);
+  const Blocks odd = philox(even_block + 1, stream, keys);
+  Rows rows;
+  for (int w = 0; w < 4; ++w) {
+    rows.word[w] = (U32)Simd::merge_odd((I32)even.word[w], (I32)(odd.word[w] << 32));
+  }
+  return rows;
+}
+
 void fill_groups(uint64_t seed, uint64_t stream, uint64_t groups, float scale, float* out) {
   const RoundKeys keys = round_keys(seed);
   U64 even_block = {};
   for (int lane = 0; lane < kLanes / 2; ++lane) even_block[lane] = 2 * lane;
   const uint64_t steps = groups * (kGroupBlocks / kLanes);
   for (uint64_t step = 0; step < steps; ++step, even_block += kLanes) {
-    const Blocks even = philox(even_block, stream, keys);
-    const Blocks odd = philox(even_block + 1, stream, keys);
-    U32 bits[4], octave[4];
+    const Rows rows = rows_of(even_block, stream, keys);
+    const U32(&bits)[4] = rows.word;
+    U32 octave[4];
     F32 values[4];
-    for (int w = 0; w < 4; ++w) {
-      bits[w] = (U32)Simd::merge_odd((I32)even.word[w], (I32)(odd.word[w] << 32));
-    }
     normals(bits, scale, values, octave);
     const uint64_t first_block = step * kLanes;
     float* group = out + first_block / kGroupBlocks * kGroupWords + first_block % kGroupBlocks;
@@ -111,6 +124,20 @@ void fill_groups(uint64_t seed, uint64_t stream, uint64_t groups, float scale, f
     if (Simd::any_at_least_lanes(octave[0] | octave[1] | octave[2] | octave[3])) {
       rescue_far_tails(bits, scale, group);
     }
+  }
+}
+
+void fill_groups_of_words(uint64_t seed, uint64_t stream, uint64_t first_group, uint64_t groups,
+                          uint32_t* out) {
+  const RoundKeys keys = round_keys(seed);
+  U64 even_block = U64{} + first_group * kGroupBlocks;
+  for (int lane = 0; lane < kLanes / 2; ++lane) even_block[lane] += 2 * lane;
+  const uint64_t steps = groups * (kGroupBlocks / kLanes);
+  for (uint64_t step = 0; step < steps; ++step, even_block += kLanes) {
+    const Rows rows = rows_of(even_block, stream, keys);
+    const uint64_t block = step * kLanes;
+    uint32_t* group = out + block / kGroupBlocks * kGroupWords + block % kGroupBlocks;
+    for (int w = 0; w < 4; ++w) std::memcpy(group + w * kGroupBlocks, &rows.word[w], sizeof(U32));
   }
 }
 

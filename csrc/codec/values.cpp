@@ -1,44 +1,238 @@
 #include "codec/values.h"
 
-#include "codec/blocks.h"
-#include "codec/floats.h"
+#include <algorithm>
+#include <cstring>
+
+#include "codec/byte_code.h"
 
 namespace sparsefl::codec {
+namespace {
 
-bool has_value_section(ValueMode mode) { return mode != ValueMode::kNone && !is_sign(mode); }
+constexpr uint64_t kNoExponent = 0;
 
-bool append_values(const ValueSource& s, Profile, ValueScratch*, std::vector<uint8_t>* out,
-                   ValueCoder* coder) {
-  *coder = ValueCoder::kRaw;
-  const size_t at = out->size();
-  out->resize(at + value_section_bytes(s.mode, s.dtype, s.n, s.block_log2));
-  uint8_t* section = out->data() + at;
-  switch (s.mode) {
-    case ValueMode::kFp32:
-      return copy_checked(Dtype::kFloat32, s.values, s.n, section);
-    case ValueMode::kBf16:
-      return to_bf16(s.values, s.n, section);
-    case ValueMode::kInt8:
-    case ValueMode::kInt4:
-      return to_blocks(s.mode, s.values, s.n, s.block_log2, section);
+// Elements of a floating format whose bytes are split into planes.
+struct Element {
+  size_t bytes;
+  // Bits that are all set in what is not finite; kNoExponent for integers.
+  uint64_t exponent;
+};
+
+Element element_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return {8, 0x7FF0000000000000};
+    case Dtype::kFloat32:
+      return {4, 0x7F800000};
+    case Dtype::kFloat16:
+      return {2, 0x7C00};
+    case Dtype::kBfloat16:
+      return {2, 0x7F80};
     default:
-      return copy_checked(s.dtype, s.values, s.n, section);
+      return {item_bytes(dtype), kNoExponent};
   }
 }
 
-Reason read_values(const ValueSection& s, ValueScratch*, uint8_t* values) {
-  if (s.coder != 0) return Reason::kCoder;
-  switch (s.mode) {
-    case ValueMode::kFp32:
-      return copy_checked(Dtype::kFloat32, s.data, s.n, values) ? Reason::kNone : Reason::kValue;
-    case ValueMode::kBf16:
-      return from_bf16(s.data, s.n, values) ? Reason::kNone : Reason::kValue;
-    case ValueMode::kInt8:
-    case ValueMode::kInt4:
-      return from_blocks(s.mode, s.data, s.n, s.block_log2, values);
-    default:
-      return copy_checked(s.dtype, s.data, s.n, values) ? Reason::kNone : Reason::kValue;
+// Of value modes without scales.
+Dtype wire_dtype(ValueMode mode, Dtype dtype) {
+  if (mode == ValueMode::kFp32) return Dtype::kFloat32;
+  return mode == ValueMode::kBf16 ? Dtype::kBfloat16 : dtype;
+}
+
+uint8_t* grow(std::vector<uint8_t>* out, size_t bytes) {
+  out->resize(out->size() + bytes);
+  return out->data() + out->size() - bytes;
+}
+
+uint8_t* room(ValueScratch* scratch, size_t bytes) {
+  if (scratch->size() < bytes) scratch->resize(bytes);
+  return scratch->data();
+}
+
+// Planes of bytes, the byte code of each appended to `out`. Stops where they are no shorter than
+// the raw section.
+bool append_planes(const uint8_t* planes, const size_t* lengths, size_t count, size_t raw_bytes,
+                   Profile profile, std::vector<uint8_t>* out) {
+  const size_t begin = out->size();
+  for (size_t i = 0; i < count; ++i) {
+    append_byte_code(planes, lengths[i], profile, out);
+    planes += lengths[i];
+    if (out->size() - begin < raw_bytes) continue;
+    out->resize(begin);
+    return false;
   }
+  return true;
+}
+
+Reason read_planes(const ValueSection& s, const size_t* lengths, size_t count, uint8_t* planes) {
+  size_t at = 0;
+  for (size_t i = 0; i < count; ++i) {
+    size_t used = 0;
+    const Reason reason = read_byte_code(s.data + at, s.bytes - at, lengths[i], planes, &used);
+    if (reason != Reason::kNone) return reason;
+    at += used;
+    planes += lengths[i];
+  }
+  return at == s.bytes ? Reason::kNone : Reason::kSectionLength;
+}
+
+// The sections of floats, and of what travels in its own dtype.
+class Elements {
+ public:
+  Elements(ValueMode mode, Dtype dtype, size_t n)
+      : mode_(mode),
+        dtype_(wire_dtype(mode, dtype)),
+        element_(element_of(dtype_)),
+        n_(n),
+        lengths_{} {
+    std::fill_n(lengths_, element_.bytes, n);
+  }
+
+  bool append(const ValueSource& s, Profile profile, ValueScratch* scratch,
+              std::vector<uint8_t>* out, ValueCoder* coder) const {
+    const uint8_t* elements = s.values;
+    uint8_t* planes = room(scratch, 2 * bytes());
+    if (mode_ == ValueMode::kBf16) {
+      if (!value_kernels().to_bf16(s.values, n_, s.draws, planes + bytes())) return false;
+      elements = planes + bytes();
+    }
+    if (profile != Profile::kPlain) {
+      if (!value_kernels().split(elements, n_, element_.bytes, element_.exponent, planes))
+        return false;
+      if (is_wrong_bool(planes)) return false;
+      *coder = ValueCoder::kPlanes;
+      if (append_planes(planes, lengths_, element_.bytes, bytes(), profile, out)) return true;
+    }
+    *coder = ValueCoder::kRaw;
+    return copy(elements, grow(out, bytes()));
+  }
+
+  Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
+    const uint8_t* elements = s.data;
+    const bool is_bf16 = mode_ == ValueMode::kBf16;
+    if (s.coder == static_cast<uint8_t>(ValueCoder::kPlanes)) {
+      uint8_t* planes = room(scratch, 2 * bytes());
+      const Reason reason = read_planes(s, lengths_, element_.bytes, planes);
+      if (reason != Reason::kNone) return reason;
+      uint8_t* to = is_bf16 ? planes + bytes() : values;
+      if (!value_kernels().join(planes, n_, element_.bytes, element_.exponent, to))
+        return Reason::kValue;
+      if (is_wrong_bool(planes)) return Reason::kValue;
+      if (!is_bf16) return Reason::kNone;
+      elements = to;
+    }
+    const bool fits =
+        is_bf16 ? value_kernels().from_bf16(elements, n_, values) : copy(elements, values);
+    return fits ? Reason::kNone : Reason::kValue;
+  }
+
+  size_t bytes() const { return n_ * element_.bytes; }
+
+ private:
+  // Copies elements; false where one has no place in the format.
+  bool copy(const uint8_t* from, uint8_t* to) const {
+    if (element_.exponent != kNoExponent)
+      return value_kernels().copy_finite(from, n_, element_.bytes, element_.exponent, to);
+    std::memcpy(to, from, bytes());
+    return !is_wrong_bool(from);
+  }
+
+  bool is_wrong_bool(const uint8_t* values) const {
+    return dtype_ == Dtype::kBool &&
+           std::any_of(values, values + n_, [](uint8_t b) { return b > 1; });
+  }
+
+  ValueMode mode_;
+  Dtype dtype_;
+  Element element_;
+  size_t n_;
+  size_t lengths_[8];
+};
+
+// The sections of integers with a scale a block.
+class Blocks {
+ public:
+  Blocks(ValueMode mode, uint8_t block_log2, size_t n)
+      : mode_(mode),
+        block_log2_(block_log2),
+        n_(n),
+        blocks_(blocks_of(n, block_log2)),
+        lengths_{blocks_, blocks_,
+                 value_section_bytes(mode, Dtype::kFloat32, n, block_log2) - 2 * blocks_} {}
+
+  bool append(const ValueSource& s, Profile profile, ValueScratch* scratch,
+              std::vector<uint8_t>* out, ValueCoder* coder) const {
+    uint8_t* planes = room(scratch, bytes());
+    const BlockSource source = {s.values, n_, block_log2_, s.draws};
+    const BlockTarget target = {planes, planes + blocks_, 1, planes + 2 * blocks_};
+    if (!value_kernels().quantise(mode_, source, target)) return false;
+    *coder = ValueCoder::kPlanes;
+    if (profile != Profile::kPlain && append_planes(planes, lengths_, 3, bytes(), profile, out))
+      return true;
+    *coder = ValueCoder::kRaw;
+    uint8_t* to = grow(out, bytes());
+    for (size_t i = 0; i < blocks_; ++i, to += 2) {
+      to[0] = planes[blocks_ + i];
+      to[1] = planes[i];
+    }
+    std::memcpy(to, planes + 2 * blocks_, lengths_[2]);
+    return true;
+  }
+
+  Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
+    BlockView view = {s.data + 1, s.data, 2, s.data + 2 * blocks_};
+    if (s.coder == static_cast<uint8_t>(ValueCoder::kPlanes)) {
+      uint8_t* planes = room(scratch, bytes());
+      const Reason reason = read_planes(s, lengths_, 3, planes);
+      if (reason != Reason::kNone) return reason;
+      view = {planes, planes + blocks_, 1, planes + 2 * blocks_};
+    }
+    return value_kernels().multiply(mode_, view, n_, block_log2_, values);
+  }
+
+  size_t bytes() const { return 2 * blocks_ + lengths_[2]; }
+
+ private:
+  ValueMode mode_;
+  uint8_t block_log2_;
+  size_t n_;
+  size_t blocks_;
+  // Of the exponents and mantissas of the scales, and of the integers.
+  size_t lengths_[3];
+};
+
+template <class Section>
+Reason read_section(const Section& section, const ValueSection& s, ValueScratch* scratch,
+                    uint8_t* values) {
+  const bool is_raw = s.coder == static_cast<uint8_t>(ValueCoder::kRaw);
+  if (!is_raw && s.coder != static_cast<uint8_t>(ValueCoder::kPlanes)) return Reason::kCoder;
+  if (is_raw ? s.bytes != section.bytes() : s.bytes >= section.bytes())
+    return Reason::kSectionLength;
+  return s.n == 0 ? Reason::kNone : section.read(s, scratch, values);
+}
+
+}  // namespace
+
+bool has_value_section(ValueMode mode) { return mode != ValueMode::kNone && !is_sign(mode); }
+
+bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
+                   std::vector<uint8_t>* out, ValueCoder* coder) {
+  *coder = ValueCoder::kRaw;
+  if (source.n == 0) return true;
+  const size_t begin = out->size();
+  const bool fits = is_block_scaled(source.mode)
+                        ? Blocks(source.mode, source.block_log2, source.n)
+                              .append(source, profile, scratch, out, coder)
+                        : Elements(source.mode, source.dtype, source.n)
+                              .append(source, profile, scratch, out, coder);
+  if (!fits) out->resize(begin);
+  return fits;
+}
+
+Reason read_values(const ValueSection& section, ValueScratch* scratch, uint8_t* values) {
+  if (is_block_scaled(section.mode))
+    return read_section(Blocks(section.mode, section.block_log2, section.n), section, scratch,
+                        values);
+  return read_section(Elements(section.mode, section.dtype, section.n), section, scratch, values);
 }
 
 }  // namespace sparsefl::codec

@@ -1,4 +1,4 @@
-// The value section of a chunk, as FORMAT.md has it.
+// The value section of a chunk, as FORMAT.md has it: raw, or planes of bytes in byte codes.
 #pragma once
 
 #include <cstddef>
@@ -6,19 +6,28 @@
 #include <vector>
 
 #include "codec/format.h"
+#include "codec/value_kernels.h"
 
 namespace sparsefl::codec {
 
 enum class ValueCoder : uint8_t { kRaw = 0, kPlanes = 1 };
 
+// Values of one chunk: how they travel, and how they are rounded.
 struct ValueSource {
   ValueMode mode;
   Dtype dtype;
+  // Of the blocks that share a scale; 0 for modes without.
   uint8_t block_log2;
+  // n values in memory, as memory_item_bytes says; they need no alignment.
   const uint8_t* values;
   size_t n;
+  // Rounds bfloat16 and integers at random, unbiased; null: to nearest. draws->first is the number
+  // of the tensor's values that lie in the chunks before, so that a value takes the same word
+  // however a tensor is cut.
+  const Draws* draws = nullptr;
 };
 
+// How the values of one chunk stand in a section of `bytes` bytes.
 struct ValueSection {
   ValueMode mode;
   Dtype dtype;
@@ -29,13 +38,20 @@ struct ValueSection {
   size_t n;
 };
 
+// Memory that chunks use one after the other.
 using ValueScratch = std::vector<uint8_t>;
 
+// Whether the format has planes for values of the mode; signs and flips are bit strings.
 bool has_value_section(ValueMode mode);
 
+// Appends a value section, in planes where these take fewer bytes. False where a value has no place
+// in its format (FORMAT.md: not finite, beyond the largest scale, a bool neither 0 nor 1); `out` is
+// then as it was.
 bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
                    std::vector<uint8_t>* out, ValueCoder* coder);
 
+// Writes section.n values as memory_item_bytes says. Reads nothing outside the section, whatever it
+// holds, and takes memory and time for section.n values.
 Reason read_values(const ValueSection& section, ValueScratch* scratch, uint8_t* values);
 
 }  // namespace sparsefl::codec
