@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from sparsefl import _codec
 
-__all__ = ["generator", "normal", "uniform_bits"]
+__all__ = ["generator", "normal", "stream", "uniform_bits"]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Uint32Array: TypeAlias = npt.NDArray[np.uint32]
@@ -54,7 +54,7 @@ def generator(seed: int, name: str) -> np.random.Generator:
         TypeError: if an argument has another type.
         ValueError: if ``seed`` is out of range.
     """
-    key = np.random.SeedSequence([_seed(seed), _stream(name)])
+    key = np.random.SeedSequence([_seed(seed), stream(name)])
     return np.random.Generator(np.random.Philox(key))
 
 
@@ -73,7 +73,7 @@ def uniform_bits(seed: int, name: str, n: int) -> Uint32Array:
         TypeError: if an argument has another type.
         ValueError: if ``seed`` or ``n`` is out of range.
     """
-    words: Uint32Array = _codec.uniform_bits(_seed(seed), _stream(name), _length("n", n))
+    words: Uint32Array = _codec.uniform_bits(_seed(seed), stream(name), _length("n", n))
     return words
 
 
@@ -94,8 +94,22 @@ def normal(seed: int, name: str, shape: int | Sequence[int], std: float = 1.0) -
         ValueError: if ``seed``, ``shape`` or ``std`` is out of range.
     """
     sizes = _sizes(shape)
-    values: Float32Array = _codec.normal(_seed(seed), _stream(name), math.prod(sizes), _std(std))
+    values: Float32Array = _codec.normal(_seed(seed), stream(name), math.prod(sizes), _std(std))
     return values.reshape(sizes)
+
+
+def stream(name: str) -> int:
+    """Return the number of a named stream: the first 8 bytes of SHA-256 of the name.
+
+    Args:
+        name: Name of the stream.
+
+    Raises:
+        TypeError: if ``name`` is no str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {type(name).__name__}")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _seed(seed: int) -> int:
@@ -103,12 +117,6 @@ def _seed(seed: int) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
     return seed
-
-
-def _stream(name: str) -> int:
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a str, got {type(name).__name__}")
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:

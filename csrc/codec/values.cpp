@@ -9,6 +9,8 @@ namespace sparsefl::codec {
 namespace {
 
 constexpr uint64_t kNoExponent = 0;
+// What is looked at of a plane to tell whether it may have a code: 16 stretches of 256 bytes.
+constexpr size_t kStretches = 16, kStretch = 256;
 
 // Elements of a floating format whose bytes are split into planes.
 struct Element {
@@ -48,13 +50,25 @@ uint8_t* room(ValueScratch* scratch, size_t bytes) {
   return scratch->data();
 }
 
+// Whether no code of some stretches of a plane is shorter than they are: the lower planes of floats
+// then need not be counted, which takes longer than to copy them.
+bool looks_even(const uint8_t* plane, size_t n, Profile profile) {
+  if (n < 8 * kStretches * kStretch) return false;
+  uint32_t counts[256] = {};
+  for (size_t i = 0; i < kStretches; ++i) count_bytes(plane + n / kStretches * i, kStretch, counts);
+  return choose_byte_model(counts, kStretches * kStretch, profile).coder == ByteCoder::kRaw;
+}
+
 // Planes of bytes, the byte code of each appended to `out`. Stops where they are no shorter than
 // the raw section.
 bool append_planes(const uint8_t* planes, const size_t* lengths, size_t count, size_t raw_bytes,
                    Profile profile, std::vector<uint8_t>* out) {
   const size_t begin = out->size();
   for (size_t i = 0; i < count; ++i) {
-    append_byte_code(planes, lengths[i], profile, out);
+    if (looks_even(planes, lengths[i], profile))
+      append_byte_code(planes, lengths[i], ByteModel{}, out);
+    else
+      append_byte_code(planes, lengths[i], profile, out);
     planes += lengths[i];
     if (out->size() - begin < raw_bytes) continue;
     out->resize(begin);
