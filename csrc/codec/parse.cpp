@@ -18,9 +18,7 @@ Status refuse(Reason reason, int64_t where = -1) { return Status{reason, where};
 
 bool is_known(SupportMode mode) { return mode <= SupportMode::kSeed; }
 
-bool is_known(ValueMode mode) {
-  return mode <= ValueMode::kInt4 || mode == ValueMode::kRaw || mode == ValueMode::kFlips;
-}
+bool is_known(ValueMode mode) { return mode <= ValueMode::kFlips; }
 
 // Checksum of header and tables with the checksum's own field read as zero.
 uint32_t tables_checksum(Bytes tables) {
@@ -126,7 +124,7 @@ Reason check_coders(const Chunk& c, const Descriptor& d, Profile profile) {
   if (c.value_coder == 0) return Reason::kNone;
   const bool fits = is_sign(d.value)
                         ? is_known(c.value_coder - 1, profile)
-                        : has_value_section(d.value) &&
+                        : profile == Profile::kRans && has_value_section(d.value) &&
                               c.value_coder == static_cast<uint8_t>(ValueCoder::kPlanes);
   return fits ? Reason::kNone : Reason::kCoder;
 }

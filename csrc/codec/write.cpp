@@ -17,6 +17,7 @@ namespace {
 constexpr double kChunkPayloadBytes = 256 * 1024;
 // A scale of 2 bytes for int8 is then .2 %; for int4, whose error needs small blocks, 6 %.
 constexpr uint8_t kInt8BlockLog2 = 10;
+constexpr uint8_t kTernaryBlockLog2 = 10;
 constexpr uint8_t kInt4BlockLog2 = 6;
 // Tiles are at most this many rows high, so spans of as many rows hold whole ones.
 constexpr uint64_t kTileRows = 128;
@@ -232,6 +233,7 @@ class Writer {
 
 uint8_t block_log2_of(ValueMode mode) {
   if (mode == ValueMode::kInt8) return kInt8BlockLog2;
+  if (mode == ValueMode::kTernary) return kTernaryBlockLog2;
   return mode == ValueMode::kInt4 ? kInt4BlockLog2 : 0;
 }
 

@@ -22,7 +22,7 @@ from sparsefl.codec.update import (
 )
 from sparsefl.support import Support
 
-FormatName: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "raw"]
+FormatName: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "ternary", "raw"]
 ValueFormat: TypeAlias = FormatName | Mapping[str, FormatName]
 
 _FORMATS = get_args(FormatName)
@@ -48,6 +48,7 @@ class ValueMode(enum.IntEnum):
     BF16 = 3
     INT8 = 4
     INT4 = 5
+    TERNARY = 6
     RAW = 7
     FLIPS = 8
 
@@ -57,6 +58,7 @@ _FLOAT_MODES = {
     "bf16": ValueMode.BF16,
     "int8": ValueMode.INT8,
     "int4": ValueMode.INT4,
+    "ternary": ValueMode.TERNARY,
 }
 
 
