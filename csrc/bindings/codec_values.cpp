@@ -1,3 +1,5 @@
+#include "bindings/codec_values.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -8,7 +10,6 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings/codec_values.h"
 #include "codec/values.h"
 
 namespace sparsefl {
