@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from sparsefl import codec
+from sparsefl import _codec, codec
 
 RAW_DTYPE = {
     d: np.dtype(d)
@@ -127,19 +127,69 @@ def rice_positions(code, count, r):
     return (quotients << r) + np.arange(count) + np.cumsum(lows)
 
 
+def planes_of(section, lengths):
+    """Returns the symbols of byte codes that follow each other, whose own tests are elsewhere."""
+    planes = []
+    for length in lengths:
+        reason, used, symbols = _codec.read_byte_code(section, length)
+        assert reason == 0
+        section = section[used:]
+        planes.append(np.frombuffer(symbols, np.uint8))
+    assert not section
+    return planes
+
+
+def elements_of(coder, section, count, dtype, is_float):
+    """Returns elements of an unsigned dtype, raw or from planes of bytes, the uppermost first."""
+    if coder == 0:
+        return np.frombuffer(section, dtype)
+    planes = planes_of(section, [count] * dtype.itemsize)
+    turned = np.stack(planes[::-1], axis=1).copy().view(dtype).reshape(-1)
+    one = dtype.type(1)
+    last = dtype.type(8 * dtype.itemsize - 1)
+    return turned >> one | turned << last if is_float else turned
+
+
+def integers_of(packed, value_mode, count):
+    if value_mode == 4:
+        return packed.view(np.int8)
+    if value_mode == 5:
+        halves = packed.view(np.int8)
+        return np.stack([halves << 4 >> 4, halves >> 4], axis=1).reshape(-1)[:count]
+    trits = []
+    for begin in range(0, count, 320):
+        m = min(320, count - begin)
+        group = packed[begin // 5 : begin // 5 + -(-m // 5)].astype(int)
+        digits = np.concatenate([group // 3**k % 3 for k in range(5)])
+        trits.append(digits[:m])
+        assert not digits[m:].any()
+    digits = np.concatenate(trits)
+    return np.where(digits == 2, -1, digits)
+
+
+def scaled(coder, section, value_mode, count, block_log2):
+    blocks = -(-count >> block_log2)
+    packed_bytes = {4: count, 5: -(-count // 2), 6: -(-count // 5)}[value_mode]
+    if coder:
+        upper, lower, packed = planes_of(section, [blocks, blocks, packed_bytes])
+        scales = upper.astype(np.uint32) << 8 | lower
+    else:
+        scales = np.frombuffer(section, np.uint16, blocks).astype(np.uint32)
+        packed = np.frombuffer(section[2 * blocks :], np.uint8)
+    floats = (scales << 15).view(np.float32)
+    integers = integers_of(packed, value_mode, count).astype(np.float32)
+    return floats.repeat(2**block_log2)[:count] * integers
+
+
 def values_of(coder, section, value_mode, count, spec, block_log2):
-    assert coder == 0
+    if value_mode == 0 or count == 0:
+        assert not section
+        return np.zeros(0, RAW_DTYPE[spec.dtype] if value_mode == 7 else np.float32)
+    if value_mode in (4, 5, 6):
+        return scaled(coder, section, value_mode, count, block_log2)
     if value_mode == 3:
-        return (np.frombuffer(section, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if value_mode in (4, 5):
-        blocks = -(-count >> block_log2) if count else 0
-        scales = (np.frombuffer(section[: 2 * blocks], np.uint16).astype(np.uint32) << 15).view(
-            np.float32
-        )
-        integers = np.frombuffer(section[2 * blocks :], np.int8)
-        if value_mode == 5:
-            integers = np.stack([integers << 4 >> 4, integers >> 4], axis=1).reshape(-1)[:count]
-        return scales.repeat(2**block_log2)[:count] * integers.astype(np.float32)
-    if value_mode == 2:
-        return np.frombuffer(section, np.float32)
-    return np.frombuffer(section, RAW_DTYPE[spec.dtype]) if value_mode else np.array([])
+        halves = elements_of(coder, section, count, np.dtype(np.uint16), True)
+        return (halves.astype(np.uint32) << 16).view(np.float32)
+    held = np.dtype(np.float32) if value_mode == 2 else RAW_DTYPE[spec.dtype]
+    words = np.dtype(f"u{held.itemsize}")
+    return elements_of(coder, section, count, words, held.kind == "f").view(held)

@@ -20,7 +20,7 @@ def ones(*shape, dtype=np.float32):
 
 @pytest.mark.parametrize("value_format", ["int2", "fp8", ""])
 def test_unknown_formats_are_named_with_the_known(value_format):
-    known = r"one of \('fp32', 'bf16', 'int8', 'int4', 'raw'\), got"
+    known = r"one of \('fp32', 'bf16', 'int8', 'int4', 'ternary', 'raw'\), got"
     with pytest.raises(ValueError, match=known):
         codec.encode(codec.Update({}), SCHEMA, value_format)
 

@@ -174,7 +174,8 @@ def test_base_fingerprint_without_shared_support(forge):
 )
 def test_raw_floats_must_be_finite(forge, dtype, kind, infinity):
     schema = codec.Schema({"w": ((3,), dtype)})
-    data = codec.encode(codec.Update({"w": codec.Dense(np.ones(3, dtype))}), schema, "raw")
+    values = np.array([1 / 3, np.pi, -np.e]).astype(dtype)  # too few for a code
+    data = codec.encode(codec.Update({"w": codec.Dense(values)}), schema, "raw")
     forgery = forge(data)
 
     with pytest.raises(codec.CodecError) as refusal:

@@ -75,7 +75,7 @@ KINDS = st.sampled_from(["dense", "sparse", "signs", "support", "regenerated"])
 @settings(max_examples=150, deadline=None)
 @given(
     tensors=st.lists(st.tuples(SHAPES, st.sampled_from(FLOATS + INTEGERS), KINDS), max_size=6),
-    value_format=st.sampled_from(["fp32", "bf16", "int8", "int4", "raw"]),
+    value_format=st.sampled_from(["fp32", "bf16", "int8", "int4", "ternary", "raw"]),
     round_number=st.integers(0, 2**32 - 1),
     seed=st.integers(0, 2**32),
 )
@@ -112,7 +112,7 @@ def values_of(entry):
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4", "ternary"])
 def test_tensors_of_several_chunks(value_format):
     shape = (5, 300_007)
     mask = np.zeros(shape, dtype=np.bool_)
