@@ -1,6 +1,6 @@
 """Every reason to refuse what is coded: Golomb-Rice codes, flips, blocks with scales.
 
-More of blocks in test_values.py.
+More of blocks in test_value_refusals.py.
 
 Descriptors of the coded sample, a chunk each: 0 mask (rice, no values), 1 flips, 2 same (flips,
 none), 3 int8, 4 int4 (rice), 5 zeros (int4), 6 fp32 (rice). The code of chunk 0 has its parameter,
