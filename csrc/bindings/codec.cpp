@@ -178,6 +178,7 @@ class Writer {
 
 py::dtype memory_dtype(ValueMode mode, Dtype dtype) {
   if (codec::is_sign(mode)) return py::dtype("int8");
+  if (mode == ValueMode::kModular) return py::dtype("uint32");
   if (mode != ValueMode::kRaw) return py::dtype("float32");
   switch (dtype) {
     case Dtype::kFloat64:

@@ -59,6 +59,7 @@ enum class ValueMode : uint8_t {
   kTernary = 6,
   kRaw = 7,
   kFlips = 8,
+  kModular = 9,
 };
 enum class ScaleMode : uint8_t { kNone = 0, kTensor = 1, kBlock = 2 };
 
@@ -224,7 +225,7 @@ constexpr bool takes_base(SupportMode mode) {
 }
 
 constexpr ScaleMode scale_mode_of(ValueMode mode) {
-  if (is_sign(mode)) return ScaleMode::kTensor;
+  if (is_sign(mode) || mode == ValueMode::kModular) return ScaleMode::kTensor;
   return is_block_scaled(mode) ? ScaleMode::kBlock : ScaleMode::kNone;
 }
 
@@ -242,6 +243,7 @@ constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t cou
     case ValueMode::kFlips:
       return (count + 7) / 8;
     case ValueMode::kFp32:
+    case ValueMode::kModular:
       return count * 4;
     case ValueMode::kBf16:
       return count * 2;
@@ -257,7 +259,8 @@ constexpr uint64_t value_section_bytes(ValueMode mode, Dtype dtype, uint64_t cou
   return 0;
 }
 
-// Bytes of one value in memory: signs as int8, raw as the tensor's dtype, the others as float.
+// Bytes of one value in memory: signs as int8, raw as the tensor's dtype, modular as a word of 32
+// bits, the others as float.
 constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
   switch (mode) {
     case ValueMode::kNone:
@@ -270,6 +273,7 @@ constexpr uint64_t memory_item_bytes(ValueMode mode, Dtype dtype) {
     case ValueMode::kInt8:
     case ValueMode::kInt4:
     case ValueMode::kTernary:
+    case ValueMode::kModular:
       return 4;
     case ValueMode::kRaw:
       return item_bytes(dtype);
@@ -292,6 +296,8 @@ constexpr bool is_allowed(SupportMode support, ValueMode value, Dtype dtype) {
       return support != SupportMode::kDense && is_floating(dtype);
     case ValueMode::kFlips:
       return support == SupportMode::kShared && is_floating(dtype);
+    case ValueMode::kModular:
+      return !sends_support(support) && is_floating(dtype);
     case ValueMode::kFp32:
     case ValueMode::kBf16:
     case ValueMode::kInt8:

@@ -18,7 +18,7 @@ Status refuse(Reason reason, int64_t where = -1) { return Status{reason, where};
 
 bool is_known(SupportMode mode) { return mode <= SupportMode::kSeed; }
 
-bool is_known(ValueMode mode) { return mode <= ValueMode::kFlips; }
+bool is_known(ValueMode mode) { return mode <= ValueMode::kModular; }
 
 // Checksum of header and tables with the checksum's own field read as zero.
 uint32_t tables_checksum(Bytes tables) {
@@ -56,6 +56,7 @@ Reason check_scale(const Descriptor& d) {
   if (d.scale_mode != scale_mode_of(d.value)) return Reason::kScale;
   // Infinity is the first of the bit patterns that are not finite or have the sign bit set.
   if (d.scale_mode == ScaleMode::kTensor ? bits >= kInfinityBits : bits != 0) return Reason::kScale;
+  if (d.value == ValueMode::kModular && bits == 0) return Reason::kScale;
   if (d.scale_mode != ScaleMode::kBlock) return d.block_log2 == 0 ? Reason::kNone : Reason::kBlock;
   const bool in_range = d.block_log2 >= kMinBlockLog2 && d.block_log2 <= kMaxBlockLog2;
   return in_range ? Reason::kNone : Reason::kBlock;
@@ -124,7 +125,7 @@ Reason check_coders(const Chunk& c, const Descriptor& d, Profile profile) {
   if (c.value_coder == 0) return Reason::kNone;
   const bool fits = is_sign(d.value)
                         ? is_known(c.value_coder - 1, profile)
-                        : profile == Profile::kRans && has_value_section(d.value) &&
+                        : profile == Profile::kRans && has_planes(d.value) &&
                               c.value_coder == static_cast<uint8_t>(ValueCoder::kPlanes);
   return fits ? Reason::kNone : Reason::kCoder;
 }

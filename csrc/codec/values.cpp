@@ -37,6 +37,7 @@ Element element_of(Dtype dtype) {
 // Of value modes without scales.
 Dtype wire_dtype(ValueMode mode, Dtype dtype) {
   if (mode == ValueMode::kFp32) return Dtype::kFloat32;
+  if (mode == ValueMode::kModular) return Dtype::kInt32;
   return mode == ValueMode::kBf16 ? Dtype::kBfloat16 : dtype;
 }
 
@@ -218,7 +219,8 @@ template <class Section>
 Reason read_section(const Section& section, const ValueSection& s, ValueScratch* scratch,
                     uint8_t* values) {
   const bool is_raw = s.coder == static_cast<uint8_t>(ValueCoder::kRaw);
-  if (!is_raw && s.coder != static_cast<uint8_t>(ValueCoder::kPlanes)) return Reason::kCoder;
+  if (!is_raw && (s.coder != static_cast<uint8_t>(ValueCoder::kPlanes) || !has_planes(s.mode)))
+    return Reason::kCoder;
   if (is_raw ? s.bytes != section.bytes() : s.bytes >= section.bytes())
     return Reason::kSectionLength;
   return s.n == 0 ? Reason::kNone : section.read(s, scratch, values);
@@ -228,10 +230,14 @@ Reason read_section(const Section& section, const ValueSection& s, ValueScratch*
 
 bool has_value_section(ValueMode mode) { return mode != ValueMode::kNone && !is_sign(mode); }
 
+bool has_planes(ValueMode mode) { return has_value_section(mode) && mode != ValueMode::kModular; }
+
 bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
                    std::vector<uint8_t>* out, ValueCoder* coder) {
   *coder = ValueCoder::kRaw;
   if (source.n == 0) return true;
+  // Words are sums of others, or masked: of a fixed length and even probabilities.
+  if (source.mode == ValueMode::kModular) profile = Profile::kPlain;
   const size_t begin = out->size();
   const bool fits = is_block_scaled(source.mode)
                         ? Blocks(source.mode, source.block_log2, source.n)

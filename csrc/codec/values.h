@@ -44,6 +44,9 @@ using ValueScratch = std::vector<uint8_t>;
 // Whether the format has planes for values of the mode; signs and flips are bit strings.
 bool has_value_section(ValueMode mode);
 
+// Whether such a section may stand in planes: words of sums have a fixed length.
+bool has_planes(ValueMode mode);
+
 // Appends a value section, in planes where these take fewer bytes. False where a value has no place
 // in its format (FORMAT.md: not finite, beyond the largest scale, a bool neither 0 nor 1); `out` is
 // then as it was.

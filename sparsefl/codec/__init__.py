@@ -12,7 +12,16 @@ from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.signs import pack_signs, unpack_signs
 from sparsefl.codec.summary import Header, Summary, TensorSummary, summarise
 from sparsefl.codec.top_k import top_k, top_k_of_all
-from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
+from sparsefl.codec.update import (
+    Dense,
+    Entry,
+    Modular,
+    Regenerated,
+    Signs,
+    Sparse,
+    SupportOnly,
+    Update,
+)
 from sparsefl.codec.votes import majority_vote, weighted_mean
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support
 
@@ -24,6 +33,7 @@ __all__ = [
     "Entry",
     "FormatName",
     "Header",
+    "Modular",
     "Regenerated",
     "Schema",
     "Signs",

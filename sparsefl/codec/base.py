@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsefl.codec.schema import Schema
-from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse
+from sparsefl.codec.update import Dense, Entry, Modular, Regenerated, Signs, Sparse
 from sparsefl.support import Support
 
 Base: TypeAlias = Mapping[str, Support | Entry]
@@ -93,7 +93,8 @@ def known_tensors(base: Base | None, schema: Schema) -> dict[str, Known]:
         raise TypeError(f"base must map tensor names to supports, got {type(base).__name__}")
     known: dict[str, Known] = {}
     for name, entry in base.items():
-        if isinstance(entry, Dense | Regenerated) or name not in schema:
+        is_dense = isinstance(entry, Modular) and entry.support is None
+        if is_dense or isinstance(entry, Dense | Regenerated) or name not in schema:
             continue
         support = entry if isinstance(entry, Support) else getattr(entry, "support", None)
         if not isinstance(support, Support):

@@ -85,6 +85,8 @@ def _value_bits(item: Item) -> float:
         return _SCALE_BITS + log2_choose(count, int(np.count_nonzero(signs != base)))
     if mode in _BLOCKS:
         return _BITS[mode] * count + _BLOCK_SCALE_BITS * math.ceil(count / _BLOCKS[mode])
+    if mode is ValueMode.MODULAR:
+        return _SCALE_BITS + 32 * count
     if mode is ValueMode.RAW:
         return 8 * np.dtype(item.spec.dtype).itemsize * count
     return _BITS[mode] * count

@@ -15,6 +15,7 @@ from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import (
     Dense,
     Entry,
+    Modular,
     Regenerated,
     Signs,
     Sparse,
@@ -51,6 +52,7 @@ class ValueMode(enum.IntEnum):
     TERNARY = 6
     RAW = 7
     FLIPS = 8
+    MODULAR = 9
 
 
 _FLOAT_MODES = {
@@ -200,7 +202,7 @@ def _item(
     name: str, entry: Entry, schema: Schema, formats: Mapping[str, str], known: Known | None
 ) -> Item:
     spec, ordinal = schema[name], schema.ordinal(name)
-    if isinstance(entry, Regenerated | Signs) and not spec.is_floating:
+    if isinstance(entry, Regenerated | Signs | Modular) and not spec.is_floating:
         kind = type(entry).__name__
         raise TypeError(f"tensor {name!r} is {spec.dtype}: {kind} is for floating tensors")
     if isinstance(entry, Regenerated):
@@ -211,12 +213,23 @@ def _item(
         _check_shape("Dense values are", entry.values.shape, name, spec)
         mode, values = _values(entry.values, name, spec, formats[name])
         return Item(name, ordinal, spec, SupportMode.DENSE, mode, values=values)
+    if isinstance(entry, Modular) and entry.support is None:
+        _check_shape("words are", entry.words.shape, name, spec)
+        words = np.ascontiguousarray(entry.words.reshape(-1))
+        return Item(
+            name, ordinal, spec, SupportMode.DENSE, ValueMode.MODULAR, None, words, entry.step
+        )
     support = entry.support
+    assert support is not None
     _check_shape("support covers", support.shape, name, spec)
     is_shared = known is not None and known.support == support
     how = SupportMode.SHARED if is_shared else SupportMode.SENT
     if isinstance(entry, Signs):
         mode, values, scale = ValueMode.SIGN, np.ascontiguousarray(entry.signs), entry.scale
+    elif isinstance(entry, Modular):
+        if not is_shared:
+            raise ValueError(f"tensor {name!r}: modular values need a support that the base has")
+        mode, values, scale = ValueMode.MODULAR, np.ascontiguousarray(entry.words), entry.step
     elif isinstance(entry, Sparse):
         mode, values = _values(entry.values, name, spec, formats[name])
     return Item(name, ordinal, spec, how, mode, support, values, scale, known=known)

@@ -96,6 +96,84 @@ class Dense(_Entry):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Modular(_Entry):
+    """Values as integers modulo ``2**32``, for sums that a server takes without seeing any of them.
+
+    A value ``v`` is the word ``rint(v / step) mod 2**32``. Words of clients may be masked: secure
+    aggregation adds words that cancel out over the cohort. Their sum (``+``) stands for the sum of
+    the clients' rounded values as long as that lies within ``step * [-2**31, 2**31)``. Messages of
+    equal schema and supports have equal lengths, whatever the words are.
+
+    Attributes:
+        words: uint32, ``[nnz]``, row-major; of the tensor's shape where there is no support. numpy.
+        step: What one stands for, the same for all clients: a positive finite float32.
+        support: Which positions are kept, one that the receiver has; None for all.
+
+    Source: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine
+    learning", CCS, sec. 4 (sums over a ring of masked inputs).
+    """
+
+    words: Any
+    step: float
+    support: Support | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: TypeError, ValueError: if words or step are not as the attributes say."""
+        if self.support is None:
+            words = as_array(self.words, "words")
+        else:
+            _check_support(self.support)
+            words = _kept(self.words, self.support, "words")
+        if words.dtype != np.uint32:
+            raise TypeError(f"words must be uint32, got {words.dtype}")
+        object.__setattr__(self, "words", words)
+        with np.errstate(over="ignore"):
+            step = float(np.float32(self.step))
+        if not (math.isfinite(step) and step > 0):
+            raise ValueError(f"step must be positive and finite in float32, got {self.step}")
+        object.__setattr__(self, "step", step)
+
+    @classmethod
+    def of(cls, values: Values, step: float, support: Support | None = None) -> Modular:
+        """Round values to multiples of ``step``, ties to even.
+
+        Args:
+            values: Real numbers, ``[nnz]``, or of the tensor's shape without a support.
+            step: What one stands for.
+            support: Which positions are kept.
+
+        Raises:
+            ValueError: if one is not finite or at least ``2**31`` steps away from 0.
+        """
+        array = as_array(values, "values").astype(np.float64)
+        integers = np.rint(array / float(np.float32(step)))
+        if not bool(np.all((integers >= -(2**31)) & (integers < 2**31))):
+            raise ValueError(f"values must be finite and within 2**31 steps of {step}")
+        return cls((integers.astype(np.int64) % 2**32).astype(np.uint32), step, support)
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """What the words stand for, float64, of their shape."""
+        signed: npt.NDArray[np.float64] = self.words.astype(np.int32).astype(np.float64)
+        return signed * self.step
+
+    def __add__(self, other: Modular) -> Modular:
+        """Returns the sum modulo ``2**32``.
+
+        Raises:
+            ValueError: if step, support or shape differ.
+        """
+        if not isinstance(other, Modular):
+            return NotImplemented
+        mine, theirs = ((m.step, m.support, m.words.shape) for m in (self, other))
+        if mine != theirs:
+            raise ValueError(
+                "step, support and shape of modular values must be the same to be added"
+            )
+        return Modular(self.words + other.words, self.step, self.support)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Regenerated(_Entry):
     """A tensor that the receiver makes itself from a seed.
 
@@ -128,7 +206,7 @@ class SupportOnly(_Entry):
         _check_support(self.support)
 
 
-Entry: TypeAlias = Sparse | Signs | Dense | Regenerated | SupportOnly
+Entry: TypeAlias = Sparse | Signs | Dense | Modular | Regenerated | SupportOnly
 
 
 class Update(Mapping[str, Entry]):

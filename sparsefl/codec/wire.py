@@ -13,7 +13,16 @@ from sparsefl.codec.base import Base, Known, Reference, base_fingerprint, known_
 from sparsefl.codec.errors import CodecError, CodecReason, refused
 from sparsefl.codec.plan import Item, SupportMode, ValueFormat, ValueMode, check_schema, plan
 from sparsefl.codec.schema import Schema, TensorSpec
-from sparsefl.codec.update import Dense, Entry, Regenerated, Signs, Sparse, SupportOnly, Update
+from sparsefl.codec.update import (
+    Dense,
+    Entry,
+    Modular,
+    Regenerated,
+    Signs,
+    Sparse,
+    SupportOnly,
+    Update,
+)
 from sparsefl.support import Mask, Support
 
 # (ordinal, support mode, value mode, scale, count or seed)
@@ -254,6 +263,8 @@ def _entry(
     """Returns the entry of one decoded descriptor; ``number`` is its count, or its seed."""
     if values is None:
         return Regenerated(number) if support is None else SupportOnly(support)
+    if mode is ValueMode.MODULAR:
+        return Modular(values if support else values.reshape(spec.shape), scale, support)
     if support is None:
         return Dense(values.reshape(spec.shape))
     if mode in (ValueMode.SIGN, ValueMode.FLIPS):

@@ -185,6 +185,9 @@ def values_of(coder, section, value_mode, count, spec, block_log2):
     if value_mode == 0 or count == 0:
         assert not section
         return np.zeros(0, RAW_DTYPE[spec.dtype] if value_mode == 7 else np.float32)
+    if value_mode == 9:
+        assert coder == 0
+        return np.frombuffer(section, np.uint32)
     if value_mode in (4, 5, 6):
         return scaled(coder, section, value_mode, count, block_log2)
     if value_mode == 3:

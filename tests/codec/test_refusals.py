@@ -48,7 +48,7 @@ CASES = [
     ("huge-ordinal", CodecReason.ORDINAL, lambda f: f.put("I", f.descriptor(6), 2**32 - 1), True),
     ("next-support", CodecReason.SUPPORT_MODE, lambda f: f.mode(0, "support", 5), True),
     ("unknown-support", CodecReason.SUPPORT_MODE, lambda f: f.mode(0, "support", 255), True),
-    ("next-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 9), True),
+    ("next-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 10), True),
     ("unknown-value", CodecReason.VALUE_MODE, lambda f: f.mode(0, "value", 255), True),
     ("dense-signs", CodecReason.COMBINATION, lambda f: f.mode(1, "support", 0), True),
     ("dense-none", CodecReason.COMBINATION, lambda f: f.mode(2, "value", 0), True),
