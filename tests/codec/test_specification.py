@@ -114,7 +114,7 @@ def values_of(entry):
 @pytest.mark.isa
 @pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4", "ternary"])
 def test_tensors_of_several_chunks(value_format):
-    shape = (5, 300_007)
+    shape = (10, 300_007)
     mask = np.zeros(shape, dtype=np.bool_)
     mask.reshape(-1)[: 2**18] = True  # the first spans are full, others empty
     mask.reshape(-1)[2 * 2**18 : 3 * 2**18 : 2] = True
