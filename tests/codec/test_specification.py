@@ -112,7 +112,7 @@ def values_of(entry):
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4", "ternary"])
+@pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4"])
 def test_tensors_of_several_chunks(value_format):
     shape = (10, 300_007)
     mask = np.zeros(shape, dtype=np.bool_)
