@@ -98,3 +98,11 @@ def mean(
     out: npt.NDArray[np.float32],
     isa: str | None = None,
 ) -> None: ...
+def value_section(
+    mode: int,
+    dtype: int,
+    block_log2: int,
+    values: npt.NDArray[np.uint8],
+    profile: int,
+    rounding: tuple[int, int, int] | None = None,
+) -> tuple[int, bytes] | None: ...

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from sparsefl import _codec
 from sparsefl.codec.base import Base
 from sparsefl.codec.plan import Item, ValueFormat, ValueMode, plan
-from sparsefl.codec.schema import Schema
+from sparsefl.codec.schema import DTYPE_CODES, Schema
 from sparsefl.codec.update import Update
 
 _SEED_BITS = 64
 _SCALE_BITS = 32
-_BLOCK_SCALE_BITS = 16
-_BITS = {
-    ValueMode.NONE: 0,
-    ValueMode.FP32: 32,
-    ValueMode.BF16: 16,
-    ValueMode.INT8: 8,
-    ValueMode.INT4: 4,
+_BYTE_BITS = 8
+_BLOCK_LOG2 = {
+    mode: _codec.block_size(mode).bit_length() - 1
+    for mode in (ValueMode.INT8, ValueMode.INT4, ValueMode.TERNARY)
 }
-_BLOCKS = {mode: _codec.block_size(mode) for mode in (ValueMode.INT8, ValueMode.INT4)}
+# Of the floats that have an exponent of eight bits: its place, and the other bits.
+_FLOATS = {ValueMode.FP32: (np.uint32, 23, 24), ValueMode.BF16: (np.uint16, 7, 8)}
+_PLAIN = 0
 
 
 def bound_bytes(
@@ -34,13 +34,13 @@ def bound_bytes(
 
     - for a support ``log2 C(numel, nnz)`` bits, none where ``base`` holds an equal one, and at most
       ``log2 C(k, drops) + log2 C(numel - k, adds)`` where it holds another, of ``k`` positions;
-    - for signs 1 bit each, or where ``base`` holds some at the same positions, ``f`` of them
-      different, ``log2 C(nnz, f)``, and 32 for their scale;
-    - for a value the raw bits of its format and of its blocks' scales: its entropy is not modelled;
+    - for signs ``log2 C(nnz, f)``, ``f`` of them -1, or where ``base`` holds some at the same
+      positions, different from those, and 32 for their scale;
+    - for values the empirical entropy of the exponents (``"fp32"``, ``"bf16"``), or of the bytes
+      of their integers and of their blocks' exponents, and the other bits as they are;
     - 64 bits a seed.
 
-    The supports and flips of a message are coded for what they are, so one that is not random (runs
-    of kept positions) may take less than this.
+    What is not random may take less: codes of bit strings and bytes know runs and repetitions.
 
     Args:
         update: What is to be sent.
@@ -52,7 +52,7 @@ def bound_bytes(
         Bytes.
 
     Raises:
-        TypeError, ValueError: as ``encode``, but for values that the format cannot hold.
+        TypeError, ValueError: as ``encode``.
     """
     bits = sum(_item_bits(item) for item in plan(update, schema, value_format, base))
     return math.ceil(bits / 8)
@@ -80,16 +80,44 @@ def _value_bits(item: Item) -> float:
     count, mode = item.count, item.value_mode
     if mode is ValueMode.SIGN:
         signs, base = item.values, item.base_signs
-        if signs is None or base is None:
-            return _SCALE_BITS + count
+        if signs is None:
+            return _SCALE_BITS
+        if base is None:
+            return _SCALE_BITS + log2_choose(count, int(np.count_nonzero(signs < 0)))
         return _SCALE_BITS + log2_choose(count, int(np.count_nonzero(signs != base)))
-    if mode in _BLOCKS:
-        return _BITS[mode] * count + _BLOCK_SCALE_BITS * math.ceil(count / _BLOCKS[mode])
     if mode is ValueMode.MODULAR:
         return _SCALE_BITS + 32 * count
-    if mode is ValueMode.RAW:
-        return 8 * np.dtype(item.spec.dtype).itemsize * count
-    return _BITS[mode] * count
+    if mode in _FLOATS or mode in _BLOCK_LOG2:
+        return _entropy_of_values(item)
+    return 0.0 if mode is ValueMode.NONE else _BYTE_BITS * _bytes_of(item) * count
+
+
+def _bytes_of(item: Item) -> int:
+    return np.dtype(item.spec.dtype).itemsize
+
+
+def _entropy_of_values(item: Item) -> float:
+    """Returns the entropy of exponents and integers, and the bits of all that is beside them."""
+    mode, log2 = item.value_mode, _BLOCK_LOG2.get(item.value_mode, 0)
+    values = np.ascontiguousarray(item.values).view(np.uint8)
+    dtype = DTYPE_CODES[item.spec.dtype]
+    section = _codec.value_section(int(mode), dtype, log2, values, _PLAIN)
+    if section is None:
+        raise ValueError(f"tensor {item.name!r}: a value has no place in {mode.name.lower()}")
+    raw = np.frombuffer(section[1], np.uint8)
+    if mode in _FLOATS:
+        word, place, others = _FLOATS[mode]
+        exponents = ((raw.view(word) >> place) & 255).astype(np.uint8)
+        return _entropy(exponents) + others * item.count
+    scales = 2 * math.ceil(item.count / 2**log2)
+    return _entropy(raw[1:scales:2]) + _BYTE_BITS * scales / 2 + _entropy(raw[scales:])
+
+
+def _entropy(symbols: npt.NDArray[np.uint8]) -> float:
+    """Returns the empirical entropy of bytes, in bits."""
+    counts = np.bincount(symbols, minlength=256)
+    counts = counts[counts > 0]
+    return float(np.sum(counts * -np.log2(counts / max(1, symbols.size))))
 
 
 def log2_choose(n: int, k: int) -> float:

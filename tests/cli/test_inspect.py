@@ -12,7 +12,8 @@ HEADER_BYTES = 64
 
 
 @pytest.fixture
-def schema(tmp_path):
+def schema(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")  # the table in one piece
     path = tmp_path / "schema.json"
     path.write_text(json.dumps(DECLARED))
     return ["--schema", str(path)]
@@ -55,7 +56,7 @@ def test_tensors_are_listed_with_their_bytes(value_format, message, schema, caps
     assert (weight["form"], weight["shape"], weight["kept"]) == ("Sparse", "40x50", "400")
     assert weight["density"] == "0.2"
     assert (weight["values"], weight["support"]) == (value_format, "sent")
-    assert weight["coders"].startswith("rice")
+    assert weight["coders"].split("+")[0] in ("rice", "rans-gaps")
     coarse = value_format in ("int8", "int4")
     assert found["a.bias"]["values"] == ("fp32" if coarse else value_format)
     assert "round 7, 3 tensors" in text
@@ -63,8 +64,7 @@ def test_tensors_are_listed_with_their_bytes(value_format, message, schema, caps
         total = len(file.read())
     assert sum(int(row["bytes"].replace(",", "")) for row in found.values()) == total - HEADER_BYTES
     assert f"{total:,} bytes stated" in text
-    ratios = [float(row["of bound"].rstrip("x")) for row in found.values()]
-    assert min(ratios) >= 1
+    assert float(weight["of bound"].rstrip("x")) >= 1
 
 
 def test_a_base_is_read_from_its_message(message, schema, refused, capsys):

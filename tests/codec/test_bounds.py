@@ -29,22 +29,23 @@ def test_log2_choose_is_that_of_integers(n, k):
 def test_bound_counts_each_part():
     support = Support.random((40, 50), 0.1)
     schema = codec.Schema(dict.fromkeys("abcd", ((40, 50), "float32")))
-    values = np.ones(200, np.float32)
+    values = np.where(np.arange(200) % 2, 1.5, 3.0).astype(np.float32)
+    signs = np.where(np.arange(200) % 4, 1, -1).astype(np.int8)
     update = codec.Update(
         {
             "a": codec.Sparse(support, values),
-            "b": codec.Signs(support, values.astype(np.int8)),
+            "b": codec.Signs(support, signs),
             "c": codec.Dense(np.ones((40, 50), np.float32)),
             "d": codec.Regenerated(1),
         }
     )
-    choose = math.log2(math.comb(2000, 200))
+    choose, negative = (math.log2(math.comb(*nk)) for nk in ((2000, 200), (200, 50)))
 
     fp32 = codec.bound_bytes(update, schema)
     shared = codec.bound_bytes(update, schema, "bf16", {"a": support, "b": support})
 
-    assert fp32 == math.ceil((2 * choose + 200 * 32 + 200 + 32 + 2000 * 32 + 64) / 8)
-    assert shared == math.ceil((200 * 16 + 200 + 32 + 2000 * 16 + 64) / 8)
+    assert fp32 == math.ceil((2 * choose + 200 * 25 + negative + 32 + 2000 * 24 + 64) / 8)
+    assert shared == math.ceil((200 * 9 + negative + 32 + 2000 * 8 + 64) / 8)
 
 
 def test_bound_of_signs_against_a_base_counts_their_flips():
@@ -59,21 +60,60 @@ def test_bound_of_signs_against_a_base_counts_their_flips():
         assert codec.bound_bytes(update, schema, base={"w": base}) == math.ceil(bits / 8)
 
 
-@pytest.mark.parametrize(("value_format", "bits"), [("int8", 8), ("int4", 4)])
-def test_bound_counts_the_scales_of_blocks(value_format, bits):
-    schema = codec.Schema({"w": ((1, 2049), "float32")})
-    update = codec.Update({"w": codec.Dense(np.ones((1, 2049), np.float32))})
-    blocks = {"int8": 3, "int4": 33}[value_format]
+def entropy(symbols):
+    """Bits of symbols that are coded by their own frequencies, all together."""
+    counts = np.unique(symbols, return_counts=True)[1]
+    return float(np.sum(counts * np.log2(len(symbols) / counts)))
+
+
+@pytest.mark.parametrize(("value_format", "most"), [("int8", 127), ("int4", 7), ("ternary", 1)])
+def test_bound_counts_integers_and_scales_of_blocks(value_format, most):
+    schema = codec.Schema({"w": ((1, 5120), "float32")})
+    integers = np.random.default_rng(1).integers(-most, most + 1, size=5120)
+    update = codec.Update({"w": codec.Dense(integers.reshape(1, -1).astype(np.float32))})
 
     bound = codec.bound_bytes(update, schema, value_format)
+    data = codec.encode(update, schema, value_format)
+    back = codec.decode(data, schema)["w"].values.reshape(-1)
 
-    assert bound == math.ceil((2049 * bits + 16 * blocks) / 8)
-    assert len(codec.encode(update, schema, value_format)) - bound < 64 + 24 + 16 + 8
+    if value_format != "ternary":  # whose scales are not those of the largest
+        assert np.array_equal(back, integers)
+        blocks = {"int8": 5, "int4": 80}[value_format]
+        held = integers if most == 127 else (integers[0::2] & 15) | (integers[1::2] & 15) << 4
+        assert bound == math.ceil((entropy(held) + 8 * blocks) / 8)
+    assert bound <= len(data) <= 1.02 * bound + 400
+
+
+@pytest.mark.parametrize(("value_format", "others"), [("fp32", 24), ("bf16", 8)])
+def test_bound_counts_exponents_by_their_entropy(value_format, others):
+    schema = codec.Schema({"w": ((1, 5120), "float32")})
+    values = np.random.default_rng(1).normal(size=(1, 5120)).astype(np.float32)
+    update = codec.Update({"w": codec.Dense(values)})
+
+    bound = codec.bound_bytes(update, schema, value_format)
+    data = codec.encode(update, schema, value_format)
+
+    back = codec.decode(data, schema)["w"].values.reshape(-1)
+    exponents = np.frexp(back)[1]
+    assert bound == math.ceil((entropy(exponents) + others * 5120) / 8)
+    assert bound <= len(data) <= 1.02 * bound + 400
+
+
+def test_values_without_a_place_in_their_format_have_no_bound():
+    schema = codec.Schema({"w": ((1, 3), "float32")})
+    update = codec.Update({"w": codec.Dense(np.array([[1.0, np.inf, 2.0]], np.float32))})
+
+    with pytest.raises(ValueError, match="'w': a value has no place in int8"):
+        codec.bound_bytes(update, schema, "int8")
 
 
 def test_fedpt_uplink_realises_97_percent_of_the_trainable_fraction():
     update = codec.Update(
-        {n: codec.Dense(np.ones(s, np.float32)) for n, s in CNN.items() if n != "fc1.weight"}
+        {
+            n: codec.Dense(np.random.default_rng(1).normal(size=s).astype(np.float32))
+            for n, s in CNN.items()
+            if n != "fc1.weight"
+        }
     )
     total = sum(spec.numel for spec in SCHEMA.values())
     trainable = total - SCHEMA["fc1.weight"].numel
