@@ -1,5 +1,6 @@
 #include "bindings/codec_byte_code.h"
 
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -32,14 +33,19 @@ py::bytes byte_code(const py::bytes& symbols, uint32_t profile) {
 
 py::tuple read_byte_code(const py::bytes& data, size_t n) {
   const std::string_view view(data);
-  std::vector<uint8_t> symbols(n);
+  auto symbols = py::reinterpret_steal<py::bytes>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n)));
+  if (!symbols) throw py::error_already_set();
+  auto* const out = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(symbols.ptr()));
   size_t used = 0;
   Reason reason;
   {
     py::gil_scoped_release release;
-    reason = codec::read_byte_code(bytes_of(view), view.size(), n, symbols.data(), &used);
+    reason = codec::read_byte_code(bytes_of(view), view.size(), n, out, &used);
   }
-  return py::make_tuple(static_cast<int>(reason), used, as_bytes(symbols));
+  // What a refused code left there is nobody's business.
+  if (reason != Reason::kNone) std::memset(out, 0, n);
+  return py::make_tuple(static_cast<int>(reason), used, symbols);
 }
 
 }  // namespace

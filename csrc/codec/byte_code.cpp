@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "codec/byte_table.h"
+#include "codec/escapes.h"
 #include "codec/rans.h"
 
 namespace sparsefl::codec {
@@ -46,23 +47,18 @@ void append_words(const uint8_t* symbols, size_t n, const ByteModel& model,
   out->resize(words_at + bytes);
 }
 
-// Which symbols stand in the list behind a code.
-void mark_escaped(const SymbolTable& table, bool* escaped) {
-  for (int s = 0; s < 256; ++s) escaped[s] = table.frequencies.of[s] == 0 || s == table.escape;
-}
-
-void append_escaped(const uint8_t* symbols, size_t n, const SymbolTable& table,
+void append_escaped(const uint8_t* symbols, size_t n, const ByteModel& model,
                     std::vector<uint8_t>* out) {
-  bool escaped[256];
-  mark_escaped(table, escaped);
-  std::vector<uint8_t> list;
-  for (size_t i = 0; i < n; ++i)
-    if (escaped[symbols[i]]) list.push_back(symbols[i]);
-  if (list.empty()) return;
+  if (model.escaped == 0) return;
+  uint8_t marks[256];
+  for (int s = 0; s < 256; ++s)
+    marks[s] = model.table.frequencies.of[s] == 0 || s == model.table.escape ? 0xFF : 0;
+  const std::unique_ptr<uint8_t[]> list(new uint8_t[model.escaped + kListSlack]);
+  gather_marked(symbols, n, marks, list.get());
   uint32_t counts[256] = {};
-  count_bytes(list.data(), list.size(), counts);
-  append_byte_code(list.data(), list.size(),
-                   choose_byte_model(counts, list.size(), Profile::kRans, false), out);
+  count_bytes(list.get(), model.escaped, counts);
+  append_byte_code(list.get(), model.escaped,
+                   choose_byte_model(counts, model.escaped, Profile::kRans, false), out);
 }
 
 Reason read_any(const uint8_t* data, size_t bytes, size_t n, bool escapes, uint8_t* symbols,
@@ -72,12 +68,10 @@ Reason read_any(const uint8_t* data, size_t bytes, size_t n, bool escapes, uint8
 Reason read_escaped(const uint8_t* data, size_t bytes, size_t n, uint8_t escape, uint8_t* symbols,
                     size_t* used) {
   const auto escapes = static_cast<size_t>(std::count(symbols, symbols + n, escape));
-  const std::unique_ptr<uint8_t[]> list(new uint8_t[escapes]);
+  const std::unique_ptr<uint8_t[]> list(new uint8_t[escapes + kListSlack]);
   const Reason reason = read_any(data, bytes, escapes, false, list.get(), used);
   if (reason != Reason::kNone) return reason;
-  const uint8_t* next = list.get();
-  for (size_t i = 0; i < n; ++i)
-    if (symbols[i] == escape) symbols[i] = *next++;
+  put_escaped(list.get(), n, escape, symbols);
   return Reason::kNone;
 }
 
@@ -171,7 +165,7 @@ void append_byte_code(const uint8_t* symbols, size_t n, const ByteModel& model,
   }
   if (model.coder != ByteCoder::kRaw) {
     append_words(symbols, n, model, out);
-    if (escape) append_escaped(symbols, n, model.table, out);
+    if (escape) append_escaped(symbols, n, model, out);
     if (out->size() - begin <= n) return;
     out->resize(begin);
   }

@@ -100,17 +100,18 @@ void finish_cost(ByteModel* model, uint64_t table_bytes) {
   model->cost = model->words_cost + (4 + table_bytes + 3 * model->lanes) * 8 * kBit;
 }
 
-// Cost of the list of what a table's escapes stand for.
-uint64_t list_cost(const uint32_t* counts, const SymbolTable& table) {
-  if (table.escape == kNoEscape) return 0;
+// Adds the list of what the table's escapes stand for.
+void add_list(const uint32_t* counts, ByteModel* model) {
+  const SymbolTable& table = model->table;
+  if (table.escape == kNoEscape) return;
   uint32_t escaped[256] = {};
-  size_t n = 0;
   for (int s = 0; s < 256; ++s) {
     if (s != table.escape && table.frequencies.of[s] != 0) continue;
     escaped[s] = counts[s];
-    n += counts[s];
+    model->escaped += counts[s];
   }
-  return n == 0 ? 0 : choose_byte_model(escaped, n, Profile::kRans, false).cost;
+  if (model->escaped != 0)
+    model->cost += choose_byte_model(escaped, model->escaped, Profile::kRans, false).cost;
 }
 
 ByteModel table_model(const uint32_t* counts, size_t n, const bool* rare) {
@@ -129,7 +130,7 @@ ByteModel table_model(const uint32_t* counts, size_t n, const bool* rare) {
   normalise(kept, n, &model.table.frequencies);
   model.words_cost = cost_of(counts, model.table);
   finish_cost(&model, table_bytes(model.table));
-  model.cost += list_cost(counts, model.table);
+  add_list(counts, &model);
   return model;
 }
 
@@ -140,7 +141,7 @@ ByteModel geometric_model(const uint32_t* counts, int index) {
   model.table = geometric_table(index);
   model.words_cost = cost_of(counts, model.table);
   finish_cost(&model, 1);
-  model.cost += list_cost(counts, model.table);
+  add_list(counts, &model);
   return model;
 }
 

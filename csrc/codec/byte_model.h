@@ -33,6 +33,7 @@ struct ByteModel {
   uint8_t parameter = 0;  // the symbol of kRepeated, the class of kGeometric
   SymbolTable table;
   size_t lanes = 1;
+  size_t escaped = 0;       // how many symbols `table` has no probability for
   uint64_t words_cost = 0;  // of the symbols by `table`
   uint64_t cost = 0;
 };

@@ -1,5 +1,10 @@
 """Byte codes: round trips, size against the entropy, damage, and every instruction set."""
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -97,3 +102,130 @@ def test_codes_of_2_18_symbols_take_their_entropy(name):
 
     # Tables, states and number of words included.
     assert len(code) <= 1.0021 * entropy_bytes(symbols)
+
+
+@pytest.mark.parametrize("profile", [PLAIN, RANS], ids=["plain", "rans"])
+def test_no_symbols_take_no_bytes_and_one_kind_two(profile):
+    assert _codec.byte_code(b"", profile) == b""
+    assert _codec.byte_code(b"\x07" * 100, profile) == bytes([REPEATED, 7])
+    assert _codec.read_byte_code(bytes([REPEATED, 7]), 3) == (0, 2, b"\x07\x07\x07")
+
+
+def test_the_plain_profile_writes_no_rans():
+    symbols = make("bitmap-.2", 4096).tobytes()
+
+    assert _codec.byte_code(symbols, PLAIN) == bytes([RAW]) + symbols
+
+
+def test_a_code_ends_by_itself():
+    code = _codec.byte_code(make("int8", 5000).tobytes(), RANS)
+
+    assert _codec.read_byte_code(code + b"more", 5000)[:2] == (0, len(code))
+
+
+@pytest.mark.parametrize("name", [*SOURCES, *OTHERS])
+@pytest.mark.parametrize("n", [40, 600, 5000])
+def test_no_truncation_is_read(name, n):
+    code = _codec.byte_code(make(name, n).tobytes(), RANS)
+
+    for size in range(len(code)):
+        assert _codec.read_byte_code(code[:size], n)[0] != 0
+
+
+def split(code: bytes, table_bytes: int) -> tuple[int, int]:
+    """Where the number of words and the states of a code of one lane begin."""
+    assert code[0] >> 4 == 0
+    return 1 + table_bytes, 4 + table_bytes
+
+
+def geometric(n: int = 300) -> bytes:
+    code = _codec.byte_code(make("heads-.1", n).tobytes(), RANS)
+    assert code[0] & 3 == GEOMETRIC
+    return code
+
+
+def patched(code: bytes, at: int, new: bytes) -> bytes:
+    return code[:at] + new + code[at + len(new) :]
+
+
+CODE, PADDING, SECTION_LENGTH = 32, 27, 20
+REFUSED = {
+    "unknown-head-bit": (lambda c: patched(c, 0, bytes([c[0] | 8])), CODE),
+    "lanes-2^6": (lambda c: patched(c, 0, bytes([c[0] | 0x60])), CODE),
+    "geometric-without-escape": (lambda c: patched(c, 0, bytes([c[0] & ~4])), CODE),
+    "unknown-class": (lambda c: patched(c, 1, bytes([56])), CODE),
+    "words-past-the-end": (lambda c: patched(c, 2, b"\xff\xff\xff"), SECTION_LENGTH),
+    "a-word-left-over": (
+        lambda c: c[:2] + (int.from_bytes(c[2:5], "little") + 1).to_bytes(3, "little") + c[5:] + c,
+        CODE,
+    ),
+    "a-word-missing": (
+        lambda c: c[:2] + (int.from_bytes(c[2:5], "little") - 1).to_bytes(3, "little") + c[5:],
+        CODE,
+    ),
+    "state-below-2^16": (lambda c: patched(c, 5, b"\xff\xff\x00\x00"), CODE),
+    "other-end-state": (lambda c: patched(c, 5, bytes([c[5] ^ 1])), CODE),
+    "raw-too-short": (lambda c: bytes([RAW]) + c, SECTION_LENGTH),
+    "raw-with-a-lane": (lambda c: bytes([0x10]) + bytes(300), CODE),
+    "nothing": (lambda c: b"", SECTION_LENGTH),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_damaged_code_is_refused(name):
+    change, reason = REFUSED[name]
+
+    assert _codec.read_byte_code(change(geometric()), 300)[0] == reason
+
+
+TABLES = {
+    "sum-not-4096": (bytes([0, 0, 1, 0x03]), CODE),
+    "padding": (bytes([0, 0, 1, 0xFF]), PADDING),
+    "unknown-form": (bytes([16, 0, 0, 0xFF]), CODE),
+    "too-long-a-number": (bytes([0, 0, 0]) + bytes(40), SECTION_LENGTH),
+    "ends-within": (bytes([0, 0, 200, 0x10]), SECTION_LENGTH),
+    "no-head": (b"", SECTION_LENGTH),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_damaged_table_is_refused(name):
+    table, reason = TABLES[name]
+
+    assert _codec.read_byte_code(bytes([TABLE]) + table, 100)[0] == reason
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+from test_byte_code import digest
+print(digest())
+"""
+
+
+def digest() -> str:
+    """A hash of codes, each of which this process reads back."""
+    out = hashlib.sha256()
+    for name in (*SOURCES, *OTHERS):
+        for n in (33, 997, 65_537, 262_144 + 45):
+            symbols = make(name, n)
+            code = _codec.byte_code(symbols.tobytes(), RANS)
+            np.testing.assert_array_equal(read(code, n), symbols)
+            out.update(code)
+    return out.hexdigest()
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_codes_are_the_same_bytes_on_every_instruction_set(isa):
+    script = SCRIPT.format(path=[os.path.dirname(__file__), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "SPARSEFL_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    if "does not have that instruction set" in done.stderr:
+        pytest.skip(f"this machine has no {isa}")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest()
