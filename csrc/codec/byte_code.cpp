@@ -14,7 +14,7 @@ namespace {
 
 // The head: coder in bits 0-1, escape in bit 2, log2 of the lanes in bits 4-6.
 constexpr int kEscapeBit = 2, kLanesAt = 4;
-constexpr int kMaxLanesLog2 = 5;
+constexpr int kMaxLanesLog2 = 6;
 constexpr size_t kCountBytes = 3;
 
 void append(const void* data, size_t bytes, std::vector<uint8_t>* out) {
@@ -22,28 +22,29 @@ void append(const void* data, size_t bytes, std::vector<uint8_t>* out) {
   out->insert(out->end(), begin, begin + bytes);
 }
 
-// No symbol takes more bytes of words than this, by its model; a state below 2^32 grows a symbol's
-// cost by less than log2(1 + frequency / 2^16) bits.
+// No symbol takes more bytes of words than this, by its model; a state below
+// 2^32 grows a symbol's cost by less than log2(1 + frequency / 2^16) bits.
 size_t max_words_bytes(const ByteModel& model, size_t n) {
   return static_cast<size_t>(model.words_cost >> (kCostFractionBits + 3)) + n / 64 +
          4 * model.lanes + 16;
 }
 
-// Appends states and words; the number of these goes in front.
+// Appends the numbers of words, states and words.
 void append_words(const uint8_t* symbols, size_t n, const ByteModel& model,
                   std::vector<uint8_t>* out) {
   const size_t count_at = out->size();
-  const size_t words_at = count_at + kCountBytes + 4 * model.lanes;
+  const size_t streams = streams_of(model.lanes);
+  const size_t states_at = count_at + kCountBytes * streams;
+  const size_t words_at = states_at + 4 * model.lanes;
   out->resize(words_at + kRansSlack + max_words_bytes(model, n));
   uint32_t states[kMaxLanes];
-  uint8_t* const end = out->data() + out->size();
-  const uint8_t* const begin = encode_rans(model.table.frequencies, model.table.escape, symbols, n,
-                                           model.lanes, states, end);
-  const auto bytes = static_cast<size_t>(end - begin);
-  const auto count = static_cast<uint32_t>(bytes / 2);
-  std::memcpy(out->data() + count_at, &count, kCountBytes);
-  std::memcpy(out->data() + count_at + kCountBytes, states, 4 * model.lanes);
-  std::memmove(out->data() + words_at, begin, bytes);
+  const CodeWords words = encode_rans(model.table.frequencies, model.table.escape, symbols, n,
+                                      model.lanes, states, out->data() + out->size());
+  for (size_t s = 0; s < streams; ++s)
+    std::memcpy(out->data() + count_at + kCountBytes * s, &words.count[s], kCountBytes);
+  const size_t bytes = 2 * (words.count[0] + words.count[1]);
+  std::memcpy(out->data() + states_at, states, 4 * model.lanes);
+  std::memmove(out->data() + words_at, words.begin, bytes);
   out->resize(words_at + bytes);
 }
 
@@ -95,17 +96,20 @@ Reason read_rans(const uint8_t* data, size_t bytes, size_t n, uint8_t head, uint
   size_t at = 0;
   Reason reason = read_model(data, bytes, static_cast<ByteCoder>(head & 3), escape, &table, &at);
   if (reason != Reason::kNone) return reason;
-  if (bytes - at < kCountBytes + 4 * lanes) return Reason::kSectionLength;
-  uint32_t count = 0;
-  std::memcpy(&count, data + at, kCountBytes);
+  const size_t streams = streams_of(lanes);
+  if (bytes - at < kCountBytes * streams + 4 * lanes) return Reason::kSectionLength;
+  CodeWords words{};
+  for (size_t s = 0; s < streams; ++s, at += kCountBytes)
+    std::memcpy(&words.count[s], data + at, kCountBytes);
   uint32_t states[kMaxLanes];
-  std::memcpy(states, data + at + kCountBytes, 4 * lanes);
-  at += kCountBytes + 4 * lanes;
+  std::memcpy(states, data + at, 4 * lanes);
+  at += 4 * lanes;
+  words.begin = data + at;
+  const size_t count = words.count[0] + words.count[1];
   if ((bytes - at) / 2 < count) return Reason::kSectionLength;
   if (*std::min_element(states, states + lanes) < kLeastState) return Reason::kCode;
-  if (!decode_rans(table.frequencies, states, lanes, data + at, count, n, symbols))
-    return Reason::kCode;
-  at += 2 * size_t{count};
+  if (!decode_rans(table.frequencies, states, lanes, words, n, symbols)) return Reason::kCode;
+  at += 2 * count;
   *used = at;
   if (!escape) return Reason::kNone;
   size_t more = 0;
@@ -115,7 +119,8 @@ Reason read_rans(const uint8_t* data, size_t bytes, size_t n, uint8_t head, uint
   return reason;
 }
 
-// Reads a code; that of a list may not have another. n is 0 where nothing escaped.
+// Reads a code; that of a list may not have another. n is 0 where nothing
+// escaped.
 Reason read_any(const uint8_t* data, size_t bytes, size_t n, bool escapes, uint8_t* symbols,
                 size_t* used) {
   *used = 0;

@@ -10,11 +10,13 @@ namespace sparsefl::codec {
 namespace {
 
 constexpr uint64_t kBit = uint64_t{1} << kCostFractionBits;
-// A symbol rarer than this part of 2^-12 wastes more on its neighbours than an escape costs.
+// A symbol rarer than this part of 2^-12 wastes more on its neighbours than an
+// escape costs.
 constexpr uint64_t kRareNumerator = 11, kRareDenominator = 16;
 
-// log2(x) in units of 2^-28, less at most one, for 1 <= x <= 2^12: each squaring of the mantissa
-// gives a bit. So fine that their differences fall like the logarithm's.
+// log2(x) in units of 2^-28, less at most one, for 1 <= x <= 2^12: each
+// squaring of the mantissa gives a bit. So fine that their differences fall
+// like the logarithm's.
 constexpr std::array<uint32_t, kProbabilityOne + 1> make_logarithms() {
   std::array<uint32_t, kProbabilityOne + 1> logs{};
   for (uint32_t x = 1; x <= kProbabilityOne; ++x) {
@@ -37,7 +39,8 @@ constexpr uint64_t symbol_cost(uint32_t frequency) {
   return kLog2[kProbabilityOne] - kLog2[frequency];
 }
 
-// The cost of the symbols by a table, escapes without the list of what they stand for.
+// The cost of the symbols by a table, escapes without the list of what they
+// stand for.
 uint64_t cost_of(const uint32_t* counts, const SymbolTable& table) {
   uint64_t cost = 0;
   for (int s = 0; s < 256; ++s) {
@@ -48,8 +51,8 @@ uint64_t cost_of(const uint32_t* counts, const SymbolTable& table) {
   return cost;
 }
 
-// What is left over for a symbol i or more of a geometric distribution, in units of 2^-32, for
-// i = 0, 1, ...: its mean is 2^(index / 8 - 2).
+// What is left over for a symbol i or more of a geometric distribution, in
+// units of 2^-32, for i = 0, 1, ...: its mean is 2^(index / 8 - 2).
 struct GeometricTail {
   constexpr explicit GeometricTail(int index) {
     // 2^(j / 8) in units of 2^-16.
@@ -88,13 +91,15 @@ constexpr std::array<SymbolTable, kGeometricClasses> make_geometrics() {
 }
 constexpr auto kGeometrics = make_geometrics();
 
-// 32 lanes keep vector units busy, 4 a scalar one; the states take less than a 256th of the code.
+// 64 lanes keep vector units busy, 4 a scalar one; the states take less than a
+// 256th of the code.
 size_t lanes_for(uint64_t cost) {
   const uint64_t bytes = cost / (8 * kBit);
-  return bytes >= 32 * 1024 ? 32 : bytes >= 4 * 1024 ? 4 : 1;
+  return bytes >= 80 * 1024 ? 64 : bytes >= 32 * 1024 ? 32 : bytes >= 4 * 1024 ? 4 : 1;
 }
 
-// Cost of head, number of words, states and words. A state holds 8 bits of the words on average.
+// Cost of head, number of words, states and words. A state holds 8 bits of the
+// words on average.
 void finish_cost(ByteModel* model, uint64_t table_bytes) {
   model->lanes = lanes_for(model->words_cost);
   model->cost = model->words_cost + (4 + table_bytes + 3 * model->lanes) * 8 * kBit;

@@ -1,5 +1,7 @@
 #include "codec/escapes.h"
 
+#include <algorithm>
+
 #include "codec/format.h"
 #include "codec/rans_kernels.h"
 
@@ -19,6 +21,15 @@ void gather_marked(const uint8_t* symbols, size_t n, const uint8_t* marks, uint8
   }
   for (; i < n; ++i)
     if (marks[symbols[i]] != 0) *list++ = symbols[i];
+}
+
+size_t count_escapes(const uint8_t* symbols, size_t n, uint8_t escape) {
+  size_t i = 0;
+  size_t count = 0;
+#if defined(__x86_64__)
+  if (has_wide_kernels()) i = count_escapes_avx512(symbols, n, escape, &count);
+#endif
+  return count + static_cast<size_t>(std::count(symbols + i, symbols + n, escape));
 }
 
 void put_escaped(const uint8_t* list, size_t n, uint8_t escape, uint8_t* symbols) {

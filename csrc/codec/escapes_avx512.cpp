@@ -28,6 +28,14 @@ size_t gather_marked_avx512(const uint8_t* symbols, size_t n, const uint8_t* mar
   return i;
 }
 
+size_t count_escapes_avx512(const uint8_t* symbols, size_t n, uint8_t escape, size_t* count) {
+  const __m512i wanted = _mm512_set1_epi8(static_cast<char>(escape));
+  size_t i = 0;
+  for (; i + 64 <= n; i += 64)
+    *count += _mm_popcnt_u64(_mm512_cmpeq_epi8_mask(_mm512_loadu_si512(symbols + i), wanted));
+  return i;
+}
+
 size_t put_escaped_avx512(const uint8_t** list, size_t n, uint8_t escape, uint8_t* symbols) {
   const __m512i wanted = _mm512_set1_epi8(static_cast<char>(escape));
   const uint8_t* from = *list;

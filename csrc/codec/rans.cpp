@@ -12,15 +12,6 @@ namespace sparsefl::codec {
 namespace {
 
 constexpr uint32_t kSlotMask = kProbabilityOne - 1;
-// The vector kernels decode this many symbols at a time and read at most as many words.
-constexpr size_t kPair = 2 * kMaxLanes;
-
-// What a code has left to read.
-struct Input {
-  const uint8_t* words;
-  const uint8_t* end;
-};
-
 void fill_slots(const Frequencies& frequencies, SlotTable* table) {
   uint32_t* slot = table->slots;
   for (uint32_t s = 0; s < 256; ++s) {
@@ -63,49 +54,105 @@ uint32_t entry_of(const RankTable& table, uint32_t slot) {
          (slot - table.start[rank]) << 20;
 }
 
+// What is left of a code: the words of its streams. They end where `end` says.
+struct Rest {
+  const uint8_t* words[kMaxStreams];
+  const uint8_t* end[kMaxStreams];
+};
+
+bool is_finished(const Rest& rest, const uint32_t* states, size_t lanes) {
+  for (size_t s = 0; s < streams_of(lanes); ++s)
+    if (rest.words[s] != rest.end[s]) return false;
+  return std::all_of(states, states + lanes, [](uint32_t x) { return x == kLeastState; });
+}
+
+// One symbol of each of `count` lanes. Which of them take a word is not to be
+// foretold, so nothing branches on it; a word is read whether it is taken or
+// not.
 template <class Table>
-bool decode_each(const Table& table, uint32_t* states, size_t lanes, Input in, size_t n,
+void decode_lanes(const Table& table, uint32_t* states, size_t count, const uint8_t** words,
+                  uint8_t* symbols) {
+  for (size_t j = 0; j < count; ++j) {
+    const uint32_t entry = entry_of(table, states[j] & kSlotMask);
+    symbols[j] = static_cast<uint8_t>(entry);
+    const uint32_t x = (entry >> 8 & kSlotMask) * (states[j] >> kProbabilityBits) + (entry >> 20);
+    const uint32_t takes = x < kLeastState;
+    states[j] = x << 16 * takes | (load<uint16_t>(*words) & -takes);
+    *words += 2 * takes;
+  }
+}
+
+// Groups of a few lanes whose states stay in registers, while words for all are
+// left; returns how many symbols.
+template <size_t kLanes, class Table>
+size_t decode_few(const Table& table, uint32_t* states, Rest* rest, size_t n, uint8_t* symbols) {
+  uint32_t x[kLanes];
+  std::copy_n(states, kLanes, x);
+  const uint8_t* words = rest->words[0];
+  const uint8_t* const end = rest->end[0];
+  size_t i = 0;
+  for (; i + kLanes <= n && end - words >= static_cast<ptrdiff_t>(2 * kLanes); i += kLanes)
+    decode_lanes(table, x, kLanes, &words, symbols + i);
+  std::copy_n(x, kLanes, states);
+  rest->words[0] = words;
+  return i;
+}
+
+template <class Table>
+bool decode_each(const Table& table, uint32_t* states, size_t lanes, Rest rest, size_t n,
                  uint8_t* symbols) {
   size_t i = 0;
-  // Which states take a word is not to be foretold: no branches while none can be the last.
-  for (; i < n && in.end - in.words >= 2; ++i) {
-    uint32_t& state = states[i & (lanes - 1)];
-    const uint32_t entry = entry_of(table, state & kSlotMask);
-    symbols[i] = static_cast<uint8_t>(entry);
-    const uint32_t x = (entry >> 8 & kSlotMask) * (state >> kProbabilityBits) + (entry >> 20);
-    const uint32_t takes = x < kLeastState;
-    state = x << 16 * takes | (load<uint16_t>(in.words) & -takes);
-    in.words += 2 * takes;
-  }
+  if (lanes == 1) i = decode_few<1>(table, states, &rest, n, symbols);
+  if (lanes == 4) i = decode_few<4>(table, states, &rest, n, symbols);
   for (; i < n; ++i) {
-    uint32_t& x = states[i & (lanes - 1)];
-    const uint32_t entry = entry_of(table, x & kSlotMask);
-    symbols[i] = static_cast<uint8_t>(entry);
-    x = (entry >> 8 & kSlotMask) * (x >> kProbabilityBits) + (entry >> 20);
-    if (x < kLeastState) return false;
+    const size_t lane = i & (lanes - 1);
+    const size_t stream = lane / kStreamLanes;
+    // Two zeros for where no word is left: a state that takes them fails below.
+    uint8_t none[2] = {};
+    const bool ended = rest.words[stream] == rest.end[stream];
+    const uint8_t* word = ended ? none : rest.words[stream];
+    const uint8_t* next = word;
+    decode_lanes(table, states + lane, 1, &next, symbols + i);
+    if (ended && next != word) return false;
+    if (!ended) rest.words[stream] = next;
   }
-  return in.words == in.end &&
-         std::all_of(states, states + lanes, [](uint32_t x) { return x == kLeastState; });
+  return is_finished(rest, states, lanes);
 }
 
 #if defined(__x86_64__)
-// Whole pairs by the kernel, the last of them from a copy that it may read past, then the rest.
+// Steps by the kernel, the last of them from copies that it may read past, then
+// the rest.
 template <class Table, class Kernel>
-bool decode_wide(const Table& table, Kernel kernel, uint32_t* states, Input in, size_t n,
-                 uint8_t* symbols) {
-  const size_t pairs = n / kPair;
-  size_t done = kernel(table, states, &in.words, in.end, pairs, symbols);
-  if (done < pairs) {
-    uint8_t tail[4 * kPair] = {};
-    const auto left = static_cast<size_t>(in.end - in.words);
-    std::memcpy(tail, in.words, left);
-    const uint8_t* words = tail;
-    done += kernel(table, states, &words, tail + sizeof tail, pairs - done, symbols + kPair * done);
-    const auto taken = static_cast<size_t>(words - tail);
-    if (done < pairs || taken > left) return false;
-    in.words += taken;
+bool decode_wide(const Table& table, Kernel kernel, uint32_t* states, size_t lanes, Rest rest,
+                 size_t n, uint8_t* symbols) {
+  const size_t streams = streams_of(lanes);
+  const size_t step_symbols = 2 * lanes;
+  const size_t steps = n / step_symbols;
+  uint8_t tails[kMaxStreams][4 * kStepBytes] = {};
+  bool in_tail[kMaxStreams] = {};
+  Input in[kMaxStreams];
+  // A stream is followed by the other, which may be read too.
+  for (size_t s = 0; s < streams; ++s) in[s] = {rest.words[s], rest.end[streams - 1]};
+  for (size_t done = 0;;) {
+    done += kernel(table, states, streams, in, steps - done, symbols + step_symbols * done);
+    if (done == steps) break;
+    for (size_t s = 0; s < streams; ++s) {
+      const ptrdiff_t left = in[s].limit - in[s].words;
+      if (left >= kStepBytes) continue;
+      if (in_tail[s]) return false;
+      in_tail[s] = true;
+      std::memcpy(tails[s], in[s].words, static_cast<size_t>(left));
+      rest.words[s] = in[s].words;
+      in[s] = {tails[s], tails[s] + sizeof tails[s]};
+    }
   }
-  return decode_each(table, states, kMaxLanes, in, n - kPair * pairs, symbols + kPair * pairs);
+  for (size_t s = 0; s < streams; ++s) {
+    const ptrdiff_t taken = in[s].words - (in_tail[s] ? tails[s] : rest.words[s]);
+    if (taken > rest.end[s] - rest.words[s]) return false;
+    rest.words[s] += taken;
+  }
+  return decode_each(table, states, lanes, rest, n - step_symbols * steps,
+                     symbols + step_symbols * steps);
 }
 #endif
 
@@ -116,7 +163,8 @@ struct EncoderSymbol {
 };
 constexpr int kReciprocalBits = 44;
 
-// Calls put(symbol, frequency, start) for every symbol; those of frequency 0 have the escape's.
+// Calls put(symbol, frequency, start) for every symbol; those of frequency 0
+// have the escape's.
 template <class Put>
 void visit_symbols(const Frequencies& frequencies, int escape, const Put& put) {
   uint32_t starts[256];
@@ -137,18 +185,21 @@ void fill_encoder(const Frequencies& frequencies, int escape, EncoderSymbol* tab
   });
 }
 
+// The symbols [begin, n) of one stream of `lanes` lanes, from the last to the
+// first.
 uint8_t* encode_each(const EncoderSymbol* table, const uint8_t* symbols, size_t begin, size_t n,
-                     size_t lanes, uint32_t* states, uint8_t* end) {
+                     size_t lanes, size_t stream, uint32_t* states, uint8_t* end) {
   for (size_t i = n; i-- > begin;) {
-    uint32_t& state = states[i & (lanes - 1)];
+    const size_t lane = i & (lanes - 1);
+    if (lane / kStreamLanes != stream) continue;
     const EncoderSymbol s = table[symbols[i]];
-    uint32_t x = state;
+    uint32_t x = states[lane];
     const uint32_t gives = x >> 20 >= s.frequency;
     store(end - 2, static_cast<uint16_t>(x));
     end -= 2 * gives;
     x >>= 16 * gives;
     const auto q = static_cast<uint32_t>(x * s.reciprocal >> kReciprocalBits);
-    state = x + s.start + q * (kProbabilityOne - s.frequency);
+    states[lane] = x + s.start + q * (kProbabilityOne - s.frequency);
   }
   return end;
 }
@@ -178,40 +229,52 @@ bool has_wide_kernels() {
 }
 #endif
 
-uint8_t* encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
-                     size_t lanes, uint32_t* states, uint8_t* end) {
+CodeWords encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
+                      size_t lanes, uint32_t* states, uint8_t* end) {
   std::fill_n(states, lanes, kLeastState);
   EncoderSymbol table[256];
   fill_encoder(frequencies, escape, table);
+  size_t groups = 0;
 #if defined(__x86_64__)
-  if (lanes == kMaxLanes && has_wide_kernels()) {
-    const size_t groups = n / kMaxLanes;
-    end = encode_each(table, symbols, groups * kMaxLanes, n, lanes, states, end);
-    DivisorTable divisors;
+  DivisorTable divisors;
+  const bool wide = lanes >= kStreamLanes && has_wide_kernels();
+  if (wide) {
+    groups = n / lanes;
     fill_divisors(frequencies, escape, &divisors);
-    return encode_groups_avx512(divisors, symbols, groups, states, end);
   }
 #endif
-  return encode_each(table, symbols, 0, n, lanes, states, end);
+  CodeWords words{end, {}};
+  for (size_t s = streams_of(lanes); s-- > 0;) {
+    uint8_t* at = encode_each(table, symbols, groups * lanes, n, lanes, s, states, end);
+#if defined(__x86_64__)
+    if (wide)
+      at = encode_groups_avx512(divisors, symbols + kStreamLanes * s, lanes, groups,
+                                states + kStreamLanes * s, at);
+#endif
+    words.count[s] = static_cast<size_t>(end - at) / 2;
+    words.begin = end = at;
+  }
+  return words;
 }
 
 bool decode_rans(const Frequencies& frequencies, uint32_t* states, size_t lanes,
-                 const uint8_t* words, size_t count, size_t n, uint8_t* symbols) {
-  const Input in{words, words + 2 * count};
+                 const CodeWords& words, size_t n, uint8_t* symbols) {
+  const uint8_t* const middle = words.begin + 2 * words.count[0];
+  const Rest rest{{words.begin, middle}, {middle, middle + 2 * words.count[1]}};
 #if defined(__x86_64__)
-  if (lanes == kMaxLanes && has_wide_kernels()) {
+  if (lanes >= kStreamLanes && has_wide_kernels()) {
     RankTable ranks;
     fill_ranks(frequencies, &ranks);
-    return decode_wide(ranks, decode_pairs_avx512, states, in, n, symbols);
+    return decode_wide(ranks, decode_steps_avx512, states, lanes, rest, n, symbols);
   }
 #endif
   SlotTable slots;
   fill_slots(frequencies, &slots);
 #if defined(__x86_64__)
-  if (lanes == kMaxLanes && isa() != Isa::kScalar)
-    return decode_wide(slots, decode_pairs_avx2, states, in, n, symbols);
+  if (lanes >= kStreamLanes && isa() != Isa::kScalar)
+    return decode_wide(slots, decode_steps_avx2, states, lanes, rest, n, symbols);
 #endif
-  return decode_each(slots, states, lanes, in, n, symbols);
+  return decode_each(slots, states, lanes, rest, n, symbols);
 }
 
 }  // namespace sparsefl::codec

@@ -11,7 +11,8 @@
 namespace sparsefl::codec {
 namespace {
 
-// kPlaces[m][j]: which of the next words lane j takes where the lanes of mask m take one each.
+// kPlaces[m][j]: which of the next words lane j takes where the lanes of mask m
+// take one each.
 struct Places {
   alignas(64) uint8_t of[256][8];
 };
@@ -60,22 +61,24 @@ __m256i symbols_of(const __m256i* entry) {
 
 }  // namespace
 
-size_t decode_pairs_avx2(const SlotTable& table, uint32_t* states, const uint8_t** words,
-                         const uint8_t* end, size_t pairs, uint8_t* symbols) {
-  __m256i x[4];
-  for (int j = 0; j < 4; ++j) x[j] = load(states + 8 * j);
-  const uint8_t* from = *words;
+size_t decode_steps_avx2(const SlotTable& table, uint32_t* states, size_t streams, Input* in,
+                         size_t steps, uint8_t* symbols) {
+  __m256i x[8];
+  for (size_t j = 0; j < 4 * streams; ++j) x[j] = load(states + 8 * j);
   size_t i = 0;
-  for (; i < pairs && end - from >= 128; ++i) {
-    for (int half = 0; half < 2; ++half) {
+  for (; i < steps && in[0].limit - in[0].words >= kStepBytes &&
+         in[streams - 1].limit - in[streams - 1].words >= kStepBytes;
+       ++i) {
+    for (size_t group = 0; group < 2 * streams; ++group, symbols += 32) {
+      const size_t stream = group & (streams - 1);
       __m256i entry[4];
-      for (int j = 0; j < 4; ++j) entry[j] = decode_eight(table, x + j, &from);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(symbols + 64 * i + 32 * half),
-                          symbols_of(entry));
+      for (size_t j = 0; j < 4; ++j)
+        entry[j] = decode_eight(table, x + 4 * stream + j, &in[stream].words);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(symbols), symbols_of(entry));
     }
   }
-  for (int j = 0; j < 4; ++j) _mm256_storeu_si256(reinterpret_cast<__m256i*>(states + 8 * j), x[j]);
-  *words = from;
+  for (size_t j = 0; j < 4 * streams; ++j)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(states + 8 * j), x[j]);
   return i;
 }
 

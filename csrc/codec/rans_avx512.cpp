@@ -1,5 +1,6 @@
-// 32 lanes as two vectors of 16-bit words, the lower and the upper halves of the states. Tables are
-// looked up in registers: a gather of 16 takes longer than all the rest.
+// 32 lanes as two vectors of 16-bit words, the lower and the upper halves of
+// the states. Tables are looked up in registers: a gather of 16 takes longer
+// than all the rest.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -83,7 +84,8 @@ __m512i decode_group(const RankTable& t, Lanes* x, const uint8_t** words) {
   const __mmask32 bit7 = kSymbols > 128 ? _mm512_test_epi16_mask(rank, _mm512_set1_epi16(128)) : 0;
   const __m512i frequency = look_up<kSymbols>(t.frequency, rank, bit6, bit7);
   const __m512i start = look_up<kSymbols>(t.start, rank, bit6, bit7);
-  // frequency is 16 times itself, so that frequency * (x >> 12) has its lower word here.
+  // frequency is 16 times itself, so that frequency * (x >> 12) has its lower
+  // word here.
   const __m512i slot = _mm512_and_si512(x->low, _mm512_set1_epi16(0xFFF));
   const __m512i top = _mm512_and_si512(x->low, _mm512_set1_epi16(static_cast<short>(0xF000)));
   const __m512i place =
@@ -99,41 +101,74 @@ __m512i decode_group(const RankTable& t, Lanes* x, const uint8_t** words) {
   return rank;
 }
 
+// Two groups' symbols, in order.
 template <int kSymbols>
-size_t decode(const RankTable& t, uint32_t* states, const uint8_t** words, const uint8_t* end,
-              size_t pairs, uint8_t* symbols) {
+void store_symbols(const RankTable& t, __m512i first, __m512i second, uint8_t* symbols) {
+  const __m512i both = _mm512_or_si512(first, _mm512_slli_epi16(second, 8));
+  const __m512i found = look_up_bytes<kSymbols>(t.symbol, both);
+  _mm512_storeu_si512(symbols,
+                      _mm512_maskz_permutexvar_epi8(kAll8, _mm512_load_si512(t.unzip), found));
+}
+
+template <int kSymbols>
+size_t decode_one(const RankTable& t, uint32_t* states, Input* in, size_t steps, uint8_t* symbols) {
   Lanes x = load_lanes(states);
-  const uint8_t* from = *words;
+  const uint8_t* from = in->words;
   size_t i = 0;
-  for (; i < pairs && end - from >= 128; ++i) {
+  for (; i < steps && in->limit - from >= kStepBytes; ++i) {
     const __m512i first = decode_group<kSymbols>(t, &x, &from);
     const __m512i second = decode_group<kSymbols>(t, &x, &from);
-    const __m512i both = _mm512_or_si512(first, _mm512_slli_epi16(second, 8));
-    const __m512i found = look_up_bytes<kSymbols>(t.symbol, both);
-    _mm512_storeu_si512(symbols + 64 * i,
-                        _mm512_maskz_permutexvar_epi8(kAll8, _mm512_load_si512(t.unzip), found));
+    store_symbols<kSymbols>(t, first, second, symbols + 64 * i);
   }
   store_lanes(x, states);
-  *words = from;
+  in->words = from;
   return i;
+}
+
+// What takes long is the way from one symbol of a lane to the next; two streams
+// are under way at once and together take little more time than one.
+template <int kSymbols>
+size_t decode_two(const RankTable& t, uint32_t* states, Input* in, size_t steps, uint8_t* symbols) {
+  Lanes x = load_lanes(states), y = load_lanes(states + 32);
+  const uint8_t *from = in[0].words, *other = in[1].words;
+  size_t i = 0;
+  for (; i < steps && in[0].limit - from >= kStepBytes && in[1].limit - other >= kStepBytes; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const __m512i first = decode_group<kSymbols>(t, &x, &from);
+      const __m512i second = decode_group<kSymbols>(t, &y, &other);
+      store_symbols<kSymbols>(t, first, second, symbols + 128 * i + 64 * half);
+    }
+  }
+  store_lanes(x, states);
+  store_lanes(y, states + 32);
+  in[0].words = from;
+  in[1].words = other;
+  return i;
+}
+
+template <int kSymbols>
+size_t decode(const RankTable& t, uint32_t* states, size_t streams, Input* in, size_t steps,
+              uint8_t* symbols) {
+  if (streams == 1) return decode_one<kSymbols>(t, states, in, steps, symbols);
+  return decode_two<kSymbols>(t, states, in, steps, symbols);
 }
 
 }  // namespace
 
-size_t decode_pairs_avx512(const RankTable& t, uint32_t* states, const uint8_t** words,
-                           const uint8_t* end, size_t pairs, uint8_t* symbols) {
-  if (t.symbols <= 64) return decode<64>(t, states, words, end, pairs, symbols);
-  if (t.symbols <= 128) return decode<128>(t, states, words, end, pairs, symbols);
-  return decode<256>(t, states, words, end, pairs, symbols);
+size_t decode_steps_avx512(const RankTable& t, uint32_t* states, size_t streams, Input* in,
+                           size_t steps, uint8_t* symbols) {
+  if (t.symbols <= 64) return decode<64>(t, states, streams, in, steps, symbols);
+  if (t.symbols <= 128) return decode<128>(t, states, streams, in, steps, symbols);
+  return decode<256>(t, states, streams, in, steps, symbols);
 }
 
-uint8_t* encode_groups_avx512(const DivisorTable& t, const uint8_t* symbols, size_t groups,
-                              uint32_t* states, uint8_t* end) {
+uint8_t* encode_groups_avx512(const DivisorTable& t, const uint8_t* symbols, size_t stride,
+                              size_t groups, uint32_t* states, uint8_t* end) {
   Lanes x = load_lanes(states);
   const __m512i iota = _mm512_load_si512(t.iota);
   for (size_t i = groups; i-- > 0;) {
     const __m512i s = _mm512_maskz_cvtepu8_epi16(
-        kAll16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(symbols + 32 * i)));
+        kAll16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(symbols + stride * i)));
     const __mmask32 bit6 = _mm512_test_epi16_mask(s, _mm512_set1_epi16(64));
     const __mmask32 bit7 = _mm512_test_epi16_mask(s, _mm512_set1_epi16(128));
     // 16 times the frequency.
@@ -152,8 +187,9 @@ uint8_t* encode_groups_avx512(const DivisorTable& t, const uint8_t* symbols, siz
     const __m512i low = _mm512_mask_mov_epi16(x.low, gives, x.high);
     const __m512i high = _mm512_maskz_mov_epi16(~gives, x.high);
 
-    // high:low / f by the reciprocal of f shifted up to have its top bit set (Moeller and Granlund
-    // 2011, "Improved division by invariant integers", algorithm 4).
+    // high:low / f by the reciprocal of f shifted up to have its top bit set
+    // (Moeller and Granlund 2011, "Improved division by invariant integers",
+    // algorithm 4).
     const __m512i d = _mm512_sllv_epi16(f, shift);
     const __m512i u1 = _mm512_shldv_epi16(high, low, shift);
     const __m512i u0 = _mm512_sllv_epi16(low, shift);

@@ -1,5 +1,6 @@
-// The kernels behind rans.h: tables in the form that each takes, and their loops over whole groups
-// of kMaxLanes symbols. All of them give the same states, words and symbols.
+// The kernels behind rans.h: tables in the form that each takes, and their
+// loops over whole groups of kStreamLanes symbols. All of them give the same
+// states, words and symbols.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +10,17 @@
 
 namespace sparsefl::codec {
 
-// What a decoder does at each slot: the symbol in bits 0-7, its frequency in 8-19, the place of the
-// slot among the symbol's in 20-31.
+// What a decoder does at each slot: the symbol in bits 0-7, its frequency in
+// 8-19, the place of the slot among the symbol's in 20-31.
 struct alignas(64) SlotTable {
   uint32_t slots[kProbabilityOne];
 };
 
-// The same in 3 KB, for look-ups in registers. A rank counts the symbols that occur, in order.
+// The same in 3 KB, for look-ups in registers. A rank counts the symbols that
+// occur, in order.
 struct alignas(64) RankTable {
-  // For 16 slots: where a symbol starts, but at slot 0, and how many do in the slots before.
+  // For 16 slots: where a symbol starts, but at slot 0, and how many do in the
+  // slots before.
   uint16_t starts_in[256];
   uint8_t starts_before[256];
   // By rank: 16 times the frequency, the first slot, the symbol.
@@ -32,8 +35,8 @@ struct alignas(64) RankTable {
 
 // What an encoder needs of each symbol.
 struct alignas(64) DivisorTable {
-  // 16 times the frequency; with s its number of leading zeros, floor((2^32 - 1) / (it << s)) -
-  // 2^16; its first slot times 16 plus s.
+  // 16 times the frequency; with s its number of leading zeros, floor((2^32 -
+  // 1) / (it << s)) - 2^16; its first slot times 16 plus s.
   uint16_t frequency[256];
   uint16_t reciprocal[256];
   uint16_t place[256];
@@ -41,20 +44,29 @@ struct alignas(64) DivisorTable {
 };
 
 #if defined(__x86_64__)
-// Whether this process uses the kernels of AVX-512. They take more than the sets that Isa::kAvx512
-// stands for: VBMI, VBMI2 and BITALG too.
+// Whether this process uses the kernels of AVX-512. They take more than the
+// sets that Isa::kAvx512 stands for: VBMI, VBMI2 and BITALG too.
 bool has_wide_kernels();
 
-// Decodes pairs of groups as long as 128 bytes of words are left; returns how many. Advances states
-// and words.
-size_t decode_pairs_avx2(const SlotTable& table, uint32_t* states, const uint8_t** words,
-                         const uint8_t* end, size_t pairs, uint8_t* symbols);
-size_t decode_pairs_avx512(const RankTable& table, uint32_t* states, const uint8_t** words,
-                           const uint8_t* end, size_t pairs, uint8_t* symbols);
+// A stream of words and how far beyond it may be read.
+struct Input {
+  const uint8_t* words;
+  const uint8_t* limit;
+};
+// A step takes at most this many bytes of words of each stream.
+inline constexpr ptrdiff_t kStepBytes = 128;
 
-// Encodes groups from the last to the first, as encode_rans does.
-uint8_t* encode_groups_avx512(const DivisorTable& table, const uint8_t* symbols, size_t groups,
-                              uint32_t* states, uint8_t* end);
+// Decodes steps of two groups of 32 symbols a stream as long as kStepBytes may
+// be read; returns how many. Advances states and words.
+size_t decode_steps_avx2(const SlotTable& table, uint32_t* states, size_t streams, Input* in,
+                         size_t steps, uint8_t* symbols);
+size_t decode_steps_avx512(const RankTable& table, uint32_t* states, size_t streams, Input* in,
+                           size_t steps, uint8_t* symbols);
+
+// Encodes groups from the last to the first, as encode_rans does; they begin
+// `stride` symbols apart.
+uint8_t* encode_groups_avx512(const DivisorTable& table, const uint8_t* symbols, size_t stride,
+                              size_t groups, uint32_t* states, uint8_t* end);
 #endif
 
 }  // namespace sparsefl::codec

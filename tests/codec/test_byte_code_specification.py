@@ -91,6 +91,7 @@ def read_byte_code(data: bytes, n: int) -> tuple[list[int], int]:
     if head & 3 == 1:
         return [data[1]] * n, 2
     escape, lanes = head >> 2 & 1, 1 << (head >> 4)
+    streams = 2 if lanes == 64 else 1
     if head & 3 == 2:
         f, place, used = read_table(data[1:], bool(escape))
     else:
@@ -98,20 +99,24 @@ def read_byte_code(data: bytes, n: int) -> tuple[list[int], int]:
     assert sum(f) == 4096
     slots = [(s, i) for s in range(256) for i in range(f[s])]
     at = 1 + used
-    count = int.from_bytes(data[at : at + 3], "little")
-    states = np.frombuffer(data, "<u4", lanes, at + 3).tolist()
-    at += 3 + 4 * lanes
-    words = iter(np.frombuffer(data, "<u2", count, at).tolist())
+    counts = [int.from_bytes(data[at + 3 * h : at + 3 * h + 3], "little") for h in range(streams)]
+    at += 3 * streams
+    states = np.frombuffer(data, "<u4", lanes, at).tolist()
+    at += 4 * lanes
+    words = []
+    for count in counts:
+        words.append(iter(np.frombuffer(data, "<u2", count, at).tolist()))
+        at += 2 * count
     symbols = []
     for i in range(n):
-        x = states[i % lanes]
+        lane = i % lanes
+        x = states[lane]
         s, place_in = slots[x % 4096]
         symbols.append(s)
         x = f[s] * (x >> 12) + place_in
-        states[i % lanes] = x << 16 | next(words) if x < 1 << 16 else x
+        states[lane] = x << 16 | next(words[lane // 32]) if x < 1 << 16 else x
     assert states == [1 << 16] * lanes
-    assert next(words, None) is None
-    at += 2 * count
+    assert all(next(stream, None) is None for stream in words)
     if escape:
         found, more = read_byte_code(data[at:], symbols.count(place))
         listed = iter(found)
@@ -120,7 +125,7 @@ def read_byte_code(data: bytes, n: int) -> tuple[list[int], int]:
     return symbols, at
 
 
-@pytest.mark.parametrize("n", [1, 5, 300, 5000, 70_000])
+@pytest.mark.parametrize("n", [1, 5, 300, 5000, 70_000, 150_001])
 @pytest.mark.parametrize("name", [*SOURCES, *OTHERS])
 def test_second_decoder_reads_the_codes(name, n):
     symbols = make(name, n).tobytes()
