@@ -95,6 +95,6 @@ codec = Pybind11Extension(
     depends=HEADERS,
     include_dirs=["csrc"],
     extra_compile_args=CXX,
-    cxx_std=20,
+    extra_link_args=["-pthread"],
 )
 setup(ext_modules=[ops, codec], cmdclass={"build_ext": BuildExt})

@@ -26,8 +26,16 @@ class Reader:
     @property
     def sections(self) -> list[tuple[int, int, int, int, int]]: ...
     def read(
-        self, bases: list[tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.int8] | None]]
+        self,
+        bases: list[tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.int8] | None]],
+        threads: int = 1,
     ) -> list[tuple[npt.NDArray[np.uint8] | None, npt.NDArray[Any] | None]]: ...
+
+class Accumulation:
+    def __init__(self, held_bytes: int = ..., isa: str | None = None) -> None: ...
+    def add(
+        self, reader: Reader, addends: list[tuple[object, ...]], weight: float, threads: int
+    ) -> None: ...
 
 class Writer:
     def __init__(

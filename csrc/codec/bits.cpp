@@ -85,21 +85,20 @@ void unpack_signs(const uint8_t* data, size_t n, int8_t* signs) {
 
 bool pack_flips(const int8_t* signs, const int8_t* base, size_t n, uint8_t* out) {
   const bool sound = pack_signs(signs, n, out);
-  const auto* bytes = reinterpret_cast<const uint8_t*>(base);
-  const auto negative = [](uint64_t eight) { return gather_low_bits((eight >> 7) & kOnes); };
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) out[i / 8] ^= negative(load<uint64_t>(bytes + i));
-  if (i < n) {
-    uint64_t rest = 0;
-    std::memcpy(&rest, bytes + i, n - i);
-    out[i / 8] ^= negative(rest);
-  }
+  flip_signs(base, n, out);
   return sound;
 }
 
-void unpack_flips(const uint8_t* data, const int8_t* base, size_t n, int8_t* signs) {
-  unpack_signs(data, n, signs);
-  for (size_t i = 0; i < n; ++i) signs[i] = static_cast<int8_t>(signs[i] * base[i]);
+void flip_signs(const int8_t* base, size_t n, uint8_t* bits) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(base);
+  const auto negative = [](uint64_t eight) { return gather_low_bits((eight >> 7) & kOnes); };
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) bits[i / 8] ^= negative(load<uint64_t>(bytes + i));
+  if (i < n) {
+    uint64_t rest = 0;
+    std::memcpy(&rest, bytes + i, n - i);
+    bits[i / 8] ^= negative(rest);
+  }
 }
 
 void fill_bits(size_t n, uint8_t* out) {

@@ -19,8 +19,8 @@ void unpack_signs(const uint8_t* data, size_t n, int8_t* signs);
 // As pack_signs, with bit i set where signs[i] is not base[i]; the signs of `base` are +1 or -1.
 bool pack_flips(const int8_t* signs, const int8_t* base, size_t n, uint8_t* out);
 
-// Writes n signs, the inverse of pack_flips.
-void unpack_flips(const uint8_t* data, const int8_t* base, size_t n, int8_t* signs);
+// Turns bits [0, n) of packed signs round where base[i] is -1.
+void flip_signs(const int8_t* base, size_t n, uint8_t* bits);
 
 // Sets bits [0, n) of `out` and clears those that fill its last byte.
 void fill_bits(size_t n, uint8_t* out);

@@ -19,8 +19,9 @@ Status parse(std::span<const uint8_t> data, uint64_t schema_fingerprint,
 struct Target {
   // Bitmap that the base has of a kShared or kChanges descriptor, ceil(numel / 8) bytes.
   const uint8_t* base = nullptr;
-  // Signs that the base has, count times +1 or -1, of a kFlips descriptor.
+  // Signs that the base has, base_count times +1 or -1, of a kFlips descriptor.
   const int8_t* base_signs = nullptr;
+  uint64_t base_count = 0;
   // Of a kSent or kChanges descriptor: receives ceil(numel / 8) bytes.
   uint8_t* bitmap = nullptr;
   // Receives count * memory_item_bytes bytes.
@@ -28,9 +29,10 @@ struct Target {
 };
 
 // Checks and decodes all chunks of a parsed message. Where the status is not ok the targets hold
-// nothing of use. `targets` has one entry a descriptor.
+// nothing of use. `targets` has one entry a descriptor. Status and content do not depend on the
+// number of threads, at least 1: chunks lie in memory of their own.
 Status read(std::span<const uint8_t> data, std::span<const TensorSpec> schema,
-            const Message& message, std::span<const Target> targets);
+            const Message& message, std::span<const Target> targets, size_t threads = 1);
 
 // The content of one descriptor, to be written.
 struct Source {

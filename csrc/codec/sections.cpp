@@ -116,28 +116,21 @@ uint8_t append_signs(const int8_t* signs, const int8_t* base, uint64_t count, Pr
   return 0;
 }
 
-Reason read_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
-                  uint64_t count, Scratch* scratch, int8_t* signs) {
-  std::vector<uint8_t> held;
-  const uint8_t* bits = section;
+Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
+                         uint64_t count, Scratch* scratch, uint8_t* negative) {
   if (coder == 0) {
     if (bytes != bytes_of(count)) return Reason::kSectionLength;
     if (!tail_is_zero(section, count)) return Reason::kPadding;
+    std::copy_n(section, bytes, negative);
   } else {
     if (bytes < kNumberBytes) return Reason::kSectionLength;
     const uint64_t set = load_number(section);
     if (set > count) return Reason::kCode;
-    held.resize(bytes_of(count));
     const Reason reason = read_bit_code(static_cast<BitCoder>(coder - 1), section + kNumberBytes,
-                                        bytes - kNumberBytes, count, set, 0, scratch, held.data());
+                                        bytes - kNumberBytes, count, set, 0, scratch, negative);
     if (reason != Reason::kNone) return reason;
-    bits = held.data();
   }
-  if (base == nullptr) {
-    unpack_signs(bits, count, signs);
-  } else {
-    unpack_flips(bits, base, count, signs);
-  }
+  if (base != nullptr) flip_signs(base, count, negative);
   return Reason::kNone;
 }
 

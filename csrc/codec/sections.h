@@ -35,7 +35,9 @@ Reason read_changes(const uint8_t* section, size_t bytes, const uint8_t* base, c
 uint8_t append_signs(const int8_t* signs, const int8_t* base, uint64_t count, Profile profile,
                      Scratch* scratch, std::vector<uint8_t>* out, bool* valid);
 
-Reason read_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
-                  uint64_t count, Scratch* scratch, int8_t* signs);
+// Writes the signs packed: ceil(count / 8) bytes whose bit i is set where the i-th sign is -1, the
+// bits past the last zero. `base` has the signs of mode kFlips, null for kSign.
+Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
+                         uint64_t count, Scratch* scratch, uint8_t* negative);
 
 }  // namespace sparsefl::codec

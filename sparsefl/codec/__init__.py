@@ -3,6 +3,7 @@
 ``FORMAT.md`` beside this file is the normative description of the bytes.
 """
 
+from sparsefl.codec.accumulator import Accumulator, feedback
 from sparsefl.codec.base import Base
 from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
@@ -26,6 +27,7 @@ from sparsefl.codec.votes import majority_vote, weighted_mean
 from sparsefl.codec.wire import decode, decode_support, encode, encode_support
 
 __all__ = [
+    "Accumulator",
     "Base",
     "CodecError",
     "CodecReason",
@@ -52,6 +54,7 @@ __all__ = [
     "encode",
     "encode_support",
     "expand_bits",
+    "feedback",
     "gather",
     "majority_vote",
     "pack_signs",

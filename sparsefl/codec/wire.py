@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsefl import _codec
-from sparsefl.codec.base import Base, Known, Reference, base_fingerprint, known_tensors
+from sparsefl.codec.base import Base, Reference, base_fingerprint, known_tensors
 from sparsefl.codec.errors import CodecError, CodecReason, refused
-from sparsefl.codec.plan import Item, SupportMode, ValueFormat, ValueMode, check_schema, plan
+from sparsefl.codec.plan import Item, ValueFormat, ValueMode, check_schema, plan
+from sparsefl.codec.received import TAKES_BASE, as_threads, receive
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import (
     Dense,
@@ -25,9 +26,6 @@ from sparsefl.codec.update import (
 )
 from sparsefl.support import Mask, Support
 
-# (ordinal, support mode, value mode, scale, count or seed)
-Descriptor: TypeAlias = tuple[int, int, int, float, int]
-
 # What values must be to be encoded.
 _RULES = {
     ValueMode.SIGN: "signs must be +1 or -1",
@@ -37,7 +35,6 @@ _RULES = {
     ValueMode.INT4: "values must be finite and at most 3.4e38",
     ValueMode.RAW: "values must be finite",
 }
-_TAKES_BASE = (SupportMode.SHARED, SupportMode.CHANGES)
 _SUPPORT_NAME = "support"
 _SUPPORT_DTYPE = "bool"
 
@@ -98,7 +95,11 @@ def encode(
 
 
 def decode(
-    data: bytes | bytearray | memoryview, schema: Schema, base: Base | None = None
+    data: bytes | bytearray | memoryview,
+    schema: Schema,
+    base: Base | None = None,
+    *,
+    threads: int = 1,
 ) -> Update:
     """Read a message, every byte of it checked before anything is handed out.
 
@@ -110,6 +111,7 @@ def decode(
         data: The message.
         schema: What sender and receiver agreed on.
         base: What the sender coded against, as of ``encode``; may hold more than that.
+        threads: On how many threads chunks are decoded; the result does not depend on it.
 
     Returns:
         The update, tensors in the schema's order.
@@ -118,28 +120,27 @@ def decode(
         CodecError: if the message is damaged, hostile, or for another schema or base; ``reason``
             says why. Nothing else is raised whatever the bytes are.
         TypeError: if an argument is of the wrong type.
-        ValueError: if a support of ``base`` does not have its tensor's shape.
+        ValueError: if a support of ``base`` does not have its tensor's shape, or ``threads`` is
+            below 1.
     """
     check_schema(schema)
-    known = {schema.ordinal(name): one for name, one in known_tensors(base, schema).items()}
+    threads = as_threads(threads)
+    received = receive(data, schema, known_tensors(base, schema))
     try:
-        reader = _codec.Reader(schema.table, _as_bytes(data))
-        descriptors = reader.descriptors
-        shared = _shared(descriptors, reader.base_fingerprint, known)
-        contents = reader.read([_arrays(reference) for reference in shared])
+        contents = received.reader.read(received.base_arrays, threads)
     except _codec.RefusedError as error:
         raise refused(error) from None
     names = list(schema)
     entries: dict[str, Entry] = {}
     for (ordinal, _, mode, scale, number), reference, (bitmap, values) in zip(
-        descriptors, shared, contents, strict=True
+        received.descriptors, received.references, contents, strict=True
     ):
         spec = schema[names[ordinal]]
         support = None if reference is None else reference.known.support
         if bitmap is not None:
             support = Support._trusted(spec.shape, bitmap, number)
         entries[names[ordinal]] = _entry(spec, support, ValueMode(mode), values, scale, number)
-    return Update(entries, round=reader.round)
+    return Update(entries, round=received.reader.round)
 
 
 def encode_support(
@@ -208,48 +209,11 @@ def _support_schema(shape: Iterable[int]) -> Schema:
     return Schema({_SUPPORT_NAME: (shape, _SUPPORT_DTYPE)})
 
 
-def _as_bytes(data: object) -> bytes:
-    """Returns the message as bytes that nobody can change while they are read."""
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"data must be bytes, bytearray or memoryview, got {type(data).__name__}")
-
-
 def _references(items: list[Item], modes: list[tuple[int, int]]) -> Iterator[Reference]:
     """Yields what the tensors of a message, written in these modes, take from the base."""
     for item, (support_mode, value_mode) in zip(items, modes, strict=True):
-        if item.known is not None and support_mode in _TAKES_BASE:
+        if item.known is not None and support_mode in TAKES_BASE:
             yield Reference(item.ordinal, item.known, value_mode == ValueMode.FLIPS)
-
-
-def _shared(
-    descriptors: list[Descriptor], fingerprint: int, known: dict[int, Known]
-) -> list[Reference | None]:
-    """Returns what each descriptor takes from the base, None for those that take nothing."""
-    shared: list[Reference | None] = []
-    for where, (ordinal, mode, value_mode, *_) in enumerate(descriptors):
-        if mode not in _TAKES_BASE:
-            shared.append(None)
-            continue
-        one, takes_signs = known.get(ordinal), value_mode == ValueMode.FLIPS
-        if one is None or (takes_signs and one.signs is None):
-            raise CodecError(CodecReason.BASE_MISSING, where)
-        shared.append(Reference(ordinal, one, takes_signs))
-    if base_fingerprint(reference for reference in shared if reference) != fingerprint:
-        raise CodecError(CodecReason.BASE_MISMATCH)
-    return shared
-
-
-def _arrays(
-    reference: Reference | None,
-) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.int8] | None]:
-    """Returns the bitmap and the signs of the base that the compiled codec needs."""
-    if reference is None:
-        return None, None
-    known = reference.known
-    return known.support.packed, known.signs if reference.takes_signs else None
 
 
 def _entry(

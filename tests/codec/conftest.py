@@ -201,3 +201,60 @@ def isa_name(request: pytest.FixtureRequest) -> str:
     except ValueError:
         pytest.skip(f"this machine or SPARSEFL_ISA rules {request.param} out")
     return request.param
+
+
+class Updates:
+    """Updates of one tensor `w`, and what is compared of their sums."""
+
+    @staticmethod
+    def schema(shape, dtype="float32"):
+        return codec.Schema({"w": (shape, dtype)})
+
+    @staticmethod
+    def sparse(shape, density, seed=0):
+        support = Support.random(shape, density, seed)
+        values = np.random.default_rng(seed).standard_normal(support.nnz).astype(np.float32)
+        return codec.Update({"w": codec.Sparse(support, values)})
+
+    @staticmethod
+    def signs(support, seed, scale=1.0):
+        signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), support.nnz)
+        return codec.Update({"w": codec.Signs(support, signs, scale)})
+
+    @staticmethod
+    def dense(entry, shape):
+        """What an entry says of each position, float64; zeros where nothing."""
+        if isinstance(entry, codec.Dense):
+            return entry.values.astype(np.float64)
+        values = entry.scale * entry.signs if isinstance(entry, codec.Signs) else entry.values
+        out = np.zeros(shape)
+        out[entry.support.to_numpy_mask()] = values.astype(np.float64)
+        return out
+
+    @staticmethod
+    def native(accumulator, held_bytes=1 << 24, isa=None):
+        accumulator._native = _codec.Accumulation(held_bytes, isa)
+        return accumulator
+
+    @staticmethod
+    def bits(arrays):
+        return {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}
+
+    @staticmethod
+    def many_chunks(value_format="fp32", density=0.4, seed=0):
+        """A message of several chunks a tensor, its schema and update."""
+        schema = codec.Schema({"w": ((1300, 613), "float32"), "b": ((7,), "float32")})
+        support = Support.random((1300, 613), density, seed)
+        random = np.random.default_rng(seed)
+        update = codec.Update(
+            {
+                "w": codec.Sparse(support, random.standard_normal(support.nnz).astype(np.float32)),
+                "b": codec.Dense(random.standard_normal(7).astype(np.float32)),
+            }
+        )
+        return schema, codec.encode(update, schema, value_format)
+
+
+@pytest.fixture
+def updates() -> type[Updates]:
+    return Updates

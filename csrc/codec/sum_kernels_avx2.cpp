@@ -1,0 +1,35 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "codec/sum_kernels.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2,popcnt")
+
+namespace sparsefl::codec {
+namespace {
+
+// There is no expansion by a mask: positions are walked by index at every density.
+struct Lanes {
+  static constexpr bool kWords = false;
+  static unsigned count(uint64_t word) { return static_cast<unsigned>(_mm_popcnt_u64(word)); }
+  static unsigned lowest(uint64_t word) { return static_cast<unsigned>(_tzcnt_u64(word)); }
+  static size_t filled(const uint8_t*, size_t*, size_t, uint64_t*, uint32_t*) { return 0; }
+};
+
+template <class T>
+struct Word;
+
+}  // namespace
+}  // namespace sparsefl::codec
+
+#include "codec/sum_kernels.inl"
+
+namespace sparsefl::codec {
+
+extern const AllSumKernels kSumsAvx2 = kTable;
+
+}  // namespace sparsefl::codec
+
+#pragma GCC pop_options
+#endif
