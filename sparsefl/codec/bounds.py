@@ -15,13 +15,10 @@ from sparsefl.codec.update import Update
 
 _SEED_BITS = 64
 _SCALE_BITS = 32
-_BYTE_BITS = 8
 _BLOCK_LOG2 = {
     mode: _codec.block_size(mode).bit_length() - 1
     for mode in (ValueMode.INT8, ValueMode.INT4, ValueMode.TERNARY)
 }
-# Of the floats that have an exponent of eight bits: its place, and the other bits.
-_FLOATS = {ValueMode.FP32: (np.uint32, 23, 24), ValueMode.BF16: (np.uint16, 7, 8)}
 _PLAIN = 0
 
 
@@ -36,8 +33,8 @@ def bound_bytes(
       ``log2 C(k, drops) + log2 C(numel - k, adds)`` where it holds another, of ``k`` positions;
     - for signs ``log2 C(nnz, f)``, ``f`` of them -1, or where ``base`` holds some at the same
       positions, different from those, and 32 for their scale;
-    - for values the empirical entropy of the exponents (``"fp32"``, ``"bf16"``), or of the bytes
-      of their integers and of their blocks' exponents, and the other bits as they are;
+    - for values the empirical entropy of each plane of bytes: of a float the exponent, then the
+      mantissa and the sign; of a block the bytes of its integers, and of its scale two;
     - 64 bits a seed.
 
     What is not random may take less: codes of bit strings and bytes know runs and repetitions.
@@ -87,30 +84,32 @@ def _value_bits(item: Item) -> float:
         return _SCALE_BITS + log2_choose(count, int(np.count_nonzero(signs != base)))
     if mode is ValueMode.MODULAR:
         return _SCALE_BITS + 32 * count
-    if mode in _FLOATS or mode in _BLOCK_LOG2:
-        return _entropy_of_values(item)
-    return 0.0 if mode is ValueMode.NONE else _BYTE_BITS * _bytes_of(item) * count
-
-
-def _bytes_of(item: Item) -> int:
-    return np.dtype(item.spec.dtype).itemsize
+    return 0.0 if mode is ValueMode.NONE else _entropy_of_values(item)
 
 
 def _entropy_of_values(item: Item) -> float:
-    """Returns the entropy of exponents and integers, and the bits of all that is beside them."""
+    """Returns the entropy of each plane of bytes that the format makes of the values."""
     mode, log2 = item.value_mode, _BLOCK_LOG2.get(item.value_mode, 0)
-    values = np.ascontiguousarray(item.values).view(np.uint8)
+    values = np.ascontiguousarray(item.values).reshape(-1).view(np.uint8)
     dtype = DTYPE_CODES[item.spec.dtype]
     section = _codec.value_section(int(mode), dtype, log2, values, _PLAIN)
     if section is None:
         raise ValueError(f"tensor {item.name!r}: a value has no place in {mode.name.lower()}")
     raw = np.frombuffer(section[1], np.uint8)
-    if mode in _FLOATS:
-        word, place, others = _FLOATS[mode]
-        exponents = ((raw.view(word) >> place) & 255).astype(np.uint8)
-        return _entropy(exponents) + others * item.count
+    if mode not in _BLOCK_LOG2:
+        return _entropy_of_planes(raw, raw.size // max(1, item.count), item.spec.is_floating)
     scales = 2 * math.ceil(item.count / 2**log2)
-    return _entropy(raw[1:scales:2]) + _BYTE_BITS * scales / 2 + _entropy(raw[scales:])
+    return _entropy_of_planes(raw[:scales], 2, False) + _entropy(raw[scales:])
+
+
+def _entropy_of_planes(raw: npt.NDArray[np.uint8], width: int, has_sign: bool) -> float:
+    """Returns the entropies of the bytes of elements, the sign taken behind the mantissa."""
+    if raw.size == 0:
+        return 0.0
+    if has_sign:
+        words = raw.view(f"<u{width}")
+        raw = ((words << 1) | (words >> (8 * width - 1))).view(np.uint8)
+    return sum(_entropy(plane) for plane in raw.reshape(-1, width).T)
 
 
 def _entropy(symbols: npt.NDArray[np.uint8]) -> float:

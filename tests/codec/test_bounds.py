@@ -44,8 +44,8 @@ def test_bound_counts_each_part():
     fp32 = codec.bound_bytes(update, schema)
     shared = codec.bound_bytes(update, schema, "bf16", {"a": support, "b": support})
 
-    assert fp32 == math.ceil((2 * choose + 200 * 25 + negative + 32 + 2000 * 24 + 64) / 8)
-    assert shared == math.ceil((200 * 9 + negative + 32 + 2000 * 8 + 64) / 8)
+    assert fp32 == math.ceil((2 * choose + 200 + negative + 32 + 64) / 8)
+    assert shared == math.ceil((200 + negative + 32 + 64) / 8)
 
 
 def test_bound_of_signs_against_a_base_counts_their_flips():
@@ -78,14 +78,13 @@ def test_bound_counts_integers_and_scales_of_blocks(value_format, most):
 
     if value_format != "ternary":  # whose scales are not those of the largest
         assert np.array_equal(back, integers)
-        blocks = {"int8": 5, "int4": 80}[value_format]
         held = integers if most == 127 else (integers[0::2] & 15) | (integers[1::2] & 15) << 4
-        assert bound == math.ceil((entropy(held) + 8 * blocks) / 8)
+        assert bound == math.ceil(entropy(held) / 8)  # all scales are the same
     assert bound <= len(data) <= 1.02 * bound + 400
 
 
-@pytest.mark.parametrize(("value_format", "others"), [("fp32", 24), ("bf16", 8)])
-def test_bound_counts_exponents_by_their_entropy(value_format, others):
+@pytest.mark.parametrize(("value_format", "width"), [("fp32", 4), ("bf16", 2)])
+def test_bound_counts_planes_by_their_entropy(value_format, width):
     schema = codec.Schema({"w": ((1, 5120), "float32")})
     values = np.random.default_rng(1).normal(size=(1, 5120)).astype(np.float32)
     update = codec.Update({"w": codec.Dense(values)})
@@ -94,8 +93,12 @@ def test_bound_counts_exponents_by_their_entropy(value_format, others):
     data = codec.encode(update, schema, value_format)
 
     back = codec.decode(data, schema)["w"].values.reshape(-1)
-    exponents = np.frexp(back)[1]
-    assert bound == math.ceil((entropy(exponents) + others * 5120) / 8)
+    words = back.view(np.uint32)
+    planes = ((words << 1) | (words >> 31)) >> 8 * np.arange(4)[:, None] & 255
+    if width == 2:  # the upper half, turned by itself
+        words >>= 16
+        planes = ((words << 1) | (words >> 15)) >> 8 * np.arange(2)[:, None] & 255
+    assert bound == math.ceil(sum(entropy(plane) for plane in planes) / 8)
     assert bound <= len(data) <= 1.02 * bound + 400
 
 

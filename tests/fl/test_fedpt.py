@@ -126,7 +126,7 @@ def test_norms_biases_and_buffers_of_frozen_blocks_travel(federation):
     } <= set(kinds)
     run.play(1)
     sent = sum(run.wire.schema[name].numel * width(run.wire.schema[name].dtype) for name in kinds)
-    assert run.ledger.rounds[0].uplink_bound_bytes == 3 * sent
+    assert 1.5 * sent < run.ledger.rounds[0].uplink_bound_bytes <= 3 * sent
 
 
 def width(dtype):
