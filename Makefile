@@ -14,7 +14,7 @@ MAKEFLAGS += --jobs=2
 $(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c '' 2>/dev/null \
 	|| rm -f $(VENV)/.dependencies $(VENV)/.built)
 
-.PHONY: demo test test-full bench figures lint format clean
+.PHONY: demo test test-full bench figures codec-figures lint format clean
 
 demo: $(VENV)/.built .data/.fetched
 	$(RUN) -m sparsefl compare --out demo
@@ -31,10 +31,17 @@ bench: $(VENV)/.built
 	$(RUN) -m sparsefl bench --json runs/bench.json --plot runs/bench.png
 
 # The committed results and the README's figures from them; wants a machine that does nothing else.
-figures: demo
+figures: demo codec-figures
 	cp demo/compare.json demo/accuracy.png demo/factors.png bench/results/
 	$(RUN) -m sparsefl bench --table all --json bench/results/cpu.json --plot bench/results/cpu.png
 	$(RUN) -m sparsefl.bench.claims.summary
+	$(RUN) -m sparsefl.bench.tables README.md bench/results
+
+# Those of messages alone, beside what the extra "peers" installs: 3 minutes.
+codec-figures: $(VENV)/.built
+	$(RUN) -m pip install --quiet --no-build-isolation --no-compile --editable '.[peers]'
+	$(RUN) -m sparsefl bench --table codec --json bench/results/codec.json
+	$(RUN) -m sparsefl.bench.codec.plots bench/results
 	$(RUN) -m sparsefl.bench.tables README.md bench/results
 
 lint: $(VENV)/.dependencies

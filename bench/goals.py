@@ -75,6 +75,67 @@ GOALS: Mapping[tuple[str, str], Mapping[float, Goal]] = {
 }
 LESS_IS_BETTER = {MEMORY}
 
+CODEC_SIZES, CODEC_SPEED = "codec_sizes", "codec_speed"
+# Of a message's length to the bits that it holds: at most this.
+SIZE_AIMS: Mapping[str, float] = {
+    **{"support": 1.005, "layers": 1.01, "rows": 1.05, "changes": 1.005, "additions": 1.005},
+    **{"values": 1.003, "flips": 1.02, "signs": 1.02, "message": 1.01},
+}
+# Of supports without rANS: up to the density, and above it.
+PLAIN_DENSITY, PLAIN_AIMS = 0.05, (1.02, 1.045)
+# Below as many changes what frames a message counts.
+LEAST_CHANGES = 10_000
+# Of the length of the tensors in float32, a message at density .1 in int8.
+DENSE_SHARE = 0.034
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedGoal:
+    """What a figure of the table ``codec_speed`` is to reach.
+
+    Attributes:
+        figure: Its field: ``slower`` than the yardstick (the less the better), ``faster`` than it,
+            or a rate.
+        floor: At least this.
+        aim: What it is for.
+    """
+
+    figure: str
+    floor: float
+    aim: float
+
+    def verdict(self, seen: float) -> str:
+        """Say in a word where a figure stands."""
+        return Goal(self.floor, self.aim).verdict(seen, less=self.figure == "slower")
+
+
+# By what is coded, variant, mode and density.
+SPEED_GOALS: Mapping[tuple[str, str, str, float], SpeedGoal] = {
+    ("support", "plain", "decode", 0.1): SpeedGoal("gindices_per_s", 2.2, 3.2),
+    ("support", "plain", "encode", 0.1): SpeedGoal("gindices_per_s", 1.1, 2.0),
+    ("bytes", "rans", "decode", 1.0): SpeedGoal("faster", 1.1, 1.5),
+    ("bytes", "rans", "encode", 1.0): SpeedGoal("faster", 0.75, 1.5),
+    ("update", "from_dense", "encode", 0.1): SpeedGoal("slower", 2.0, 1.0),
+    ("update", "", "accumulate", 0.1): SpeedGoal("slower", 0.9, 0.7),
+    ("update", "", "accumulate", 0.01): SpeedGoal("slower", 0.2, 0.1),
+}
+
+
+def size_aim(op: str, density: float, rans: bool, changes: int) -> float | None:
+    """Return what the ratio of a message to its bound is to stay within, if anything.
+
+    Args:
+        op: What is sent; the part before the first underscore names its aim.
+        density: Of its support.
+        rans: Whether rANS was allowed.
+        changes: How many positions were dropped or added.
+    """
+    if not rans:
+        return PLAIN_AIMS[density > PLAIN_DENSITY] if op == "support" else None
+    if 0 < changes < LEAST_CHANGES:
+        return None
+    return SIZE_AIMS.get(op.partition("_")[0])
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:

@@ -6,6 +6,10 @@ that clients train), ``sign``, ``sign_batch_1`` (exported layers), ``resnet18_st
 ``resnet18_memory``, ``frozen`` and ``resnet18_cap`` (the step without its convolutions). All of
 them take 30 minutes of an idle machine of two cores; ``--resume`` with ``--seconds`` runs them in
 pieces.
+
+Those of messages lie in a file of their own: ``codec_sizes`` (lengths against information bounds,
+nothing is timed) and ``codec_speed`` (one thread), ``codec`` for both, 3 minutes together. Peers
+take part where they are installed (``pip install sparsefl[peers]``).
 """
 
 from __future__ import annotations
@@ -19,13 +23,14 @@ from collections.abc import Iterator, Sequence
 
 from sparsefl import report
 
-from . import cap, goals, layers, networks, packed_sign, rows, sweeps, tune
+from . import cap, codec, goals, layers, networks, packed_sign, rows, sweeps, tune
 from .cases import CASES
 from .plots import draw
 from .rows import Row
 
 TABLES = (*sweeps.TABLES, goals.SIGN_BATCH_1, *networks.TABLES, cap.CAP)
 ALL = "all"
+CODEC = "codec"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(f"{key}: {value}" for key, value in described.items()), sep="\n")
         for measured in within(args.seconds, measure(args, described, found)):
             found = rows.merge(found, measured)
-            print(*map(rows.line, rows.by_variant(measured)), sep="\n", flush=True)
+            print(*lines(measured), sep="\n", flush=True)
             # After every point, so that what was measured is not lost.
             if args.json is not None:
                 rows.write(found, args.json)
@@ -56,9 +61,17 @@ def finish(args: argparse.Namespace, found: Sequence[Row]) -> None:
         print(*rows.comparison(rows.read(args.compare), found), sep="\n")
     if args.plot is not None:
         draw(found, args.plot)
-    text = goals.summary(found)
+    text = "\n\n".join(filter(None, (goals.summary(found), codec.summary(found))))
     if text and args.compare is None:
         print(f"\n{text}")
+
+
+def lines(measured: Sequence[Row]) -> Iterator[str]:
+    """Yield the rows of a point for reading."""
+    if measured[0]["table"] in codec.TABLES:
+        yield from map(codec.line, measured)
+    else:
+        yield from map(rows.line, rows.by_variant(measured))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--table",
         action="append",
-        choices=[*TABLES, ALL],
+        choices=[*TABLES, ALL, *codec.TABLES, CODEC],
         help=f"this table, default {sweeps.OPS}",
     )
     out.add_argument(
@@ -123,7 +136,9 @@ def held(args: argparse.Namespace) -> list[Row]:
 
 def measure(args: argparse.Namespace, described: Row, known: Sequence[Row]) -> Iterator[list[Row]]:
     """Yield the rows of the chosen tables and ops, point by point."""
-    chosen = args.table or [sweeps.OPS]
+    chosen = {*(args.table or [sweeps.OPS])}
+    if CODEC in chosen:
+        chosen |= {*codec.TABLES}
     tables = TABLES if ALL in chosen else chosen
     done = [r for r in known if args.resume and r["commit"] == described["commit"]]
     points = {rows.point_of(row) for row in done}
@@ -137,6 +152,7 @@ def measure(args: argparse.Namespace, described: Row, known: Sequence[Row]) -> I
         yield from networks.measure(left, described)
         if cap.CAP in left:
             yield cap.rows(described)
+    yield from codec.measure(chosen, described, points, quick=args.quick)
 
 
 def within(seconds: float | None, points: Iterator[list[Row]]) -> Iterator[list[Row]]:

@@ -30,8 +30,8 @@ except ImportError:  # Python 3.10
 with open("pyproject.toml", "rb") as file:
     config = tomllib.load(file)
 wanted = [*config["build-system"]["requires"], *config["project"]["dependencies"]]
-for extra in config["project"]["optional-dependencies"].values():
-    wanted += extra
+for name, extra in config["project"]["optional-dependencies"].items():
+    wanted += [] if name == "peers" else extra
 sys.stdout.write("\n".join(wanted) + "\n")
 PY
 "$venv/bin/python" -m pip install --quiet --no-compile --constraint constraints.txt \

@@ -88,3 +88,36 @@ def test_wrong_results_are_named_beside_the_means_that_lack_them():
 
 def test_summary_of_rows_without_goals_is_empty():
     assert goals.summary([row(1.2, table="ops")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("op", "density", "rans", "changes", "aim"),
+    [
+        ("support", 0.1, True, 0, 1.005),
+        ("support", 0.05, False, 0, 1.02),
+        ("support", 0.1, False, 0, 1.045),
+        ("layers", 0.2, False, 0, None),
+        ("changes", 0.1, True, 10_000, 1.005),
+        ("changes", 0.01, True, 9_999, None),
+        ("values_int8", 1.0, True, 0, 1.003),
+        ("blocks", 0.1, True, 0, None),
+    ],
+)
+def test_aims_of_messages(op, density, rans, changes, aim):
+    assert goals.size_aim(op, density, rans, changes) == aim
+
+
+@pytest.mark.parametrize(
+    ("figure", "seen", "verdict"),
+    [
+        ("slower", 0.6, "aim"),
+        ("slower", 0.8, "floor"),
+        ("slower", 1.0, "BELOW"),
+        ("faster", 0.6, "BELOW"),
+        ("faster", 0.8, "floor"),
+        ("faster", 1.0, "aim"),
+    ],
+)
+def test_speeds_are_the_better_the_more_but_for_times(figure, seen, verdict):
+    bounds = (0.9, 0.7) if figure == "slower" else (0.7, 0.9)
+    assert goals.SpeedGoal(figure, *bounds).verdict(seen) == verdict

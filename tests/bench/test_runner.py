@@ -129,3 +129,13 @@ def test_resumed_run_measures_what_is_missing(tmp_path, monkeypatch):
     runner.main(arguments)
     assert len(begun) == len(set(begun)) == len(cases.CASES)
     assert {row["op"] for row in rows.read(path)} == set(cases.CASES)
+
+
+def test_codec_tables_are_measured_and_resumed(tmp_path, capsys):
+    path = tmp_path / "codec.json"
+    arguments = ["--quick", "--table", "codec", "--json", str(path)]
+    assert runner.main([*arguments, "--seconds", "0"]) == 0
+    (point,) = {rows.point_of(row) for row in rows.read(path)}
+    assert runner.main([*arguments, "--seconds", "0", "--resume"]) == 0
+    assert len({rows.point_of(row) for row in rows.read(path)} - {point}) == 1
+    assert "of the bound" in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""The codec's tables as text and as the README shows them, from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..goals import CODEC_SIZES, CODEC_SPEED
+from ..markdown import markdown
+from ..rows import OURS, Row
+
+# What the README has of each kind, by the start of the op.
+LABELS = {
+    "support": "random support, density {density:g}",
+    "layers": "32 layers, lognormal density, mean {density:g}",
+    "rows": "rows of 512, lognormal density, mean {density:g}",
+    "changes": "{changes:,} drops and as many additions, density {density:g}",
+    "additions": "{changes:,} additions, density {density:g}",
+    "flips": "signs, {density:.1%} of them flipped",
+    "values_fp32": "values, fp32",
+    "values_bf16": "values, bf16",
+    "values_int8": "values, int8",
+    "values_int4": "values, int4",
+    "values_ternary": "values, ternary",
+    "message_normal": "whole update, density {density:g}, int8",
+}
+SHOWN_PEERS = ("bitmap_zstd1", "roaring", "pcodec")
+# Changes, values and whole updates have the same peers under other names.
+AS_PEER = {
+    **{"xor_zstd3": "bitmap_zstd1", "xor_roaring": "roaring"},
+    **{"zstd1": "bitmap_zstd1", "the_same_zstd3": "bitmap_zstd1"},
+}
+LEAST_SHOWN_FLIPS = 0.01
+MODES = {"encode": "encode", "decode": "decode", "accumulate": "decode and add"}
+
+
+def line(row: Row) -> str:
+    """Format a row for reading."""
+    shape = row["shape"]
+    changes = f", {shape['changes']} changed" if "changes" in shape else ""
+    head = f"{row['op']:18}{shape['numel']}{changes}, density {row['density']:<6g}"
+    head = f"{head:54}{row['provider'] + ':' + row['variant']:24}{row['mode']:11}"
+    if not row["correct"]:
+        return f"{head} WRONG RESULT"
+    if row["table"] == CODEC_SIZES:
+        text = f"{head}{row['bytes']:>12,} bytes {row['ratio']:10.4f} of the bound"
+        if "dense_share" in row:
+            text += f", {row['dense_share']:.4f} of dense"
+        return text + _verdict(row)
+    rate = next(f"{row[name]:8.3f} {name}" for name in row if name.endswith("_per_s"))
+    text = f"{head}{row['median_us']:>12,.0f} us {rate}"
+    if "faster" in row:
+        text += f", {row['slower']:.2f}x the time of {row['yardstick']}"
+    return text + _verdict(row)
+
+
+def _verdict(row: Row) -> str:
+    if "aim" not in row:
+        return ""
+    if row["table"] == CODEC_SIZES:
+        return f" (aim {row['aim']}: {'reached' if row['reached'] else 'MISSED'})"
+    return f" (floor {row['floor']}, aim {row['aim']}: {row['verdict']})"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return what has an aim and misses it, and how many do not; nothing without such rows."""
+    judged = [r for r in rows if r["table"] in (CODEC_SIZES, CODEC_SPEED) and "aim" in r]
+    if not judged:
+        return ""
+    missed = [row for row in judged if not row["reached"]]
+    found = f"codec: {len(judged) - len(missed)} of {len(judged)} aims reached"
+    return "\n".join([found, *map(line, missed)])
+
+
+def size_table(rows: Sequence[Row]) -> str:
+    """Make the table of lengths over bounds: a line a content, ours first."""
+    sizes = [row for row in rows if row["table"] == CODEC_SIZES and row["correct"]]
+    points: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in sizes:
+        label = _label(row)
+        if label is not None:
+            name = row["variant"] if row["provider"] == OURS else row["provider"]
+            key = (row["op"], row["density"], row["shape"].get("changes", 0))
+            points.setdefault(key, {})[AS_PEER.get(name, name)] = row
+
+    def cells(found: dict[str, Row]) -> Iterator[str]:
+        ours = found["rans"]
+        yield _label(ours) or ""
+        yield f"{ours['bytes']:,}"
+        yield f"{ours['ratio']:.4f}"
+        yield f"{ours['aim']:g}" if "aim" in ours else "-"
+        plain = found.get("plain")
+        yield "-" if plain is None else f"{plain['ratio']:.4f}"
+        for peer in SHOWN_PEERS:
+            yield f"{found[peer]['ratio']:.3f}" if peer in found else "-"
+
+    head = ["bytes over the information bound", "bytes", "sparsefl", "aim", "without rANS"]
+    head += ["zstd", "roaring", "pcodec"]
+    return markdown(head, map(list, map(cells, points.values()))) + footing(sizes)
+
+
+def _label(row: Row) -> str | None:
+    if row["op"] == "flips" and row["density"] < LEAST_SHOWN_FLIPS:
+        return None
+    text = LABELS.get(row["op"])
+    changes = row["shape"].get("changes", 0)
+    return None if text is None else text.format(density=row["density"], changes=changes)
+
+
+def speed_table(rows: Sequence[Row]) -> str:
+    """Make the table of what has a floor and an aim."""
+    speeds = [row for row in rows if row["table"] == CODEC_SPEED and row["correct"]]
+    units = {
+        "gindices_per_s": "{:.2f} G indices/s",
+        "faster": "{:.2f}x as fast as {yardstick}",
+        "slower": "{:.2f}x the time of {yardstick}",
+    }
+
+    def cells(row: Row) -> list[str]:
+        text = units[row["figure"]].format(row[row["figure"]], **row)
+        label = {"support": "support, Golomb-Rice", "update": "update, int8"}
+        name = label.get(row["op"], row["op"].replace("bytes_", "rANS of "))
+        if row["variant"] in ("from_dense", "from_kept"):
+            name += f", {row['variant'].replace('_', ' ')}"
+        place = "" if row["density"] == 1 else f", density {row['density']:g}"
+        return [
+            f"{name}{place}: {MODES[row['mode']]}",
+            text,
+            f"{row['floor']:g}",
+            f"{row['aim']:g}",
+        ]
+
+    judged = [row for row in speeds if "aim" in row]
+    return markdown(["one thread", "seen", "floor", "aim"], map(cells, judged)) + footing(speeds)
+
+
+def footing(rows: Sequence[Row]) -> str:
+    """State what the rows were measured on."""
+    if not rows:
+        return "\nNot measured yet.\n"
+    first = rows[0]
+    commits = ", ".join(sorted({row["commit"][:12] for row in rows}))
+    numel = max(row["shape"]["numel"] for row in rows)
+    return f"\n{numel:,} positions, {first['cpu']} ({first['isa']}), commit {commits}.\n"
