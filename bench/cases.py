@@ -150,7 +150,8 @@ def kernels_step(problem: Problem) -> Step:
         told_backward: tuple[Any, ...] = plan.transposed
         wanted_x = BATCH_LAST if problem.batch_last else ROW_MAJOR
     else:
-        _, _, told, told_backward, wanted_x = call_of(plan, given.x)
+        known = call_of(plan, given.x)
+        told, told_backward, wanted_x = known.forward, known.backward, known.wanted_x
     wanted = [wanted_x, 1, int(problem.wants_bias)]
 
     def gradients() -> Gradients:
