@@ -153,10 +153,14 @@ def update_steps(numel: int, density: float) -> list[Step]:
     formats = {NAME: "int8"}
     data = encode(update, schema, formats)
     decoded = decode(data, schema)
+    model = np.zeros_like(dense)
 
     def from_dense() -> bytes:
         largest = Sparse(*codec.top_k(dense, kept.support.nnz))
         return encode(Update({NAME: largest}), schema, formats)
+
+    def accumulate() -> None:
+        codec.Accumulator(schema, into={NAME: model}).add(data)
 
     return [
         copy_step(dense),
@@ -173,9 +177,19 @@ def update_steps(numel: int, density: float) -> list[Step]:
             lambda: decode(data, schema),
             functools.partial(operator.eq, decoded),
         ),
+        Step(OURS, "", "accumulate", accumulate, lambda _: same(model, decoded[NAME])),
         *dense_steps(dense),
         *torch_steps(dense, kept),
     ]
+
+
+def same(model: Floats, entry: Any) -> bool:
+    """Return whether a model that was zero holds a decoded entry, and clear it."""
+    expected = np.zeros_like(model)
+    expected[entry.support.indices] = entry.values
+    held = np.array_equal(model, expected)
+    model.fill(0)
+    return held
 
 
 def dense_steps(dense: Floats) -> list[Step]:
