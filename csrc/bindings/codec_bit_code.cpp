@@ -54,6 +54,17 @@ py::tuple read_bit_code(int coder, const Bytes& data, size_t n, size_t count, si
   return py::make_tuple(static_cast<int>(reason), bits);
 }
 
+// Returns (reason, indices).
+py::tuple read_bit_indices(int coder, const Bytes& data, size_t n, size_t count, size_t row) {
+  require(n <= codec::kMaxBits && count <= n, "wrong size");
+  codec::Scratch scratch;
+  py::array_t<uint32_t> indices(static_cast<py::ssize_t>(count));
+  const codec::Reason reason = codec::read_bit_indices(static_cast<BitCoder>(coder), data.data(),
+                                                       static_cast<size_t>(data.size()), n, count,
+                                                       row, &scratch, indices.mutable_data());
+  return py::make_tuple(static_cast<int>(reason), indices);
+}
+
 }  // namespace
 
 void bind_bit_code(py::module_& m) {
@@ -62,6 +73,8 @@ void bind_bit_code(py::module_& m) {
         "(coder, code) of the set bits: of the coder, or the best for -1; None where it has none.");
   m.def("read_bit_code", &read_bit_code, py::arg("coder"), py::arg("data"), py::arg("n"),
         py::arg("count"), py::arg("row"), "(reason, bits) of a code.");
+  m.def("read_bit_indices", &read_bit_indices, py::arg("coder"), py::arg("data"), py::arg("n"),
+        py::arg("count"), py::arg("row"), "(reason, positions) of a code.");
 }
 
 }  // namespace sparsefl

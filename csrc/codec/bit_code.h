@@ -5,27 +5,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "codec/flat_code.h"
 #include "codec/format.h"
 
 namespace sparsefl::codec {
 
-enum class BitCoder : uint8_t {
-  kBitmap = 0,
-  kRice = 1,
-  kRansBytes = 2,
-  kRansGaps = 3,
-  kRows = 4,
-  kTiles = 5,
-};
-
 // Positions of the longest bit string.
 inline constexpr size_t kMaxBits = size_t{1} << 22;
-
-// Memory that bit codes take in turn; it grows with the longest bit string that they met.
-struct Scratch {
-  std::vector<uint8_t> minority;
-  std::vector<uint32_t> gaps;
-};
 
 // Appends the code of the `count` set bits of `bits` [0, n), ceil(n / 8) bytes whose bits past n
 // are zero, that is the smallest that the profile allows, the first of equals. n <= kMaxBits;
@@ -44,5 +30,9 @@ bool append_bit_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t co
 // nothing of use. n <= kMaxBits, count <= n.
 Reason read_bit_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
                      size_t row, Scratch* scratch, uint8_t* bits);
+
+// As read_bit_code, the `count` positions in increasing order as indices.
+Reason read_bit_indices(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
+                        size_t row, Scratch* scratch, uint32_t* indices);
 
 }  // namespace sparsefl::codec

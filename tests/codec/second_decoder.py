@@ -11,7 +11,7 @@ RAW_DTYPE = {
     for d in ("float16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
 DENSE, SHARED, SENT, CHANGES, SEED = range(5)
-BITMAP, RICE = range(2)
+BITMAP, RICE, RANS_BYTES, RANS_GAPS, ROWS, TILES = range(6)
 SIGN, FLIPS = 1, 8
 
 
@@ -107,20 +107,72 @@ def positions_of(coder, code, n, count, row):
         if count in (0, n):
             return np.arange(count)
         return np.flatnonzero(bits_of(code, n))
+    if coder == ROWS:
+        return rows_of(code, n // row, row)
+    if coder == TILES:
+        return tiles_of(code, n // row, row)
+    if coder == RANS_BYTES:
+        return np.flatnonzero(bits_of(byte_code(code, -(-n // 8))[0], n))
     if 2 * count > n:
         return np.setdiff1d(np.arange(n), gaps_coded(coder, code, n - count))
     return gaps_coded(coder, code, count)
 
 
+def rows_of(code, rows, row):
+    symbols, at = byte_code(code, rows)
+    classes = np.frombuffer(symbols, np.uint8)
+    kept = np.zeros((rows, row), np.bool_)
+    for each in np.unique(classes):
+        count, coder, size = u24(code[at:]), code[at + 3], u24(code[at + 4 :])
+        at += 7
+        bits = np.zeros((classes == each).sum() * row, np.bool_)
+        bits[positions_of(coder, code[at : at + size], bits.size, count, 0)] = True
+        kept[classes == each] = bits.reshape(-1, row)
+        at += size
+    assert at == len(code)
+    return np.flatnonzero(kept)
+
+
+def tiles_of(code, rows, row):
+    height, width = struct.unpack_from("<HH", code)
+    height, width = height or rows, width or row
+    shape = -(-rows // height), -(-row // width)
+    grid = np.zeros(shape, np.bool_)
+    places = positions_of(code[4], code[8:], grid.size, u24(code[5:]), 0)
+    grid.reshape(-1)[places] = True
+    return np.flatnonzero(grid.repeat(height, 0).repeat(width, 1)[:rows, :row])
+
+
 def gaps_coded(coder, code, count):
-    assert coder == RICE
-    return rice_positions(code[1:], count, code[0])
+    if coder == RICE:
+        return rice_positions(code[1:], count, code[0])
+    assert coder == RANS_GAPS
+    r, more, at = code[0], 0, 1
+    for shift in range(0, 28, 7):
+        at += 1
+        more |= (code[at - 1] & 127) << shift
+        if code[at - 1] < 128:
+            break
+    symbols, used = byte_code(code[at:], count + more)
+    sums = np.cumsum(np.frombuffer(symbols, np.uint8).astype(np.int64))
+    heads = np.diff(sums[np.frombuffer(symbols, np.uint8) < 255], prepend=0)
+    return np.cumsum((heads << r) + lows_of(code[at + used :], count, r) + 1) - 1
+
+
+def byte_code(code, n):
+    """Returns n symbols and the bytes that their code takes."""
+    _, used, symbols = _codec.read_byte_code(code, n)
+    return symbols, used
+
+
+def lows_of(code, count, r):
+    return bits_of(code, count * r).reshape(count, r) @ (1 << np.arange(r))
 
 
 def rice_positions(code, count, r):
     """Returns the positions of a Golomb-Rice code, bit by bit."""
     low_bytes = -(-count * r // 8)
-    lows = bits_of(code[:low_bytes], count * r).reshape(count, r) @ (1 << np.arange(r))
+    lows = lows_of(code[:low_bytes], count, r)
     ones = np.flatnonzero(bits_of(code[low_bytes:], None))
     quotients = ones - np.arange(count)  # clear bits before the i-th set bit
     assert code[-1] != 0

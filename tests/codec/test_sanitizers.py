@@ -64,3 +64,12 @@ def test_damaged_byte_codes_leave_memory_alone(isa, objects, tmp_path):
     refused, kept = map(int, re.findall(r"\d+", printed))
     # A flip may give another sound code, of a list behind one.
     assert refused > 10 * kept
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_damaged_bit_codes_leave_memory_alone(isa, objects, tmp_path):
+    printed = run("bit_codes", objects, tmp_path, isa)
+
+    whole = list(map(int, re.findall(r"whole (\d+)", printed)))
+    assert len(whole) == 6
+    assert min(whole) > 0
