@@ -68,7 +68,7 @@ Reason read_any(const uint8_t* data, size_t bytes, size_t n, bool escapes, uint8
 // Puts the list behind a code in the places of the escapes.
 Reason read_escaped(const uint8_t* data, size_t bytes, size_t n, uint8_t escape, uint8_t* symbols,
                     size_t* used) {
-  const auto escapes = static_cast<size_t>(std::count(symbols, symbols + n, escape));
+  const size_t escapes = count_escapes(symbols, n, escape);
   const std::unique_ptr<uint8_t[]> list(new uint8_t[escapes + kListSlack]);
   const Reason reason = read_any(data, bytes, escapes, false, list.get(), used);
   if (reason != Reason::kNone) return reason;

@@ -17,6 +17,13 @@ constexpr __mmask32 kAll16 = 0xFFFFFFFF;
 constexpr __mmask64 kAll8 = ~uint64_t{0};
 constexpr __mmask64 kEvenBytes = 0x5555555555555555;
 
+// 64 bytes in a register: an expansion from memory takes several times as long.
+__m512i load_apart(const uint8_t* from) {
+  __m512i loaded = _mm512_loadu_si512(from);
+  asm("" : "+v"(loaded));
+  return loaded;
+}
+
 struct Lanes {
   __m512i low, high;
 };
@@ -96,7 +103,7 @@ __m512i decode_group(const RankTable& t, Lanes* x, const uint8_t** words) {
   const __m512i high = _mm512_mask_sub_epi16(product, carry, product, _mm512_set1_epi16(-1));
   const __mmask32 takes = _mm512_testn_epi16_mask(high, high);
   x->high = _mm512_mask_mov_epi16(high, takes, low);
-  x->low = _mm512_mask_expand_epi16(low, takes, _mm512_loadu_si512(*words));
+  x->low = _mm512_mask_expand_epi16(low, takes, load_apart(*words));
   *words += 2 * _mm_popcnt_u32(takes);
   return rank;
 }
