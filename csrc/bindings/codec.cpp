@@ -53,9 +53,10 @@ const uint8_t* hold(const py::handle& array, uint64_t bytes, Sources* sources) {
 }
 
 // Each item: (ordinal, support mode, value mode, scale, count or seed, bitmap | None, values |
-// None, bitmap of the base | None, signs of the base | None)
+// None, bitmap of the base | None, signs of the base | None, (seed, stream) of random rounding |
+// None)
 Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* sources) {
-  require(fields.size() == 9, "a source has nine fields");
+  require(fields.size() == 10, "a source has ten fields");
   Source s;
   s.ordinal = py::cast<uint32_t>(fields[0]);
   s.support = static_cast<SupportMode>(py::cast<uint8_t>(fields[1]));
@@ -74,6 +75,10 @@ Source load_source(const SchemaTable& schema, const py::tuple& fields, Sources* 
   s.values = hold(fields[6], s.count * item_bytes, sources);
   s.base_bitmap = hold(fields[7], (spec.numel + 7) / 8, sources);
   s.base_signs = reinterpret_cast<const int8_t*>(hold(fields[8], s.count, sources));
+  if (!fields[9].is_none()) {
+    const auto [seed, stream] = py::cast<std::pair<uint64_t, uint64_t>>(fields[9]);
+    s.draws = codec::Draws{seed, stream, 0};
+  }
   require((s.bitmap != nullptr) == has_bitmap, "a bitmap is missing or not asked for");
   require((s.values != nullptr) == (item_bytes != 0), "values are missing or not asked for");
   require(s.base_bitmap == nullptr || s.support == SupportMode::kSent,

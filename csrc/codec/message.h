@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "codec/draws.h"
 #include "codec/format.h"
 
 namespace sparsefl::codec {
@@ -52,6 +54,8 @@ struct Source {
   const uint8_t* base_bitmap = nullptr;
   // Signs that the receiver has on the same support, count times +1 or -1, or none.
   const int8_t* base_signs = nullptr;
+  // Round values at random, draws->first belongs to the tensor's first; or to nearest.
+  std::optional<Draws> draws;
 };
 
 // Values that share a scale in the messages that write() makes, as a power of two; 0 for modes

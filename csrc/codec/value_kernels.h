@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "codec/draws.h"
 #include "codec/format.h"
 #include "cpu/isa.h"
 
@@ -19,13 +20,6 @@ inline constexpr size_t kStaged = 5 * kPiece;
 inline constexpr size_t kTritsPerByte = 5;
 inline constexpr size_t kTritBytes = 64;
 inline constexpr size_t kTritGroup = kTritsPerByte * kTritBytes;
-
-// Words of a stream that round values at random; word i belongs to value i.
-struct Draws {
-  uint64_t seed;
-  uint64_t stream;
-  uint64_t first;  // the word of values[0]
-};
 
 // What the scales and integers of blocks of 2^block_log2 of n floats are made of.
 struct BlockSource {

@@ -180,7 +180,10 @@ class Writer {
     uint64_t done = 0;
     for (const Span& span : spans_) {
       const uint8_t* values = s.values + done * memory_item_bytes(s.value, dtype);
-      const ValueSource source{s.value, dtype, d.block_log2, values, span.count};
+      Draws draws = s.draws.value_or(Draws{});
+      draws.first += done;
+      const ValueSource source{s.value, dtype,      d.block_log2,
+                               values,  span.count, s.draws ? &draws : nullptr};
       ValueCoder coder = ValueCoder::kRaw;
       if (s.value != ValueMode::kNone &&
           !append_values(source, profile_, &value_scratch_, &out->bytes, &coder))

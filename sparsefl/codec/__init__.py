@@ -9,6 +9,7 @@ from sparsefl.codec.bounds import bound_bytes
 from sparsefl.codec.errors import CodecError, CodecReason
 from sparsefl.codec.plan import FormatName, ValueFormat
 from sparsefl.codec.rank import add_at, compress_bits, expand_bits, gather
+from sparsefl.codec.rounding import Rounding, Stochastic
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.signs import pack_signs, unpack_signs
 from sparsefl.codec.summary import Header, Summary, TensorSummary, summarise
@@ -37,9 +38,11 @@ __all__ = [
     "Header",
     "Modular",
     "Regenerated",
+    "Rounding",
     "Schema",
     "Signs",
     "Sparse",
+    "Stochastic",
     "Summary",
     "SupportOnly",
     "TensorSpec",

@@ -27,7 +27,7 @@ FormatName: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "ternary", "raw"
 ValueFormat: TypeAlias = FormatName | Mapping[str, FormatName]
 
 _FORMATS = get_args(FormatName)
-_COARSE = ("int8", "int4")
+_COARSE = ("int8", "int4", "ternary")
 
 
 class SupportMode(enum.IntEnum):
@@ -123,7 +123,7 @@ class Item:
 
     @property
     def source(self) -> tuple[object, ...]:
-        """What ``_codec.Writer`` takes for one tensor."""
+        """What ``_codec.Writer`` takes for one tensor, but for its rounding."""
         number = self.seed if self.is_seed else self.count
         packed = None if self.support is None else self.support.packed
         modes = (int(self.support_mode), int(self.value_mode))

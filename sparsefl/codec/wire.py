@@ -13,6 +13,7 @@ from sparsefl.codec.base import Base, Reference, base_fingerprint, known_tensors
 from sparsefl.codec.errors import CodecError, CodecReason, refused
 from sparsefl.codec.plan import Item, ValueFormat, ValueMode, check_schema, plan
 from sparsefl.codec.received import TAKES_BASE, as_threads, receive
+from sparsefl.codec.rounding import Rounding, draws_of
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.update import (
     Dense,
@@ -33,6 +34,7 @@ _RULES = {
     ValueMode.BF16: "values must be finite and within bfloat16's range",
     ValueMode.INT8: "values must be finite and at most 3.4e38",
     ValueMode.INT4: "values must be finite and at most 3.4e38",
+    ValueMode.TERNARY: "values must be finite and at most 3.4e38",
     ValueMode.RAW: "values must be finite",
 }
 _SUPPORT_NAME = "support"
@@ -45,6 +47,7 @@ def encode(
     value_format: ValueFormat = "fp32",
     base: Base | None = None,
     *,
+    rounding: Rounding = "nearest",
     rans: bool = True,
 ) -> bytes:
     """Write an update as one message.
@@ -58,13 +61,15 @@ def encode(
     Args:
         update: What is to be sent; may leave tensors out.
         schema: What sender and receiver agreed on.
-        value_format: For all tensors, but for ``"int8"`` and ``"int4"`` those of two dimensions or
+        value_format: For all tensors, but for integers those of two dimensions or
             more alone: biases and norms are few and then travel as ``"fp32"``. Or
             ``{name: format}``, ``"fp32"`` for those that it leaves out. ``"fp32"``; ``"bf16"``,
             rounded to nearest, ties to even; ``"int8"``, ``"int4"``:
             integers ``q`` of 8 or 4 bits and a ``scale`` a block of 1024 or 64 values, at most
             ``(1 + 2**-8) * max|x| / 127`` over the block (int4: ``/ 7``); what is decoded is
             ``q * scale``, 0 for 0, with ``|x - q * scale| <= scale / 2`` or below ``2**-125``;
+            ``"ternary"``: ``q`` of -1, 0 and 1, and a scale a block of 1024 values: the mean of the
+            magnitudes that are nearer to it than to 0, so that the squared error is small;
             ``"raw"``: the tensor's own dtype.
         base: What the receiver has too, ``{name: Support}``, or ``{name: entry}``, for example an
             update that it was sent. Where the support of an entry equals the tensor's, it is not
@@ -73,6 +78,9 @@ def encode(
             with loss: the receiver refuses another base. Where the receiver can compute what a
             support loses (the smallest magnitudes of a model that it has), give the base without
             those positions on both sides: only what is added then travels.
+        rounding: ``"nearest"``, or ``Stochastic(seed)``: values of ``"bf16"``, ``"int8"``,
+            ``"int4"`` and ``"ternary"`` then go to one of their two neighbours at random, unbiased,
+            and differ by less than a whole step instead of half of one.
         rans: Whether range asymmetric numeral systems may be used, which some decoders leave out:
             supports are then at most 4.5 % above their information bound, values not entropy-coded.
 
@@ -85,8 +93,9 @@ def encode(
             its format cannot hold: not finite, past the format's range, a sign of 0.
     """
     items = plan(update, schema, value_format, base)
+    sources = [(*item.source, draws_of(rounding, item.name, update.round)) for item in items]
     try:
-        writer = _codec.Writer(schema.table, [item.source for item in items], rans)
+        writer = _codec.Writer(schema.table, sources, rans)
     except _codec.RefusedError as error:
         item = items[error.args[1]]
         rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]
