@@ -1,5 +1,8 @@
 """What an accumulator makes of its sums: means, votes, models and residuals in place."""
 
+import pathlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -261,3 +264,40 @@ def test_feedback_leaves_what_was_not_sent(updates, value_format, kept):
 
     assert left.tobytes() == expected.tobytes()
     assert (value_format == "fp32") == (not left[mask if kept == "all" else ...].any())
+
+
+MEMORY = """
+import sys
+import numpy as np
+from sparsefl import codec
+
+def status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+with open(sys.argv[1], "rb") as file:
+    message = file.read()
+schema = codec.Schema({"w": ((2**23,), "float32")})
+model = np.ones(2**23, np.float32)
+accumulator = codec.Accumulator(schema, into={"w": model})
+for consume in (accumulator.add, lambda data: codec.decode(data, schema)):
+    before = status("VmRSS")
+    consume(message)
+    print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_the_model(updates, tmp_path):
+    file = tmp_path / "message"
+    values = np.random.default_rng(0).standard_normal(2**23).astype(np.float32)
+    update = codec.Update({"w": codec.Dense(values)})
+    file.write_bytes(codec.encode(update, updates.schema((2**23,)), {"w": "int8"}))
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(file)], capture_output=True, text=True, check=True
+    )
+
+    adding, decoding = map(float, done.stdout.split())
+    # 16 MB of decoded chunks and the scratch of one, where the update itself takes 32 MB.
+    assert adding < 22 < decoding

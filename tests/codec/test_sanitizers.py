@@ -73,3 +73,12 @@ def test_damaged_bit_codes_leave_memory_alone(isa, objects, tmp_path):
     whole = list(map(int, re.findall(r"whole (\d+)", printed)))
     assert len(whole) == 6
     assert min(whole) > 0
+
+
+def test_sums_stay_where_they_should(objects, tmp_path):
+    lines = run("sums", objects, tmp_path).splitlines()
+
+    # The second half is the same on several threads.
+    half = len(lines) // 2
+    assert half == 8
+    assert lines[:half] == lines[half:]
