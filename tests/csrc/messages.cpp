@@ -195,6 +195,7 @@ Reason decode(const Case& c, const Buffer& data, bool with_base) {
       const Source& s = c.sources[d.ordinal];
       target.base = s.base_bitmap == nullptr ? s.bitmap : s.base_bitmap;
       target.base_signs = c.sources[d.ordinal].base_signs;
+      target.base_count = c.sources[d.ordinal].count;
     }
     if (sends_support(d.support)) {
       memory.emplace_back((spec.numel + 7) / 8);
