@@ -123,7 +123,7 @@ Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, co
     if (!tail_is_zero(section, count)) return Reason::kPadding;
     std::copy_n(section, bytes, negative);
   } else {
-    if (bytes < kNumberBytes) return Reason::kSectionLength;
+    if (bytes < kNumberBytes || bytes >= bytes_of(count)) return Reason::kSectionLength;
     const uint64_t set = load_number(section);
     if (set > count) return Reason::kCode;
     const Reason reason = read_bit_code(static_cast<BitCoder>(coder - 1), section + kNumberBytes,

@@ -20,6 +20,8 @@ inline uint64_t load_some(const uint8_t* p, size_t bytes) {
 }
 
 inline void store_some(uint8_t* p, uint64_t word, size_t bytes) {
+  // Memory of no bytes may have no address.
+  if (bytes == 0) return;
   __builtin_memcpy(p, &word, bytes < sizeof(word) ? bytes : sizeof(word));
 }
 
