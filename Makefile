@@ -14,7 +14,7 @@ MAKEFLAGS += --jobs=2
 $(shell [ "$$(cat $(VENV)/.dependencies 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c '' 2>/dev/null \
 	|| rm -f $(VENV)/.dependencies $(VENV)/.built)
 
-.PHONY: demo test test-full bench figures codec-figures lint format clean
+.PHONY: demo test test-full bench figures codec-figures fuzz corpus lint format clean
 
 demo: $(VENV)/.built .data/.fetched
 	$(RUN) -m sparsefl compare --out demo
@@ -43,6 +43,16 @@ codec-figures: $(VENV)/.built
 	$(RUN) -m sparsefl bench --table codec --json bench/results/codec.json
 	$(RUN) -m sparsefl.bench.codec.plots bench/results
 	$(RUN) -m sparsefl.bench.tables README.md bench/results
+
+# Damaged messages against the codec under sanitizers, for ten minutes; `tools/fuzz.sh` has more.
+fuzz:
+	tools/fuzz.sh --seconds 600
+
+# What `make fuzz` starts from, and the golden messages of FORMAT.md with their C header: where the format changed.
+corpus: $(VENV)/.built
+	tools/fuzz.sh --make
+	$(RUN) tools/make_format_header.py
+	$(RUN) tests/codec/make_golden.py
 
 lint: $(VENV)/.dependencies
 	tools/lint.sh

@@ -1,7 +1,11 @@
 """Small messages of every mode, and the means to damage one and make its checksums right again."""
 
 import dataclasses
+import os
+import pathlib
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +14,10 @@ import pytest
 from sparsefl import _codec, codec
 from sparsefl.support import Support
 
+ROOT = pathlib.Path(__file__).parents[2]
+SANITIZED = ["-std=c++20", "-O1", "-g1", "-pthread", "-Wall", "-Wextra", "-Wno-psabi", "-Werror"]
+SANITIZED += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZED += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'csrc'}"]
 HEADER_BYTES, DESCRIPTOR_BYTES, CHUNK_BYTES = 64, 24, 16
 MODE_OFFSETS = {"support": 4, "value": 5, "scale_mode": 6, "block": 7}
 
@@ -113,8 +121,7 @@ def forge() -> Callable[[bytes], Forgery]:
     return Forgery
 
 
-@pytest.fixture
-def sample() -> Sample:
+def plain_sample() -> Sample:
     """Plain sections."""
     kept = Support.from_indices((3, 5), [0, 7, 14])
     known = Support.from_indices((2, 9), [1, 2, 3, 5, 8, 13, 14, 15, 16, 17])
@@ -148,8 +155,7 @@ def sample() -> Sample:
     )
 
 
-@pytest.fixture
-def coded() -> Sample:
+def coded_sample() -> Sample:
     """Coded sections."""
     few = Support.from_indices((6, 20), [3, 4, 50, 51, 90, 119])
     half = Support.from_indices((5, 20), np.flatnonzero(np.arange(100) % 10 < 9))
@@ -186,6 +192,16 @@ def coded() -> Sample:
         formats={"int8": "int8", "int4": "int4", "zeros": "int4"},
         base={"flips": codec.Sparse(half, numbers), "same": codec.Signs(half, theirs)},
     )
+
+
+@pytest.fixture
+def sample() -> Sample:
+    return plain_sample()
+
+
+@pytest.fixture
+def coded() -> Sample:
+    return coded_sample()
 
 
 @pytest.fixture(params=["sample", "coded"])
@@ -258,3 +274,30 @@ class Updates:
 @pytest.fixture
 def updates() -> type[Updates]:
     return Updates
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib.Path]:
+    """A function that builds a program of sources in tests/csrc and the codec, with sanitizers."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+
+    def compiled(folder: str, sources: list[pathlib.Path]) -> list[str]:
+        into = tmp_path_factory.mktemp(folder)
+        jobs = ["xargs", "-P", str(os.cpu_count()), "-n1", compiler, *SANITIZED, "-c"]
+        names = "\n".join(map(str, sources))
+        subprocess.run(jobs, input=names, text=True, check=True, cwd=into)
+        return [str(path) for path in into.glob("*.o")]
+
+    codec_objects = compiled("codec", [*ROOT.glob("csrc/codec/*.cpp")])
+
+    def build(name: str, *patterns: str) -> pathlib.Path:
+        """Args: the program's name and the sources' patterns below tests/csrc."""
+        sources = [path for pattern in patterns for path in (ROOT / "tests/csrc").glob(pattern)]
+        program = tmp_path_factory.mktemp("program") / name
+        objects = [*compiled(name, sources), *codec_objects]
+        subprocess.run([compiler, *SANITIZED, *objects, "-o", str(program)], check=True)
+        return program
+
+    return build

@@ -1,0 +1,260 @@
+#include "oracle.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <memory>
+
+#include "allocation.h"
+#include "codec/bits.h"
+#include "codec/message.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SPARSEFL_FUZZ_POISON 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SPARSEFL_FUZZ_POISON 1
+#endif
+#endif
+#ifdef SPARSEFL_FUZZ_POISON
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
+
+namespace sparsefl::fuzz {
+namespace {
+
+using codec::Descriptor;
+using codec::Dtype;
+using codec::Reason;
+using codec::Source;
+using codec::SupportMode;
+using codec::ValueMode;
+
+constexpr size_t kGuardBytes = 64;
+constexpr uint8_t kGuard = 0xA5;
+// What a decoder holds: chunks and descriptors are larger in memory than in the message; bitmaps,
+// gaps and planes of one span.
+constexpr uint64_t kFixedBytes = 64 * 1024, kBytesPerPosition = 24, kBytesPerByte = 6;
+// CPU time, a hundred times that of the slowest message under sanitizers: time that grows faster
+// than linearly is far beyond.
+constexpr double kFixedSeconds = 0.5, kSecondsPerPosition = 5e-6;
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "fuzz: %s\n", what);
+  std::abort();
+}
+
+void require(bool holds, const char* otherwise) {
+  if (!holds) fail(otherwise);
+}
+
+// Memory between guards, which nobody may touch; address sanitizers see who does at once.
+class Guarded {
+ public:
+  Guarded(size_t size, uint8_t fill) : memory_(new uint8_t[size + 2 * kGuardBytes]), size_(size) {
+    std::memset(memory_.get(), kGuard, size + 2 * kGuardBytes);
+    std::memset(data(), fill, size);
+    ASAN_POISON_MEMORY_REGION(memory_.get(), kGuardBytes);
+    ASAN_POISON_MEMORY_REGION(data() + size_, kGuardBytes);
+  }
+  explicit Guarded(const Bytes& of) : Guarded(of.size(), 0) {
+    if (!of.empty()) std::memcpy(data(), of.data(), of.size());
+  }
+  Guarded(Guarded&&) = default;
+  ~Guarded() {
+    if (memory_ != nullptr) require(is_whole(), "memory outside a buffer was written");
+  }
+
+  uint8_t* data() const { return memory_.get() + kGuardBytes; }
+  size_t size() const { return size_; }
+  bool operator==(const Guarded& other) const {
+    return size_ == other.size_ && std::memcmp(data(), other.data(), size_) == 0;
+  }
+
+ private:
+  bool is_whole() const {
+    ASAN_UNPOISON_MEMORY_REGION(memory_.get(), kGuardBytes);
+    ASAN_UNPOISON_MEMORY_REGION(data() + size_, kGuardBytes);
+    for (size_t i = 0; i < kGuardBytes; ++i)
+      if (memory_[i] != kGuard || data()[size_ + i] != kGuard) return false;
+    return true;
+  }
+
+  std::unique_ptr<uint8_t[]> memory_;
+  size_t size_;
+};
+
+struct Decoded {
+  Reason reason = Reason::kNone;
+  codec::Message message;
+  // One a descriptor, of no bytes where it has none.
+  std::vector<Guarded> bitmaps, values;
+};
+
+// Measures one step of a decoder against the linear bound.
+class Bounds {
+ public:
+  Bounds(const Case& c) : positions_(positions_of(c)), bytes_(c.message.size()) {
+    watch_allocation();
+    begin_ = std::clock();
+  }
+  void check() const {
+    const double seconds = static_cast<double>(std::clock() - begin_) / CLOCKS_PER_SEC;
+    const auto linear = static_cast<double>(positions_ + bytes_);
+    require(seconds <= kFixedSeconds + kSecondsPerPosition * linear, "decoding takes too long");
+    require(
+        peak_allocation() <= kFixedBytes + kBytesPerPosition * positions_ + kBytesPerByte * bytes_,
+        "decoding takes too much memory");
+  }
+
+ private:
+  uint64_t positions_, bytes_;
+  std::clock_t begin_;
+};
+
+// Not null, which stands for none, where there are no elements.
+template <class T>
+const T* address_of(const std::vector<T>& elements) {
+  static constexpr T kNone{};
+  return elements.empty() ? &kNone : elements.data();
+}
+
+Decoded decode(const Case& c, uint8_t fill) {
+  Decoded out;
+  const Guarded data(c.message);
+  const std::span<const uint8_t> bytes(data.data(), data.size());
+  const std::vector<codec::TensorSpec> schema = schema_of(c);
+  const Bounds tables(c);
+  const codec::Status parsed = codec::parse(bytes, kSchemaFingerprint, schema, &out.message);
+  tables.check();
+  out.reason = parsed.reason;
+  if (!parsed.ok()) return out;
+  std::vector<codec::Target> targets;
+  for (const Descriptor& d : out.message.descriptors) {
+    const Tensor& tensor = c.tensors[d.ordinal];
+    const bool has_values = d.value != ValueMode::kNone;
+    const bool sends = codec::sends_support(d.support);
+    out.bitmaps.emplace_back(sends ? (tensor.spec.numel + 7) / 8 : 0, fill);
+    out.values.emplace_back(
+        has_values ? d.count * codec::memory_item_bytes(d.value, tensor.spec.dtype) : 0, fill);
+    codec::Target target;
+    if (tensor.has_base) target.base = address_of(tensor.base);
+    // A caller that has the fingerprint checked gives signs of the base's support alone.
+    if (tensor.has_signs && d.count == tensor.signs.size())
+      target.base_signs = address_of(tensor.signs);
+    if (sends) target.bitmap = out.bitmaps.back().data();
+    if (has_values) target.values = out.values.back().data();
+    targets.push_back(target);
+  }
+  const Bounds bodies(c);
+  out.reason = codec::read(bytes, schema, out.message, targets).reason;
+  bodies.check();
+  return out;
+}
+
+template <class Word>
+bool all_finite(const Guarded& values, Word exponent) {
+  for (size_t i = 0; i < values.size(); i += sizeof(Word))
+    if ((codec::load<Word>(values.data() + i) & exponent) == exponent) return false;
+  return true;
+}
+
+bool are_allowed(const Guarded& values, ValueMode mode, Dtype dtype) {
+  if (codec::is_sign(mode)) {
+    for (size_t i = 0; i < values.size(); ++i)
+      if (values.data()[i] != 1 && values.data()[i] != 0xFF) return false;
+    return true;
+  }
+  if (mode == ValueMode::kModular) return true;
+  if (mode != ValueMode::kRaw) return all_finite<uint32_t>(values, 0x7F800000);
+  if (dtype == Dtype::kFloat16) return all_finite<uint16_t>(values, 0x7C00);
+  if (dtype == Dtype::kFloat64) return all_finite<uint64_t>(values, 0x7FF0000000000000);
+  for (size_t i = 0; dtype == Dtype::kBool && i < values.size(); ++i)
+    if (values.data()[i] > 1) return false;
+  return true;
+}
+
+void check_content(const Case& c, const Decoded& decoded) {
+  for (size_t i = 0; i < decoded.message.descriptors.size(); ++i) {
+    const Descriptor& d = decoded.message.descriptors[i];
+    const Tensor& tensor = c.tensors[d.ordinal];
+    const Guarded& bitmap = decoded.bitmaps[i];
+    if (codec::sends_support(d.support)) {
+      require(codec::popcount(bitmap.data(), bitmap.size()) == d.count,
+              "a bitmap of another count");
+      require(codec::tail_is_zero(bitmap.data(), tensor.spec.numel), "bits past a bitmap's end");
+    } else if (d.support == SupportMode::kShared) {
+      require(codec::popcount(tensor.base.data(), tensor.base.size()) == d.count,
+              "a base of another count");
+    }
+    require(are_allowed(decoded.values[i], d.value, tensor.spec.dtype), "a value of no format");
+  }
+}
+
+bool is_equal(const Decoded& a, const Decoded& b) {
+  return a.reason == b.reason && a.bitmaps == b.bitmaps && a.values == b.values;
+}
+
+// Encodes what was decoded; integers with scales as they were or, so that nothing is lost, as
+// floats.
+Case encode(const Case& c, const Decoded& decoded, bool as_floats) {
+  std::vector<Source> sources;
+  for (size_t i = 0; i < decoded.message.descriptors.size(); ++i) {
+    const Descriptor& d = decoded.message.descriptors[i];
+    const Tensor& tensor = c.tensors[d.ordinal];
+    Source s;
+    s.ordinal = d.ordinal;
+    s.support = d.support == SupportMode::kChanges ? SupportMode::kSent : d.support;
+    s.value = d.value == ValueMode::kFlips ? ValueMode::kSign : d.value;
+    if (as_floats && codec::is_block_scaled(d.value)) s.value = ValueMode::kFp32;
+    s.scale = d.scale;
+    s.count = d.count;
+    if (s.support == SupportMode::kSent) s.bitmap = decoded.bitmaps[i].data();
+    if (s.support == SupportMode::kShared) s.bitmap = address_of(tensor.base);
+    if (s.value != ValueMode::kNone) s.values = decoded.values[i].data();
+    if (d.support == SupportMode::kChanges) s.base_bitmap = address_of(tensor.base);
+    if (d.value == ValueMode::kFlips) s.base_signs = address_of(tensor.signs);
+    sources.push_back(s);
+  }
+  codec::Draft draft;
+  const codec::Profile profile = decoded.message.profile;
+  require(codec::write(schema_of(c), sources, profile, &draft).ok(), "what was decoded is refused");
+  uint64_t base = 0;
+  for (const Descriptor& d : draft.descriptors)
+    if (codec::takes_base(d.support)) base = kBaseFingerprint;
+  codec::finish(kSchemaFingerprint, base, decoded.message.round, profile, &draft);
+  return {c.tensors, std::move(draft.bytes)};
+}
+
+bool has_blocks(const codec::Message& message) {
+  for (const Descriptor& d : message.descriptors)
+    if (codec::is_block_scaled(d.value)) return true;
+  return false;
+}
+
+}  // namespace
+
+Verdict check(const Case& c, bool encodes) {
+  const Decoded decoded = decode(c, 0x00);
+  Verdict verdict{decoded.reason, decoded.message};
+  if (decoded.reason != Reason::kNone) return verdict;
+  check_content(c, decoded);
+  require(is_equal(decoded, decode(c, 0xFF)), "the content depends on the targets' memory");
+  if (!encodes) return verdict;
+  const Case again = encode(c, decoded, true);
+  require(is_equal(decoded, decode(again, 0xFF)), "the content is another after a second coding");
+  if (!has_blocks(decoded.message)) return verdict;
+  // Scales may be larger than they need be: the first coding makes them the smallest.
+  const Case once = encode(c, decoded, false);
+  const Decoded rounded = decode(once, 0xFF);
+  require(rounded.reason == Reason::kNone, "what was encoded is refused");
+  require(encode(c, rounded, false).message == once.message, "rounding again changes a message");
+  return verdict;
+}
+
+}  // namespace sparsefl::fuzz
