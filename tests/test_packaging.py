@@ -96,6 +96,9 @@ def test_wheel_holds_modules_and_data(wheel):
     assert [n for n in names if n.startswith("sparsefl/_codec.") and n.endswith(".so")]
     assert {"sparsefl/py.typed", "sparsefl/_codec.pyi", "sparsefl/codec/FORMAT.md"} <= {*names}
     assert "sparsefl/bench/cases.py" in names
+    assert "sparsefl/codec/sparsefl_format.h" in names
+    golden = {f"sparsefl/codec/golden/{p.name}" for p in (ROOT / "sparsefl/codec/golden").iterdir()}
+    assert golden <= {*names}
 
 
 def test_wheel_installs_under_one_name(wheel):

@@ -139,7 +139,7 @@ void check_whole(const Case& c, size_t number, Totals* totals) {
 size_t pick_case(const std::vector<Case>& corpus, Random* random) {
   const size_t i = random->below(corpus.size());
   return corpus[i].message.size() <= kSmallBytes || random->one_in(512) ? i
-                                                                       : pick_case(corpus, random);
+                                                                        : pick_case(corpus, random);
 }
 
 // One walk through changes of a case.

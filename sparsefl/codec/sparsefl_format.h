@@ -1,0 +1,156 @@
+/* The numbers of FORMAT.md, which lies beside this file and says what they mean. C99 and C++.
+ * Written by tools/make_format_header.py. All fields are little-endian. */
+#ifndef SPARSEFL_FORMAT_H
+#define SPARSEFL_FORMAT_H
+
+/* The first eight bytes of a message, as an initialiser. */
+#define SPFL_MAGIC {0x89, 0x53, 0x50, 0x46, 0x4C, 0x0D, 0x0A, 0x1A}
+
+/* Sizes and limits; the byte offsets of fields in header, descriptor and chunk entry. */
+#define SPFL_MAJOR 1u
+#define SPFL_CRITICAL_FLAGS 65535u
+#define SPFL_HEADER_BYTES 64u
+#define SPFL_DESCRIPTOR_BYTES 24u
+#define SPFL_CHUNK_BYTES 16u
+#define SPFL_MIN_SPAN 65536u
+#define SPFL_MAX_SPAN 4194304u
+#define SPFL_SPAN_MULTIPLE 64u
+#define SPFL_MIN_BLOCK_LOG2 5u
+#define SPFL_MAX_BLOCK_LOG2 16u
+#define SPFL_HEADER_MAJOR_AT 8u
+#define SPFL_HEADER_MINOR_AT 10u
+#define SPFL_HEADER_FLAGS_AT 12u
+#define SPFL_HEADER_TOTAL_BYTES_AT 16u
+#define SPFL_HEADER_SCHEMA_AT 24u
+#define SPFL_HEADER_BASE_AT 32u
+#define SPFL_HEADER_ROUND_AT 40u
+#define SPFL_HEADER_TENSORS_AT 44u
+#define SPFL_HEADER_CHUNKS_AT 48u
+#define SPFL_HEADER_PROFILE_AT 52u
+#define SPFL_HEADER_CHECKSUM_AT 56u
+#define SPFL_HEADER_RESERVED_AT 60u
+#define SPFL_DESCRIPTOR_ORDINAL_AT 0u
+#define SPFL_DESCRIPTOR_SUPPORT_AT 4u
+#define SPFL_DESCRIPTOR_VALUE_AT 5u
+#define SPFL_DESCRIPTOR_SCALE_MODE_AT 6u
+#define SPFL_DESCRIPTOR_BLOCK_AT 7u
+#define SPFL_DESCRIPTOR_SPAN_AT 8u
+#define SPFL_DESCRIPTOR_SCALE_AT 12u
+#define SPFL_DESCRIPTOR_COUNT_AT 16u
+#define SPFL_CHUNK_SUPPORT_BYTES_AT 0u
+#define SPFL_CHUNK_VALUE_BYTES_AT 4u
+#define SPFL_CHUNK_COUNT_AT 8u
+#define SPFL_CHUNK_CODERS_AT 11u
+#define SPFL_CHUNK_CHECKSUM_AT 12u
+
+/* Codes that a message may use. */
+enum spfl_profile {
+  SPFL_PROFILE_PLAIN = 0,
+  SPFL_PROFILE_RANS = 1
+};
+
+/* How a message says which positions are kept. */
+enum spfl_support_mode {
+  SPFL_SUPPORT_MODE_DENSE = 0,
+  SPFL_SUPPORT_MODE_SHARED = 1,
+  SPFL_SUPPORT_MODE_SENT = 2,
+  SPFL_SUPPORT_MODE_CHANGES = 3,
+  SPFL_SUPPORT_MODE_SEED = 4
+};
+
+/* How values stand in a message. */
+enum spfl_value_mode {
+  SPFL_VALUE_MODE_NONE = 0,
+  SPFL_VALUE_MODE_SIGN = 1,
+  SPFL_VALUE_MODE_FP32 = 2,
+  SPFL_VALUE_MODE_BF16 = 3,
+  SPFL_VALUE_MODE_INT8 = 4,
+  SPFL_VALUE_MODE_INT4 = 5,
+  SPFL_VALUE_MODE_TERNARY = 6,
+  SPFL_VALUE_MODE_RAW = 7,
+  SPFL_VALUE_MODE_FLIPS = 8,
+  SPFL_VALUE_MODE_MODULAR = 9
+};
+
+/* What shares a scale. */
+enum spfl_scale_mode {
+  SPFL_SCALE_MODE_NONE = 0,
+  SPFL_SCALE_MODE_TENSOR = 1,
+  SPFL_SCALE_MODE_BLOCK = 2
+};
+
+/* Codes of bit strings. */
+enum spfl_bit_coder {
+  SPFL_BIT_CODER_BITMAP = 0,
+  SPFL_BIT_CODER_RICE = 1,
+  SPFL_BIT_CODER_RANS_BYTES = 2,
+  SPFL_BIT_CODER_RANS_GAPS = 3,
+  SPFL_BIT_CODER_ROWS = 4,
+  SPFL_BIT_CODER_TILES = 5
+};
+
+/* How a value section stands; of signs, 0 or 1 + a bit coder. */
+enum spfl_value_coder {
+  SPFL_VALUE_CODER_RAW = 0,
+  SPFL_VALUE_CODER_PLANES = 1
+};
+
+/* Bits 0 and 1 of the head of a byte code. */
+enum spfl_byte_coder {
+  SPFL_BYTE_CODER_RAW = 0,
+  SPFL_BYTE_CODER_REPEATED = 1,
+  SPFL_BYTE_CODER_TABLE = 2,
+  SPFL_BYTE_CODER_GEOMETRIC = 3
+};
+
+/* Dtypes of a schema, as its fingerprint names them. */
+enum spfl_dtype {
+  SPFL_DTYPE_FLOAT32 = 1,
+  SPFL_DTYPE_FLOAT64 = 2,
+  SPFL_DTYPE_FLOAT16 = 3,
+  SPFL_DTYPE_BFLOAT16 = 4,
+  SPFL_DTYPE_INT64 = 5,
+  SPFL_DTYPE_INT32 = 6,
+  SPFL_DTYPE_INT16 = 7,
+  SPFL_DTYPE_INT8 = 8,
+  SPFL_DTYPE_UINT8 = 9,
+  SPFL_DTYPE_BOOL = 10
+};
+
+/* Why a message is refused. */
+enum spfl_reason {
+  SPFL_REASON_NONE = 0,
+  SPFL_REASON_TRUNCATED = 1,
+  SPFL_REASON_MAGIC = 2,
+  SPFL_REASON_VERSION = 3,
+  SPFL_REASON_FLAGS = 4,
+  SPFL_REASON_PROFILE = 5,
+  SPFL_REASON_LENGTH = 6,
+  SPFL_REASON_TABLES = 7,
+  SPFL_REASON_HEADER_CHECKSUM = 8,
+  SPFL_REASON_RESERVED = 9,
+  SPFL_REASON_SCHEMA = 10,
+  SPFL_REASON_ORDINAL = 11,
+  SPFL_REASON_SUPPORT_MODE = 12,
+  SPFL_REASON_VALUE_MODE = 13,
+  SPFL_REASON_CODER = 14,
+  SPFL_REASON_COMBINATION = 15,
+  SPFL_REASON_SPAN = 16,
+  SPFL_REASON_SCALE = 17,
+  SPFL_REASON_COUNT = 18,
+  SPFL_REASON_CHUNK_COUNT = 19,
+  SPFL_REASON_SECTION_LENGTH = 20,
+  SPFL_REASON_COVERAGE = 21,
+  SPFL_REASON_BASE_FIELD = 22,
+  SPFL_REASON_BASE_MISSING = 23,
+  SPFL_REASON_BASE_MISMATCH = 24,
+  SPFL_REASON_CHUNK_CHECKSUM = 25,
+  SPFL_REASON_BITMAP = 26,
+  SPFL_REASON_PADDING = 27,
+  SPFL_REASON_VALUE = 28,
+  SPFL_REASON_CONTENT = 29,
+  SPFL_REASON_BLOCK = 30,
+  SPFL_REASON_CODE = 31
+};
+
+#endif
