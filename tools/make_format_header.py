@@ -11,7 +11,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEADER = ROOT / "sparsefl" / "codec" / "sparsefl_format.h"
-SOURCES = ("format.h", "bit_code.h", "byte_model.h", "values.h")
+SOURCES = ("format.h", "flat_code.h", "byte_model.h", "values.h")
 ENUMS = (
     ("Profile", "Codes that a message may use."),
     ("SupportMode", "How a message says which positions are kept."),

@@ -1,29 +1,12 @@
 #include "oracle.h"
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <ctime>
-#include <memory>
 
 #include "allocation.h"
 #include "codec/bits.h"
 #include "codec/message.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SPARSEFL_FUZZ_POISON 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SPARSEFL_FUZZ_POISON 1
-#endif
-#endif
-#ifdef SPARSEFL_FUZZ_POISON
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#endif
+#include "decoded.h"
+#include "sums.h"
 
 namespace sparsefl::fuzz {
 namespace {
@@ -35,66 +18,12 @@ using codec::Source;
 using codec::SupportMode;
 using codec::ValueMode;
 
-constexpr size_t kGuardBytes = 64;
-constexpr uint8_t kGuard = 0xA5;
 // What a decoder holds: chunks and descriptors are larger in memory than in the message; bitmaps,
 // gaps and planes of one span.
 constexpr uint64_t kFixedBytes = 64 * 1024, kBytesPerPosition = 24, kBytesPerByte = 6;
 // CPU time, a hundred times that of the slowest message under sanitizers: time that grows faster
 // than linearly is far beyond.
 constexpr double kFixedSeconds = 0.5, kSecondsPerPosition = 5e-6;
-
-[[noreturn]] void fail(const char* what) {
-  std::fprintf(stderr, "fuzz: %s\n", what);
-  std::abort();
-}
-
-void require(bool holds, const char* otherwise) {
-  if (!holds) fail(otherwise);
-}
-
-// Memory between guards, which nobody may touch; address sanitizers see who does at once.
-class Guarded {
- public:
-  Guarded(size_t size, uint8_t fill) : memory_(new uint8_t[size + 2 * kGuardBytes]), size_(size) {
-    std::memset(memory_.get(), kGuard, size + 2 * kGuardBytes);
-    std::memset(data(), fill, size);
-    ASAN_POISON_MEMORY_REGION(memory_.get(), kGuardBytes);
-    ASAN_POISON_MEMORY_REGION(data() + size_, kGuardBytes);
-  }
-  explicit Guarded(const Bytes& of) : Guarded(of.size(), 0) {
-    if (!of.empty()) std::memcpy(data(), of.data(), of.size());
-  }
-  Guarded(Guarded&&) = default;
-  ~Guarded() {
-    if (memory_ != nullptr) require(is_whole(), "memory outside a buffer was written");
-  }
-
-  uint8_t* data() const { return memory_.get() + kGuardBytes; }
-  size_t size() const { return size_; }
-  bool operator==(const Guarded& other) const {
-    return size_ == other.size_ && std::memcmp(data(), other.data(), size_) == 0;
-  }
-
- private:
-  bool is_whole() const {
-    ASAN_UNPOISON_MEMORY_REGION(memory_.get(), kGuardBytes);
-    ASAN_UNPOISON_MEMORY_REGION(data() + size_, kGuardBytes);
-    for (size_t i = 0; i < kGuardBytes; ++i)
-      if (memory_[i] != kGuard || data()[size_ + i] != kGuard) return false;
-    return true;
-  }
-
-  std::unique_ptr<uint8_t[]> memory_;
-  size_t size_;
-};
-
-struct Decoded {
-  Reason reason = Reason::kNone;
-  codec::Message message;
-  // One a descriptor, of no bytes where it has none.
-  std::vector<Guarded> bitmaps, values;
-};
 
 // Measures one step of a decoder against the linear bound.
 class Bounds {
@@ -117,13 +46,6 @@ class Bounds {
   std::clock_t begin_;
 };
 
-// Not null, which stands for none, where there are no elements.
-template <class T>
-const T* address_of(const std::vector<T>& elements) {
-  static constexpr T kNone{};
-  return elements.empty() ? &kNone : elements.data();
-}
-
 Decoded decode(const Case& c, uint8_t fill) {
   Decoded out;
   const Guarded data(c.message);
@@ -134,6 +56,7 @@ Decoded decode(const Case& c, uint8_t fill) {
   tables.check();
   out.reason = parsed.reason;
   if (!parsed.ok()) return out;
+  out.has_tables = true;
   std::vector<codec::Target> targets;
   for (const Descriptor& d : out.message.descriptors) {
     const Tensor& tensor = c.tensors[d.ordinal];
@@ -144,9 +67,8 @@ Decoded decode(const Case& c, uint8_t fill) {
         has_values ? d.count * codec::memory_item_bytes(d.value, tensor.spec.dtype) : 0, fill);
     codec::Target target;
     if (tensor.has_base) target.base = address_of(tensor.base);
-    // A caller that has the fingerprint checked gives signs of the base's support alone.
-    if (tensor.has_signs && d.count == tensor.signs.size())
-      target.base_signs = address_of(tensor.signs);
+    if (tensor.has_signs) target.base_signs = address_of(tensor.signs);
+    target.base_count = tensor.signs.size();
     if (sends) target.bitmap = out.bitmaps.back().data();
     if (has_values) target.values = out.values.back().data();
     targets.push_back(target);
@@ -242,6 +164,7 @@ bool has_blocks(const codec::Message& message) {
 Verdict check(const Case& c, bool encodes) {
   const Decoded decoded = decode(c, 0x00);
   Verdict verdict{decoded.reason, decoded.message};
+  if (decoded.has_tables) check_sums(c, decoded);
   if (decoded.reason != Reason::kNone) return verdict;
   check_content(c, decoded);
   require(is_equal(decoded, decode(c, 0xFF)), "the content depends on the targets' memory");
