@@ -1,6 +1,7 @@
 """Small messages of every mode, and the means to damage one and make its checksums right again."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -292,6 +293,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib
 
     codec_objects = compiled("codec", [*ROOT.glob("csrc/codec/*.cpp")])
 
+    @functools.cache
     def build(name: str, *patterns: str) -> pathlib.Path:
         """Args: the program's name and the sources' patterns below tests/csrc."""
         sources = [path for pattern in patterns for path in (ROOT / "tests/csrc").glob(pattern)]

@@ -48,16 +48,16 @@ def test_damaged_byte_codes_leave_memory_alone(isa, sanitized):
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_damaged_bit_codes_leave_memory_alone(isa, objects, tmp_path):
-    printed = run("bit_codes", objects, tmp_path, isa)
+def test_damaged_bit_codes_leave_memory_alone(isa, sanitized):
+    printed = run(sanitized, "bit_codes", isa)
 
     whole = list(map(int, re.findall(r"whole (\d+)", printed)))
     assert len(whole) == 6
     assert min(whole) > 0
 
 
-def test_sums_stay_where_they_should(objects, tmp_path):
-    lines = run("sums", objects, tmp_path).splitlines()
+def test_sums_stay_where_they_should(sanitized):
+    lines = run(sanitized, "sums").splitlines()
 
     # The second half is the same on several threads.
     half = len(lines) // 2
