@@ -17,6 +17,7 @@ from . import cap, goals, rows
 from .claims import summary
 from .claims.accuracy import RESULTS, STUDY, Results
 from .claims.study import Study
+from .codec.tables import size_table, speed_table
 from .markdown import fill, markdown
 from .rows import BASELINE, Row, shape_text
 from .sweeps import CONV_KERNELS, LINEAR_KERNELS, OPS
@@ -37,10 +38,13 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
     """Make every table, by name, from a folder of results."""
     measured = rows.read(results / "cpu.json")
     compared = json.loads((results / "compare.json").read_text())
+    messages = rows.read(results / "codec.json")
     return {
         "ops": ops_table([row for row in measured if row["table"] == OPS]),
         "goals": goals_table(measured),
         "cap": cap.table(measured),
+        "codec_sizes": size_table(messages),
+        "codec_speed": speed_table(messages),
         "methods": methods_table(compared),
         "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
     }

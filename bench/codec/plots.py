@@ -13,13 +13,14 @@ from typing import Any
 from .. import rows as row_files
 from ..goals import CODEC_SIZES, CODEC_SPEED
 from ..rows import OURS, Row
+from .tables import commits
 
 SUPPORT = "support"
 NAMES = {
     (OURS, "rans"): "sparsefl",
     (OURS, "plain"): "sparsefl, no rANS",
 }
-COLORS = {"sparsefl": "tab:blue", "sparsefl, no rANS": "tab:cyan"}
+COLORS = {"sparsefl": "C0", "sparsefl, no rANS": "navy"}
 # More than this over the bound is said by the panel of bytes.
 MOST_RATIO = 2.2
 SPEED_DENSITIES = (0.1, 0.01)
@@ -47,12 +48,15 @@ def draw_sizes(rows: Sequence[Row], path: pathlib.Path) -> None:
     lengths, ratios = curves(found, "bytes"), curves(found, "ratio")
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    # The first color of the cycle is ours.
+    peers = [name for name in lengths if name not in COLORS]
+    colors = {name: f"C{1 + place % 9}" for place, name in enumerate(peers)} | COLORS
     for name, points in lengths.items():
-        color = COLORS.get(name)
-        (drawn,) = left.plot(*zip(*points, strict=True), ".-", color=color, label=name)
+        color = colors[name]
+        left.plot(*zip(*points, strict=True), ".-", color=color, label=name)
         shown = [(density, ratio) for density, ratio in ratios[name] if ratio <= MOST_RATIO]
         if shown:
-            right.plot(*zip(*shown, strict=True), ".-", color=drawn.get_color())
+            right.plot(*zip(*shown, strict=True), ".-", color=color)
     bound = sorted({(row["density"], row["bound_bytes"]) for row in found})
     left.plot(*zip(*bound, strict=True), "k--", label="information bound")
     right.axhline(1.0, color="black", linestyle="--")
@@ -113,9 +117,10 @@ def _rows(rows: Sequence[Row], table: str, mode: str) -> list[Row]:
 
 
 def _save(figure: Any, rows: Sequence[Row], path: pathlib.Path) -> None:
-    commits = ", ".join(sorted({row["commit"][:12] for row in rows}))
     first = rows[0]
-    figure.supxlabel(f"{first['cpu']} ({first['isa']}), one thread, commit {commits}", fontsize=7)
+    figure.supxlabel(
+        f"{first['cpu']} ({first['isa']}), one thread, commit {commits(rows)}", fontsize=7
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -15,7 +15,7 @@ LABELS = {
     "rows": "rows of 512, lognormal density, mean {density:g}",
     "changes": "{changes:,} drops and as many additions, density {density:g}",
     "additions": "{changes:,} additions, density {density:g}",
-    "flips": "signs, {density:.1%} of them flipped",
+    "flips": "signs, {density:.0%} of them flipped",
     "values_fp32": "values, fp32",
     "values_bf16": "values, bf16",
     "values_int8": "values, int8",
@@ -29,7 +29,8 @@ AS_PEER = {
     **{"xor_zstd3": "bitmap_zstd1", "xor_roaring": "roaring"},
     **{"zstd1": "bitmap_zstd1", "the_same_zstd3": "bitmap_zstd1"},
 }
-LEAST_SHOWN_FLIPS = 0.01
+# Of the shares of flips.
+SHOWN_FLIPS = (0.01, 0.1, 0.3)
 MODES = {"encode": "encode", "decode": "decode", "accumulate": "decode and add"}
 
 
@@ -72,7 +73,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def size_table(rows: Sequence[Row]) -> str:
-    """Make the table of lengths over bounds: a line a content, ours first."""
+    """Make the table of lengths over bounds: a line for each content that has an aim."""
     sizes = [row for row in rows if row["table"] == CODEC_SIZES and row["correct"]]
     points: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in sizes:
@@ -87,7 +88,7 @@ def size_table(rows: Sequence[Row]) -> str:
         yield _label(ours) or ""
         yield f"{ours['bytes']:,}"
         yield f"{ours['ratio']:.4f}"
-        yield f"{ours['aim']:g}" if "aim" in ours else "-"
+        yield f"{ours['aim']:g}"
         plain = found.get("plain")
         yield "-" if plain is None else f"{plain['ratio']:.4f}"
         for peer in SHOWN_PEERS:
@@ -95,11 +96,12 @@ def size_table(rows: Sequence[Row]) -> str:
 
     head = ["bytes over the information bound", "bytes", "sparsefl", "aim", "without rANS"]
     head += ["zstd", "roaring", "pcodec"]
-    return markdown(head, map(list, map(cells, points.values()))) + footing(sizes)
+    judged = [found for found in points.values() if "aim" in found["rans"]]
+    return markdown(head, map(list, map(cells, judged))) + footing(sizes)
 
 
 def _label(row: Row) -> str | None:
-    if row["op"] == "flips" and row["density"] < LEAST_SHOWN_FLIPS:
+    if row["op"] == "flips" and row["density"] not in SHOWN_FLIPS:
         return None
     text = LABELS.get(row["op"])
     changes = row["shape"].get("changes", 0)
@@ -138,6 +140,11 @@ def footing(rows: Sequence[Row]) -> str:
     if not rows:
         return "\nNot measured yet.\n"
     first = rows[0]
-    commits = ", ".join(sorted({row["commit"][:12] for row in rows}))
     numel = max(row["shape"]["numel"] for row in rows)
-    return f"\n{numel:,} positions, {first['cpu']} ({first['isa']}), commit {commits}.\n"
+    return f"\n{numel:,} positions, {first['cpu']} ({first['isa']}), commit {commits(rows)}.\n"
+
+
+def commits(rows: Sequence[Row]) -> str:
+    """Name the commits of rows; "-dirty" stays: what was measured then is in none of them."""
+    every = {row["commit"] for row in rows}
+    return ", ".join(sorted("-".join([c[:12], *c.split("-")[1:]]) for c in every))

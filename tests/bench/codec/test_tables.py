@@ -44,10 +44,18 @@ def test_size_table_has_ours_its_aim_and_the_peers():
 
 def test_changes_have_their_peers_under_the_same_heads():
     changed = {"op": "changes", "shape": {"numel": 1 << 20, "changes": 5000}}
-    rows = [size("sparsefl", 1.01, "rans", **changed), size("xor_roaring", 1.9, "", **changed)]
-    line = tables.size_table(rows).splitlines()[2]
-    assert line.startswith("| 5,000 drops and as many additions, density 0.1 | 1,010 | 1.0100 | -")
+    judged = {"aim": 1.005, "reached": False}
+    rows = [
+        size("sparsefl", 1.01, "rans", **changed, **judged),
+        size("xor_roaring", 1.9, "", **changed),
+        size("sparsefl", 1.2, "rans", density=0.01),
+    ]
+    line, below = tables.size_table(rows).splitlines()[2:4]
+    assert line.startswith(
+        "| 5,000 drops and as many additions, density 0.1 | 1,010 | 1.0100 | 1.005 |"
+    )
     assert line.endswith("| - | - | 1.900 | - |")
+    assert not below
 
 
 def test_speed_table_has_what_is_judged():
@@ -112,3 +120,8 @@ def test_nothing_to_draw_is_refused(tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.draw_sizes([speed("sparsefl", 1.0)], tmp_path / "x.png")
+
+
+def test_footing_says_what_is_in_no_commit():
+    rows = [OURS, size("pcodec", 1.0, commit="d" * 40 + "-dirty")]
+    assert tables.footing(rows).endswith(f"commit {'c' * 12}, {'d' * 12}-dirty.\n")
