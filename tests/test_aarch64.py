@@ -4,6 +4,8 @@ A program prints a line a result. To add one, put ``tests/csrc/<name>.cpp`` and 
 PROGRAMS; it must then print the same here, optimised in any way, and on AArch64.
 """
 
+import concurrent.futures
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = {
     "streams": ["csrc/codec/normal*.cpp", "csrc/cpu/isa.cpp"],
-    "messages": ["csrc/codec/[!n]*.cpp"],
+    "messages": ["csrc/codec/*.cpp"],
     "kernels": [
         *("csrc/cpu/plan.cpp", "csrc/cpu/dense_weight.cpp"),
         *("csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp", "csrc/cpu/sign_codes_*.cpp"),
@@ -41,20 +43,20 @@ quantiles 1061f6cde6afd156
 """,
     # What is refused, by the number of the reason (csrc/codec/format.h), 0 for what is accepted.
     "messages": """\
-small bytes 600 crc32c 125267bc refused 0
-small cut 600 flipped 4800 damaged 0:3194 1:2700 2:1623 3:519 4:331 5:531 6:318 7:2634 8:3670 \
-9:2861 10:1037 11:3344 12:918 13:498 14:1046 15:263 16:599 17:4009 18:6103 19:117 20:1990 21:180 \
-22:8 23:287 25:295 26:106 27:374 28:311 31:134
-large bytes 429576 crc32c cc064a7b refused 0
-large cut 105 flipped 86 damaged 0:48 1:6 2:3 3:4 4:3 5:2 7:3 8:13 9:8 10:10 11:3 12:1 16:1 17:4 \
-18:12 20:18 21:11 22:5 25:11 26:23 28:9 31:2
-small coded bytes 520 crc32c 88ba7b67 refused 0
-small coded cut 520 flipped 4160 damaged 0:4058 1:2832 2:1691 3:506 4:371 5:545 6:300 7:2310 \
-8:3605 9:2334 10:1134 11:2721 12:750 13:382 14:815 15:184 16:381 17:2581 18:5986 19:133 20:3488 \
-21:364 22:10 23:296 25:431 27:811 28:107 30:103 31:259 32:512
-large coded bytes 151704 crc32c 60111849 refused 0
-large coded cut 38 flipped 31 damaged 0:45 1:9 2:3 3:2 4:1 5:4 7:3 8:11 9:8 10:2 11:4 12:3 13:1 \
-14:5 16:1 17:11 18:14 19:3 20:21 21:11 23:5 25:9 28:4 30:1 31:2 32:17
+small bytes 527 crc32c de24f8c6 refused 0
+small cut 527 flipped 4216 damaged 0:2638 1:2880 2:1666 3:555 4:378 5:510 6:308 7:2728 8:3703 \
+9:562 10:1085 11:3475 12:1408 13:475 14:129 15:298 16:2674 17:3642 18:6441 19:119 20:1502 21:813 \
+22:5 23:230 25:228 26:99 27:68 28:138 30:603 31:640
+large bytes 211108 crc32c a6760a45 refused 0
+large cut 52 flipped 43 damaged 0:30 1:6 2:4 3:3 4:2 5:2 7:4 8:13 9:3 10:10 11:4 12:1 14:1 16:5 \
+17:4 18:13 20:6 21:19 22:6 25:9 26:36 30:1 31:18
+small coded bytes 578 crc32c e94cd6f8 refused 0
+small coded cut 578 flipped 4624 damaged 0:3771 1:2711 2:1647 3:472 4:369 5:495 6:277 7:2447 \
+8:3785 9:562 10:1082 11:2951 12:1236 13:378 14:266 15:180 16:2121 17:2702 18:6432 19:107 20:1985 \
+21:1881 22:7 23:308 25:328 27:144 28:68 30:480 31:808
+large coded bytes 226081 crc32c 5a5ae631 refused 0
+large coded cut 56 flipped 46 damaged 0:13 1:17 2:5 4:1 6:1 7:2 8:13 10:5 11:10 12:3 13:1 14:1 \
+15:1 16:8 17:10 18:14 19:2 20:8 21:19 23:2 25:6 30:1 31:57
 """,
     "kernels": """\
 spmm 00000000e6311077
@@ -75,6 +77,9 @@ max_pool2d 84
 """,
 }
 
+# Integers are rounded by adding 1.5 * 2^23 and taking it away again, which is not to be dropped.
+KEPT = {"messages": ["-fno-associative-math"]}
+
 
 def tool(name: str) -> str:
     found = shutil.which(name)
@@ -85,10 +90,19 @@ def tool(name: str) -> str:
 
 def output(name: str, compiler: str, flags: list[str], folder: pathlib.Path, *run: str) -> str:
     sources = [p for pattern in PROGRAMS[name] for p in sorted(ROOT.glob(pattern))]
-    program = folder / name
+    sources.append(ROOT / "tests" / "csrc" / f"{name}.cpp")
     command = [compiler, "-std=c++20", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags]
-    command += [str(ROOT / "tests" / "csrc" / f"{name}.cpp"), *map(str, sources)]
-    subprocess.run([*command, "-o", str(program)], check=True)
+    command += KEPT.get(name, [])
+
+    def compiled(source: pathlib.Path) -> str:
+        target = folder / f"{source.stem}.o"
+        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    program = folder / name
+    subprocess.run([*command, *objects, "-o", str(program)], check=True)
     done = subprocess.run([*run, str(program)], check=True, capture_output=True, text=True)
     return done.stdout
 

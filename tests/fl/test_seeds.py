@@ -37,7 +37,7 @@ def test_mean_and_spread_of_what_was_measured(seeds, tmp_path):
     assert (found.accuracy.least, found.accuracy.most) == (min(accuracies), max(accuracies))
     assert calls == [(s, r) for s in (0, 1, 2) for r in (1, 2)]
     summary = found.summary()
-    assert summary["uplink_bytes"].std == 0
+    assert summary["uplink_bytes"].std < 0.01 * summary["uplink_bytes"].mean
     assert "accuracy_per_client.worst_decile" in summary
     assert not {"client_step_s", "seed", "method"} & set(summary)
     assert "fedavg" in found.table()

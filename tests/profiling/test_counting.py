@@ -93,7 +93,8 @@ def test_the_bytes_of_the_layers_are_those_of_the_message():
         whole = wire.message_bytes(entries, schema)
         apart = sum(wire.layer_bytes(entries, [name], schema) for name in ("0", "1"))
         assert apart <= whole <= apart + wire.message_bytes({}, schema) + 16
-        assert FLOAT * (numbers + 72) <= apart <= FLOAT * (numbers + 72) + 200
+        # An entropy coder takes some of the exponents' bits away.
+        assert 0.75 * FLOAT * (numbers + 72) <= apart <= FLOAT * (numbers + 72) + 200
 
 
 def test_a_layer_of_a_longer_name_is_another():
