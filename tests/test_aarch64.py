@@ -78,7 +78,7 @@ max_pool2d 84
 }
 
 # Integers are rounded by adding 1.5 * 2^23 and taking it away again, which is not to be dropped.
-KEPT = {"messages": ["-fno-associative-math"]}
+FLAGS_OF = {"messages": ["-fno-associative-math"]}
 
 
 def tool(name: str) -> str:
@@ -92,7 +92,7 @@ def output(name: str, compiler: str, flags: list[str], folder: pathlib.Path, *ru
     sources = [p for pattern in PROGRAMS[name] for p in sorted(ROOT.glob(pattern))]
     sources.append(ROOT / "tests" / "csrc" / f"{name}.cpp")
     command = [compiler, "-std=c++20", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags]
-    command += KEPT.get(name, [])
+    command += FLAGS_OF.get(name, [])
 
     def compiled(source: pathlib.Path) -> str:
         target = folder / f"{source.stem}.o"

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -275,6 +276,28 @@ class Updates:
 @pytest.fixture
 def updates() -> type[Updates]:
     return Updates
+
+
+@pytest.fixture
+def printed() -> Callable[[str, str, str], str]:
+    """A function that gives what a process with one of the machine's instruction sets prints."""
+
+    def run(isa: str, module: str, expression: str) -> str:
+        """Args: the instruction set, a module of tests/codec, what to print of it, as ``t``."""
+        path = [str(pathlib.Path(__file__).parent), *filter(None, sys.path)]
+        script = f"import sys; sys.path[:0] = {path!r}; import {module} as t; print({expression})"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "SPARSEFL_ISA": isa},
+            capture_output=True,
+            text=True,
+        )
+        if "does not have that instruction set" in done.stderr:
+            pytest.skip(f"this machine has no {isa}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture(scope="session")

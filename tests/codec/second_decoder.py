@@ -1,4 +1,8 @@
-"""A decoder written from FORMAT.md alone, as plainly as can be; it believes what it reads."""
+"""A decoder written from FORMAT.md alone, as plainly as can be; it believes what it reads.
+
+But for byte codes, which the compiled codec reads here: test_byte_code_specification.py has a plain
+reader of those.
+"""
 
 import struct
 

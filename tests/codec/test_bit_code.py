@@ -2,9 +2,6 @@
 
 import hashlib
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -265,16 +262,5 @@ def all_codes() -> str:
 
 
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
-def test_codes_are_the_same_bytes(isa):
-    path = [os.path.dirname(__file__), *filter(None, sys.path)]
-    script = f"import sys; sys.path[:0] = {path!r}; import test_bit_code as t; print(t.all_codes())"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "SPARSEFL_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    if "does not have that instruction set" in done.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == all_codes()
+def test_codes_are_the_same_bytes(isa, printed):
+    assert printed(isa, "test_bit_code", "t.all_codes()") == all_codes()

@@ -10,29 +10,13 @@
 
 #include "codec/bit_code.h"
 #include "codec/bits.h"
+#include "random.h"
 
 namespace {
 
 using namespace sparsefl::codec;
-
-// Knuth's MMIX generator: the same numbers on every machine.
-class Random {
- public:
-  uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>(state_ >> 32);
-  }
-  uint32_t below(uint64_t n) { return static_cast<uint32_t>(next() % n); }
-
- private:
-  uint64_t state_ = 1;
-};
-
-struct Buffer {
-  explicit Buffer(size_t size) : bytes(new uint8_t[size]()), size(size) {}
-  std::unique_ptr<uint8_t[]> bytes;
-  size_t size;
-};
+using sparsefl::Buffer;
+using sparsefl::Random;
 
 struct Case {
   size_t n;
@@ -122,7 +106,7 @@ void run(BitCoder coder, const Case& c, Random* random, int* whole, int* wrong) 
 }  // namespace
 
 int main() {
-  Random random;
+  Random random(1);
   for (int coder = 0; coder < 6; ++coder) {
     int whole = 0, wrong = 0;
     for (const Case& c : kCases) run(static_cast<BitCoder>(coder), c, &random, &whole, &wrong);

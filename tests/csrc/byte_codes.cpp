@@ -10,23 +10,12 @@
 #include <vector>
 
 #include "codec/byte_code.h"
+#include "random.h"
 
 namespace {
 
 using namespace sparsefl::codec;
-
-// Knuth's MMIX generator: the same numbers on every machine.
-class Random {
- public:
-  uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>(state_ >> 32);
-  }
-  uint32_t below(uint32_t n) { return next() % n; }
-
- private:
-  uint64_t state_ = 1;
-};
+using sparsefl::Random;
 
 std::vector<uint8_t> code_of(const std::vector<uint8_t>& symbols) {
   std::vector<uint8_t> code;
@@ -84,7 +73,7 @@ void damage(const std::vector<uint8_t>& code, size_t n, Random* random) {
 }  // namespace
 
 int main() {
-  Random random;
+  Random random(1);
   for (int kind = 0; kind < 4; ++kind) {
     for (const size_t n : {0, 1, 2, 31, 32, 33, 63, 64, 65, 500, 5000, 65537, 131103}) {
       const std::vector<uint8_t> symbols = make_symbols(kind, n, &random);

@@ -11,33 +11,16 @@
 
 #include "codec/crc32c.h"
 #include "codec/message.h"
+#include "random.h"
 
 namespace {
 
 using namespace sparsefl::codec;
+using sparsefl::Buffer;
+using sparsefl::Random;
 
 constexpr uint64_t kSchemaFingerprint = 0x0123456789ABCDEF;
 constexpr uint64_t kBaseFingerprint = 77;
-
-// Knuth's MMIX generator: the same numbers on every machine.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>(state_ >> 32);
-  }
-  uint32_t below(uint64_t n) { return static_cast<uint32_t>(next() % n); }
-
- private:
-  uint64_t state_;
-};
-
-struct Buffer {
-  explicit Buffer(size_t size) : bytes(new uint8_t[size]()), size(size) {}
-  std::unique_ptr<uint8_t[]> bytes;
-  size_t size;
-};
 
 // The tensors of one message and the memory behind them.
 struct Case {

@@ -12,25 +12,15 @@
 #include "codec/accumulate.h"
 #include "codec/crc32c.h"
 #include "codec/message.h"
+#include "random.h"
 
 namespace {
 
 using namespace sparsefl::codec;
+using sparsefl::Random;
 
 constexpr uint64_t kSchemaFingerprint = 0x0123456789ABCDEF;
 constexpr uint64_t kBaseFingerprint = 77;
-
-// Knuth's MMIX generator: the same numbers on every machine.
-class Random {
- public:
-  uint32_t below(uint64_t n) {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>((state_ >> 32) % n);
-  }
-
- private:
-  uint64_t state_ = 11;
-};
 
 template <class T>
 std::unique_ptr<T[]> zeros(size_t n) {
@@ -86,7 +76,7 @@ Tensor make(uint32_t ordinal, uint64_t numel, Dtype dtype, SupportMode support, 
 }
 
 std::vector<Tensor> tensors(bool large) {
-  Random random;
+  Random random(11);
   std::vector<Tensor> all;
   uint64_t numel = large ? 300007 : 203;
   for (ValueMode value : {ValueMode::kFp32, ValueMode::kInt8, ValueMode::kSign}) {
@@ -175,7 +165,7 @@ void run(const char* name, bool large, SumType type, size_t held_bytes, size_t t
   const uint32_t before = sums.checksum();
   std::printf("%s bytes %zu sums %08x\n", name, bytes.size(), before);
   // Damage that the checksums give away, and damage behind them.
-  Random random;
+  Random random(11);
   size_t refused = 0, turns = large ? 12 : 600;
   for (size_t i = 0; i < turns; ++i) {
     std::copy(bytes.begin(), bytes.end(), data.get());

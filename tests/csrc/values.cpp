@@ -9,22 +9,12 @@
 #include <memory>
 #include <vector>
 
+#include "random.h"
+
 namespace {
 
 using namespace sparsefl::codec;
-
-// Knuth's MMIX generator: the same numbers on every machine.
-class Random {
- public:
-  uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>(state_ >> 32);
-  }
-  uint32_t below(uint64_t n) { return static_cast<uint32_t>(next() % n); }
-
- private:
-  uint64_t state_ = 1;
-};
+using sparsefl::Random;
 
 struct Kind {
   const char* name;
@@ -87,7 +77,7 @@ void damage(const Kind& kind, const std::vector<uint8_t>& whole, uint8_t coder, 
 }  // namespace
 
 int main() {
-  Random random;
+  Random random(1);
   for (const Kind& kind : kKinds) {
     int whole = 0, cut = 0, cuts = 0;
     std::map<int, int> reasons;
