@@ -62,5 +62,5 @@ def test_claimed_bytes_are_realised(method):
     density = {"density": 0.1, "options": {"iterations": 10}} if method == "hidenseek" else {}
     row = one_round(method, **density).row()
     assert row["uplink_claimed_bytes"] / row["uplink_bytes"] >= 0.95
-    # Flips come in runs, where inputs are dead: fewer bytes than if they were spread at random.
+    # Signs come in runs: in a random order they would take as many bytes as their bound.
     assert row["uplink_bytes"] >= 0.8 * row["uplink_bound_bytes"]
