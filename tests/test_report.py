@@ -33,6 +33,7 @@ ROW = {
     "downlink_bytes": int,
     "setup_bytes": int,
     "uplink_bound_bytes": int,
+    "downlink_bound_bytes": int,
     "uplink_claimed_bytes": int,
     "uplink_dense_bytes": int,
     "downlink_dense_bytes": int,

@@ -141,12 +141,20 @@ class Federation:
 
     def broadcast(self, round: int) -> bytes:
         """Encode what the server sends in a round."""
+        return self._written(self.method.broadcast(self.state, round))
+
+    def _written(self, broadcast: codec.Update) -> bytes:
+        """Encode what the server sends."""
         wire = self.wire
         return codec.encode(
-            self.method.broadcast(self.state, round),
-            wire.schema,
-            value_format=wire.downlink_format,
-            base=wire.supports,
+            broadcast, wire.schema, value_format=wire.downlink_format, base=wire.supports
+        )
+
+    def broadcast_bound_bytes(self, broadcast: codec.Update) -> int:
+        """Return the information bound of what the server sends, bytes."""
+        wire = self.wire
+        return codec.bound_bytes(
+            broadcast, wire.schema, value_format=wire.downlink_format, base=wire.supports
         )
 
     def new_client(self) -> Client:
@@ -178,14 +186,17 @@ class Federation:
         """
         entry = Round(round)
         started = time.perf_counter()
-        message = self.broadcast(round)
+        sent = self.method.broadcast(self.state, round)
+        message = self._written(sent)
         base = self._base(message)
         entry.encode_s += time.perf_counter() - started
+        bound_bytes = self.broadcast_bound_bytes(sent)
         updates: list[tuple[float, codec.Update]] = []
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
         for client, chance in self.cohort(round).items():
             entry.downlink_bytes += len(message)
+            entry.downlink_bound_bytes += bound_bytes
             if client not in self._seen:
                 self._seen.add(client)
                 entry.setup_bytes += len(self.setup_message or b"")

@@ -17,7 +17,9 @@ class Round:
         setup_bytes: Messages sent once to a client, on its first round (masks, seeds).
         downlink_bytes: Messages of the server to the cohort.
         uplink_bytes: Messages of the cohort to the server.
-        uplink_bound_bytes: Information bound of those messages.
+        uplink_bound_bytes: Information bound of those messages, as of ``codec.bound_bytes``: of
+            order 0, so that a message may take less where signs or values come in runs.
+        downlink_bound_bytes: The same of the server's messages.
         encode_s: Seconds spent encoding, on both sides.
         decode_s: Seconds spent decoding and loading, on both sides.
         train_s: Seconds of local training, all clients.
@@ -35,6 +37,7 @@ class Round:
     downlink_bytes: int = 0
     uplink_bytes: int = 0
     uplink_bound_bytes: int = 0
+    downlink_bound_bytes: int = 0
     encode_s: float = 0.0
     decode_s: float = 0.0
     train_s: float = 0.0

@@ -72,6 +72,7 @@ class Result:
             "downlink_bytes": sums["downlink_bytes"],
             "setup_bytes": sums["setup_bytes"],
             "uplink_bound_bytes": sums["uplink_bound_bytes"],
+            "downlink_bound_bytes": sums["downlink_bound_bytes"],
             "uplink_claimed_bytes": costs.uplink_claimed_bytes,
             "uplink_dense_bytes": costs.uplink_dense_bytes,
             "downlink_dense_bytes": costs.downlink_dense_bytes,

@@ -28,6 +28,7 @@ def row(**change):
         "downlink_bytes": 120,
         "setup_bytes": 0,
         "uplink_bound_bytes": 100,
+        "downlink_bound_bytes": 115,
         "uplink_claimed_bytes": 100,
         "uplink_dense_bytes": 4400,
         "downlink_dense_bytes": 4400,
@@ -57,6 +58,9 @@ def test_claimed_stands_beside_measured_with_the_realised_factor():
     sent = cells(text, "Bytes")
     assert (sent["up"], sent["claimed"]) == ("110 B", "100 B")
     assert (sent["claimed x"], sent["measured x"], sent["realised"]) == ("44x", "40x", "0.909")
+    coded = cells(text, "order-0 bound")
+    assert (coded["up bound"], coded["up/bound"]) == ("100 B", "1.100")
+    assert (coded["down bound"], coded["down/bound"]) == ("115 B", "1.043")
     step = cells(text, "Local step")
     assert (step["ms"], step["dense ms"]) == ("10", "15")
     assert (step["claimed x"], step["measured x"], step["realised"]) == ("3x", "1.5x", "0.500")
@@ -100,7 +104,7 @@ def test_seeds_are_one_line_with_mean_and_spread():
     assert line["clients' mean"] == "0.750 ±0.000"
     assert cells(text, "Bytes")["up"] == "111 B"
     assert cells(text, "Accuracy", "linear")["test"] == "0.812"
-    assert text.count("fedpt") == 4
+    assert text.count("fedpt") == 5
 
 
 def test_densities_of_one_method_stay_apart():
