@@ -67,7 +67,7 @@ def linear_problem(op: str, point: Point) -> Problem:
         magnitudes=magnitudes(op),
         conv=None,
         batch_last=point.batch_last,
-        wants_bias=not point.kernels,
+        wants_bias=point.wants_bias,
     )
 
 
@@ -92,7 +92,7 @@ def conv_problem(op: str, point: Point) -> Problem:
         magnitudes=magnitudes(op),
         conv=Conv((stride, stride), (padding, padding)),
         batch_last=point.batch_last,
-        wants_bias=not point.kernels,
+        wants_bias=point.wants_bias,
     )
 
 

@@ -133,7 +133,8 @@ def autograd_step(
         weight: The leaf that holds the weights, in the provider's own form.
         kept: Turns its gradient into that of the kept weights, row-major.
     """
-    x, bias = (t.clone().requires_grad_() for t in (problem.x, problem.bias))
+    x, bias = problem.x.clone().requires_grad_(), problem.bias.clone()
+    bias.requires_grad_(problem.wants_bias)
     leaves = (x, weight, bias)
 
     def reset() -> None:
@@ -143,7 +144,6 @@ def autograd_step(
     def gradients() -> Gradients:
         assert x.grad is not None
         assert weight.grad is not None
-        assert bias.grad is not None
         return Gradients(x.grad, kept(weight.grad), bias.grad)
 
     @functools.cache

@@ -54,8 +54,13 @@ class Point:
 
     @property
     def kernels(self) -> bool:
-        """Whether operators are called directly: no autograd, no gradient of the bias."""
+        """Whether operators are called directly, without autograd."""
         return self.table in KERNELS
+
+    @property
+    def wants_bias(self) -> bool:
+        """Whether the bias is trained; a ResNet's convolutions have none, norms follow them."""
+        return self.table not in (*KERNELS, CONV)
 
 
 def linear(batch: int, columns: int, rows: int) -> Shape:
