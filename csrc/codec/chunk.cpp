@@ -45,6 +45,20 @@ Reason read_support(const Body& body, const uint8_t* base, ChunkMemory* memory, 
   }
 }
 
+Reason read_indices(const Body& body, const uint8_t* base, ChunkMemory* memory, uint32_t* indices) {
+  const Chunk& c = *body.chunk;
+  const SupportMode mode = body.descriptor->support;
+  if (mode == SupportMode::kSent)
+    return read_bit_indices(static_cast<BitCoder>(c.support_coder), body.data, c.support_bytes,
+                            body.span.positions, c.count, body.span.row, &memory->bits, indices);
+  if (mode == SupportMode::kChanges) memory->bitmap.resize((body.span.positions + 7) / 8);
+  const Reason reason = read_support(body, base, memory, memory->bitmap.data());
+  if (reason != Reason::kNone) return reason;
+  indices_of(mode == SupportMode::kChanges ? memory->bitmap.data() : base, body.span.positions,
+             indices);
+  return Reason::kNone;
+}
+
 Reason read_body_values(const Body& body, const BaseSigns& base, ChunkMemory* memory,
                         uint8_t* values) {
   const Descriptor& d = *body.descriptor;

@@ -16,6 +16,7 @@ namespace sparsefl::codec {
 struct ChunkMemory {
   Scratch bits;
   ValueScratch values;
+  std::vector<uint8_t> bitmap;
 };
 
 // One chunk, and what its content is decoded with.
@@ -42,6 +43,10 @@ bool is_intact(const Body& body);
 // Checks the support, and writes its bitmap where the message sends it. `base` is the bitmap of the
 // chunk's positions that the base has, null for none.
 Reason read_support(const Body& body, const uint8_t* base, ChunkMemory* memory, uint8_t* bits);
+
+// The same; writes the chunk.count positions of a chunk of mode kShared, kSent or kChanges, counted
+// from its first one.
+Reason read_indices(const Body& body, const uint8_t* base, ChunkMemory* memory, uint32_t* indices);
 
 // Signs that the base has of a tensor's values, as Target says.
 struct BaseSigns {

@@ -9,12 +9,11 @@
 namespace sparsefl::codec {
 namespace {
 
-// There is no expansion by a mask: positions are walked by index at every density.
+// There is no expansion by a mask: positions are changed one by one at every density.
 struct Lanes {
   static constexpr bool kWords = false;
   static unsigned count(uint64_t word) { return static_cast<unsigned>(_mm_popcnt_u64(word)); }
   static unsigned lowest(uint64_t word) { return static_cast<unsigned>(_tzcnt_u64(word)); }
-  static size_t filled(const uint8_t*, size_t*, size_t, uint64_t*, uint32_t*) { return 0; }
 };
 
 template <class T>

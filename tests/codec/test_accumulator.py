@@ -10,7 +10,7 @@ from sparsefl.codec import CodecReason
 from sparsefl.support import Support
 
 SHAPES = [(0,), (1,), (7,), (63,), (65,), (13, 101), (331, 613)]
-DENSITIES = [0.0, 0.003, 0.05, 0.3, 1.0]
+DENSITIES = [0.0, 0.003, 0.02, 0.05, 0.3, 1.0]
 FORMATS = ["fp32", "bf16", "int8", "int4", "raw"]
 
 
@@ -51,6 +51,33 @@ def test_sums_of_signs_are_exact(updates, shape, density, dtype, isa_name):
         expected += (seed + 1) * updates.dense(update["w"], shape)
 
     assert np.array_equal(accumulator.sum()["w"], expected)
+
+
+@pytest.mark.parametrize("changed", [None, 0, 50], ids=["sent", "shared", "changes"])
+@pytest.mark.parametrize("kind", ["values", "signs"])
+def test_few_kept_positions_of_every_support_mode(updates, kind, changed, isa_name):
+    shape = (331, 613)
+    update = (
+        updates.sparse(shape, 0.02, 1)
+        if kind == "values"
+        else updates.signs(Support.random(shape, 0.02, 1), 1)
+    )
+    support = update["w"].support
+    schema, base = updates.schema(shape), None
+    if changed is not None:
+        others = Support.random(shape, 0.02, 2).indices[:changed]
+        near = np.union1d(support.indices[changed:], others)
+        base = {"w": Support.from_indices(shape, near)}
+    message = codec.encode(update, schema, base=base)
+    accumulator = updates.native(
+        codec.Accumulator(schema, base=base, per_position=True, dtype="float64"), isa=isa_name
+    )
+
+    accumulator.add(message, weight=3)
+
+    dense = updates.dense(codec.decode(message, schema, base)["w"], shape)
+    assert np.array_equal(accumulator.sum()["w"], 3 * dense)
+    assert np.array_equal(accumulator.mean()["w"], dense)
 
 
 RAW = {
