@@ -37,7 +37,7 @@ figures: demo codec-figures
 	$(RUN) -m sparsefl.bench.claims.summary
 	$(RUN) -m sparsefl.bench.tables README.md bench/results
 
-# Those of messages alone, beside what the extra "peers" installs: 3 minutes.
+# Those of messages alone, beside what the extra "peers" installs: 5 minutes.
 codec-figures: $(VENV)/.built
 	$(RUN) -m pip install --quiet --no-build-isolation --no-compile --editable '.[peers]'
 	$(RUN) -m sparsefl bench --table codec --json bench/results/codec.json

@@ -109,16 +109,35 @@ class SpeedGoal:
         return Goal(self.floor, self.aim).verdict(seen, less=self.figure == "slower")
 
 
-# By what is coded, variant, mode and density.
-SPEED_GOALS: Mapping[tuple[str, str, str, float], SpeedGoal] = {
+# By what is done, variant, mode and density; None for all of them.
+SPEED_GOALS: Mapping[tuple[str, str, str, float | None], SpeedGoal] = {
     ("support", "plain", "decode", 0.1): SpeedGoal("gindices_per_s", 2.2, 3.2),
     ("support", "plain", "encode", 0.1): SpeedGoal("gindices_per_s", 1.1, 2.0),
-    ("bytes", "rans", "decode", 1.0): SpeedGoal("faster", 1.1, 1.5),
-    ("bytes", "rans", "encode", 1.0): SpeedGoal("faster", 0.75, 1.5),
+    ("bytes", "rans", "decode", None): SpeedGoal("faster", 1.1, 1.5),
+    ("bytes", "rans", "encode", None): SpeedGoal("faster", 0.75, 1.5),
     ("update", "from_dense", "encode", 0.1): SpeedGoal("slower", 2.0, 1.0),
     ("update", "", "accumulate", 0.1): SpeedGoal("slower", 0.9, 0.7),
     ("update", "", "accumulate", 0.01): SpeedGoal("slower", 0.2, 0.1),
+    ("pack_signs", "", "fwd", None): SpeedGoal("faster", 0.8, 0.95),
+    ("unpack_signs", "", "fwd", None): SpeedGoal("faster", 2.7, 3.0),
+    ("top_k", "", "fwd", None): SpeedGoal("faster", 40, 150),
+    ("majority_vote", "", "fwd", None): SpeedGoal("faster", 80, 300),
+    ("weighted_mean", "", "fwd", None): SpeedGoal("faster", 12, 60),
 }
+
+
+def speed_goal(op: str, variant: str, mode: str, density: float) -> SpeedGoal | None:
+    """Return what a row of the table ``codec_speed`` is to reach, if anything.
+
+    Args:
+        op: What is done; symbols of all kinds have the same goals.
+        variant: Which way.
+        mode: ``encode``, ``decode``, ``accumulate``, or ``fwd`` of a kernel.
+        density: Share of kept positions.
+    """
+    kind = "bytes" if op.startswith("bytes_") else op
+    exact = SPEED_GOALS.get((kind, variant, mode, density))
+    return exact or SPEED_GOALS.get((kind, variant, mode, None))
 
 
 def size_aim(op: str, density: float, rans: bool, changes: int) -> float | None:

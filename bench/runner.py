@@ -8,7 +8,7 @@ them take 30 minutes of an idle machine of two cores; ``--resume`` with ``--seco
 pieces.
 
 Those of messages lie in a file of their own: ``codec_sizes`` (lengths against information bounds,
-nothing is timed) and ``codec_speed`` (one thread), ``codec`` for both, 3 minutes together. Peers
+nothing is timed) and ``codec_speed`` (one thread), ``codec`` for both, 5 minutes together. Peers
 take part where they are installed (``pip install sparsefl[peers]``).
 """
 

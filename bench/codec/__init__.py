@@ -1,4 +1,7 @@
-"""The codec's cases: exact lengths of messages against what they hold, and seconds beside peers."""
+"""The codec's cases: exact lengths of messages against what they hold, and seconds beside peers.
+
+The kernels beside messages (signs, the largest elements, votes, means) are among them.
+"""
 
 from __future__ import annotations
 

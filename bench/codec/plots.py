@@ -24,6 +24,15 @@ COLORS = {"sparsefl": "C0", "sparsefl, no rANS": "navy"}
 # More than this over the bound is said by the panel of bytes.
 MOST_RATIO = 2.2
 SPEED_DENSITIES = (0.1, 0.01)
+# Whole updates: at which density, from what, and what is compared with.
+UPDATE, UPDATE_DENSITY, COPY = "update", 0.1, "memcpy"
+UPDATE_NAMES = {
+    (OURS, "from_dense"): "sparsefl",
+    (OURS, ""): "sparsefl",
+    ("np_save_dense", ""): "np.save, dense",
+    ("torch_topk_np_save", ""): "torch.topk, np.save",
+}
+UPDATE_MODES = ("encode", "accumulate")
 Curve = list[tuple[float, float]]
 
 
@@ -68,7 +77,7 @@ def draw_sizes(rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 def draw_speed(rows: Sequence[Row], path: pathlib.Path) -> None:
-    """Draw indices a second of supports' encoders and decoders, a panel a density.
+    """Draw indices a second of supports' encoders and decoders, a panel a density, and updates.
 
     Raises:
         ValueError: if there are no rows of random supports.
@@ -76,8 +85,8 @@ def draw_speed(rows: Sequence[Row], path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     by_mode = {mode: _rows(rows, CODEC_SPEED, mode) for mode in ("encode", "decode")}
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots(1, len(SPEED_DENSITIES), sharey=True)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    *axes, beside = figure.subplots(1, len(SPEED_DENSITIES) + 1)
     names = list(curves(by_mode["decode"], "gindices_per_s"))
     for axis, density in zip(axes, SPEED_DENSITIES, strict=True):
         for place, (mode, found) in enumerate(by_mode.items()):
@@ -89,11 +98,40 @@ def draw_speed(rows: Sequence[Row], path: pathlib.Path) -> None:
             height = [names.index(name) + 0.4 * place - 0.2 for name in rates]
             axis.barh(height, list(rates.values()), 0.38, label=mode)
         axis.set(xscale="log", xlabel="G indices a second", title=f"density {density:g}")
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
         axis.grid(axis="x", linewidth=0.3)
-    axes[0].invert_yaxis()
-    axes[0].legend()
+        axis.invert_yaxis()
+    axes[0].legend(fontsize=7)
+    _draw_updates(rows, beside)
     _save(figure, by_mode["decode"], path)
+
+
+def _draw_updates(rows: Sequence[Row], axis: Any) -> None:
+    """Draw the milliseconds of a whole update, and of a copy of its dense tensor as a line."""
+    found = [
+        row
+        for row in rows
+        if (row["table"], row["op"], row["density"]) == (CODEC_SPEED, UPDATE, UPDATE_DENSITY)
+        and row["correct"]
+    ]
+    names = list(dict.fromkeys(UPDATE_NAMES.values()))
+    for place, mode in enumerate(UPDATE_MODES):
+        taken = {
+            UPDATE_NAMES[row["provider"], row["variant"]]: row["median_us"] / 1000
+            for row in found
+            if row["mode"] == mode and (row["provider"], row["variant"]) in UPDATE_NAMES
+        }
+        height = [names.index(name) + 0.4 * place - 0.2 for name in taken]
+        axis.barh(height, list(taken.values()), 0.38, label=mode)
+    for row in found:
+        if row["provider"] == COPY:
+            axis.axvline(row["median_us"] / 1000, color="black", linestyle="--", label=COPY)
+    axis.set(xscale="log", xlabel="ms", title=f"whole update, density {UPDATE_DENSITY:g}")
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(axis="x", linewidth=0.3)
+    axis.invert_yaxis()
+    if found:
+        axis.legend(fontsize=7)
 
 
 def curves(rows: Sequence[Row], field: str) -> dict[str, Curve]:

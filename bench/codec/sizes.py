@@ -190,7 +190,9 @@ def rows_of(case: Case, described: Row) -> list[Row]:
         bound_bytes = bound_of(content, data, decoded)
         own = {"provider": OURS, "variant": variant, "correct": content.holds(decoded)}
         own |= against(len(data), bound_bytes)
-        own |= judged(size_aim(case.op, case.density, rans, 2 * case.changes), own["ratio"])
+        # What the receiver drops by itself is no change that is sent.
+        changes = case.changes * (1 if case.op == inputs.additions.__name__ else 2)
+        own |= judged(size_aim(case.op, case.density, rans, changes), own["ratio"])
         if content.dense_bytes is not None:
             share = len(data) / content.dense_bytes
             own |= {"dense_share": round(share, 5), "dense_share_reached": share <= DENSE_SHARE}

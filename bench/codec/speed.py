@@ -1,4 +1,7 @@
-"""Table ``codec_speed``: one thread, in turns with peers and with a copy of the same memory."""
+"""Table ``codec_speed``: one thread, in turns with peers and with a copy of the same memory.
+
+Messages, byte codes, and the kernels beside messages: signs, top-k, votes and means.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ import torch
 from sparsefl.timing import Effort, Samples, interleave, paired_ratio, stopwatch
 
 from ..goals import CODEC_SPEED as TABLE
-from ..goals import SPEED_GOALS
+from ..goals import speed_goal
 from ..rows import OURS, Row, point_of
+from . import kernels
 from .inputs import NUMEL
 from .steps import COPY, SYMBOLS, Step, byte_steps, support_steps, update_steps
 
 SUPPORT_DENSITIES = (0.3, 0.1, 0.01, 0.001)
 UPDATE_DENSITIES = (0.1, 0.01)
+LARGEST_DENSITIES = (0.5, 0.1, 0.01, 0.001)
+# Clients, and of the positions the share that each has signs of: torch takes seconds a call.
+VOTERS = {10: 1.0, 100: 1 / 8, 1000: 1 / 32}
 EFFORT = Effort(warmup=2, timed=15, probes=1)
 QUICK = Effort(warmup=0, timed=2, probes=1)
 
@@ -33,7 +40,8 @@ class Case:
         numel: Positions, or symbols.
         steps: Makes the steps.
         yardstick: The provider whose time, in the same mode or of its only one, is the measure.
-        rate: What is counted a second: ``indices`` or ``bytes``.
+        rate: What is counted a second: ``indices``, ``bytes``, ``elements`` or ``signs``.
+        clients: Whose signs are added; 0 for none.
     """
 
     op: str
@@ -42,19 +50,23 @@ class Case:
     steps: Callable[[], list[Step]]
     yardstick: str
     rate: str
+    clients: int = 0
 
     @property
     def point(self) -> Row:
         """What its rows have in common."""
+        shape = {"numel": self.numel} | ({"clients": self.clients} if self.clients else {})
         return {
-            **{"table": TABLE, "op": self.op, "shape": {"numel": self.numel}},
+            **{"table": TABLE, "op": self.op, "shape": shape},
             **{"density": self.density, "threads": 1},
         }
 
     @property
     def counted(self) -> float:
-        """How many indices or bytes one run is about."""
-        return self.density * self.numel if self.rate == "indices" else self.numel
+        """How many indices, bytes, elements or signs one run is about."""
+        if self.rate == "indices":
+            return self.density * self.numel
+        return max(1, self.clients) * self.numel
 
 
 def cases(numel: int = NUMEL) -> Iterator[Case]:
@@ -68,6 +80,24 @@ def cases(numel: int = NUMEL) -> Iterator[Case]:
     for density in UPDATE_DENSITIES:
         steps = functools.partial(update_steps, numel, density)
         yield Case("update", density, numel, steps, COPY, "indices")
+    yield from kernel_cases(numel)
+
+
+def kernel_cases(numel: int) -> Iterator[Case]:
+    """Yield the kernels beside messages."""
+    pack = functools.partial(kernels.pack_steps, numel)
+    yield Case("pack_signs", 1.0, numel, pack, kernels.READ, "signs")
+    unpack = functools.partial(kernels.unpack_steps, numel)
+    yield Case("unpack_signs", 1.0, numel, unpack, COPY, "signs")
+    for density in LARGEST_DENSITIES:
+        largest = functools.partial(kernels.largest_steps, numel, density)
+        yield Case("top_k", density, numel, largest, "torch", "elements")
+    for clients, share in VOTERS.items():
+        size = round(share * numel)
+        vote = functools.partial(kernels.vote_steps, size, clients)
+        yield Case("majority_vote", 1.0, size, vote, "torch", "signs", clients)
+        mean = functools.partial(kernels.mean_steps, size, clients)
+        yield Case("weighted_mean", 1.0, size, mean, "torch", "signs", clients)
 
 
 def measure(
@@ -117,7 +147,7 @@ def figures(case: Case, step: Step, taken: dict[tuple[str, str, str], Samples]) 
         found["yardstick"] = case.yardstick
         found["faster"] = round(paired_ratio(taken[beside], own), 4)
         found["slower"] = round(paired_ratio(own, taken[beside]), 4)
-    goal = SPEED_GOALS.get((case.op.partition("_")[0], step.variant, step.mode, case.density))
+    goal = speed_goal(case.op, step.variant, step.mode, case.density)
     if goal is not None and step.provider == OURS and goal.figure in found:
         found |= {"figure": goal.figure, "floor": goal.floor, "aim": goal.aim}
         found["verdict"] = goal.verdict(found[goal.figure])

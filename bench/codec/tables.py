@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..goals import CODEC_SIZES, CODEC_SPEED
+from ..goals import CODEC_SIZES, CODEC_SPEED, DENSE_SHARE
 from ..markdown import markdown
 from ..rows import OURS, Row
 
@@ -21,7 +21,8 @@ LABELS = {
     "values_int8": "values, int8",
     "values_int4": "values, int4",
     "values_ternary": "values, ternary",
-    "message_normal": "whole update, density {density:g}, int8",
+    "message_normal": "whole update, density {density:g}, int8, normal values",
+    "message_student_t": "whole update, density {density:g}, int8, values of Student's t",
 }
 SHOWN_PEERS = ("bitmap_zstd1", "roaring", "pcodec")
 # Changes, values and whole updates have the same peers under other names.
@@ -31,14 +32,27 @@ AS_PEER = {
 }
 # Of the shares of flips.
 SHOWN_FLIPS = (0.01, 0.1, 0.3)
-MODES = {"encode": "encode", "decode": "decode", "accumulate": "decode and add"}
+MODES = {"encode": ": encode", "decode": ": decode", "accumulate": ": decode and add", "fwd": ""}
+# What is timed, by the start of the op.
+DONE = {
+    "support": "support, Golomb-Rice, density {density:g}",
+    "bytes": "rANS of {kind}",
+    "update": "update, int8, density {density:g}",
+    "pack": "signs packed",
+    "unpack": "signs unpacked",
+    "top": "exact top-k, density {density:g}",
+    "majority": "majority vote of {clients} clients",
+    "weighted": "weighted mean of {clients} clients",
+}
+YARDSTICKS = {"zstd1": "zstd -1", "numpy_max": "reading", "torch": "torch"}
 
 
 def line(row: Row) -> str:
     """Format a row for reading."""
     shape = row["shape"]
-    changes = f", {shape['changes']} changed" if "changes" in shape else ""
-    head = f"{row['op']:18}{shape['numel']}{changes}, density {row['density']:<6g}"
+    more = f", {shape['changes']} changed" if "changes" in shape else ""
+    more += f", {shape['clients']} clients" if "clients" in shape else ""
+    head = f"{row['op']:18}{shape['numel']}{more}, density {row['density']:<6g}"
     head = f"{head:54}{row['provider'] + ':' + row['variant']:24}{row['mode']:11}"
     if not row["correct"]:
         return f"{head} WRONG RESULT"
@@ -49,7 +63,9 @@ def line(row: Row) -> str:
         return text + _verdict(row)
     rate = next(f"{row[name]:8.3f} {name}" for name in row if name.endswith("_per_s"))
     text = f"{head}{row['median_us']:>12,.0f} us {rate}"
-    if "faster" in row:
+    if row.get("figure") == "faster":
+        text += f", {row['faster']:.3g}x as fast as {row['yardstick']}"
+    elif "faster" in row:
         text += f", {row['slower']:.2f}x the time of {row['yardstick']}"
     return text + _verdict(row)
 
@@ -97,7 +113,19 @@ def size_table(rows: Sequence[Row]) -> str:
     head = ["bytes over the information bound", "bytes", "sparsefl", "aim", "without rANS"]
     head += ["zstd", "roaring", "pcodec"]
     judged = [found for found in points.values() if "aim" in found["rans"]]
-    return markdown(head, map(list, map(cells, judged))) + footing(sizes)
+    table = markdown(head, map(list, map(cells, judged))) + footing(sizes)
+    return table + _dense_shares([found["rans"] for found in judged])
+
+
+def _dense_shares(rows: Sequence[Row]) -> str:
+    """State whole messages as a share of the tensors in float32, beside that of their bound."""
+    shares = [
+        f"{_label(row)}: {row['dense_share']:.4f} (bound {row['dense_share'] / row['ratio']:.4f})"
+        for row in rows
+        if "dense_share" in row
+    ]
+    stated = "; ".join(shares)
+    return f"\nOf the dense tensor in float32, aim {DENSE_SHARE:g}: {stated}.\n" if shares else ""
 
 
 def _label(row: Row) -> str | None:
@@ -112,27 +140,27 @@ def speed_table(rows: Sequence[Row]) -> str:
     """Make the table of what has a floor and an aim."""
     speeds = [row for row in rows if row["table"] == CODEC_SPEED and row["correct"]]
     units = {
-        "gindices_per_s": "{:.2f} G indices/s",
-        "faster": "{:.2f}x as fast as {yardstick}",
-        "slower": "{:.2f}x the time of {yardstick}",
+        "gindices_per_s": "{rate:.2f} G indices/s",
+        "faster": "{rate:.3g}x as fast as {beside}",
+        "slower": "{rate:.2f}x the time of {beside}",
     }
 
     def cells(row: Row) -> list[str]:
-        text = units[row["figure"]].format(row[row["figure"]], **row)
-        label = {"support": "support, Golomb-Rice", "update": "update, int8"}
-        name = label.get(row["op"], row["op"].replace("bytes_", "rANS of "))
-        if row["variant"] in ("from_dense", "from_kept"):
-            name += f", {row['variant'].replace('_', ' ')}"
-        place = "" if row["density"] == 1 else f", density {row['density']:g}"
-        return [
-            f"{name}{place}: {MODES[row['mode']]}",
-            text,
-            f"{row['floor']:g}",
-            f"{row['aim']:g}",
-        ]
+        figure, beside = row["figure"], row.get("yardstick", "")
+        text = units[figure].format(rate=row[figure], beside=YARDSTICKS.get(beside, beside))
+        return [_done(row), text, f"{row['floor']:g}", f"{row['aim']:g}"]
 
     judged = [row for row in speeds if "aim" in row]
     return markdown(["one thread", "seen", "floor", "aim"], map(cells, judged)) + footing(speeds)
+
+
+def _done(row: Row) -> str:
+    """Name what a row of speeds times."""
+    start, _, kind = row["op"].partition("_")
+    clients = row["shape"].get("clients", 0)
+    name = DONE[start].format(density=row["density"], kind=kind, clients=clients)
+    way = f", {row['variant'].replace('_', ' ')}" if row["variant"].startswith("from") else ""
+    return f"{name}{way}{MODES[row['mode']]}"
 
 
 def footing(rows: Sequence[Row]) -> str:

@@ -223,7 +223,7 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
         ),
     ),
     (
-        "Messages against the order-0 bound: as if all came in random order, so that runs take less",
+        "Messages and their order-0 bound (random order assumed: what has runs may take less)",
         (
             _NAME,
             ("up", lambda row: size(row["uplink_bytes"])),

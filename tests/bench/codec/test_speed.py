@@ -9,6 +9,7 @@ import torch
 from sparsefl.bench.codec import speed, steps
 from sparsefl.bench.codec.speed import Case
 from sparsefl.bench.codec.steps import Step
+from sparsefl.bench.goals import speed_goal
 from sparsefl.bench.rows import point_of
 
 NUMEL = 1 << 18
@@ -25,7 +26,20 @@ def test_case_is_checked_and_timed(case):
     rows = speed.rows_of(case, {"commit": "c"}, speed.QUICK)
     assert all(row["correct"] for row in rows)
     assert all(row["median_us"] > 0 for row in rows)
-    assert {row["mode"] for row in rows if row["provider"] == "sparsefl"} >= {"encode", "decode"}
+    modes = {row["mode"] for row in rows if row["provider"] == "sparsefl"}
+    assert modes == {"fwd"} or modes >= {"encode", "decode"}
+    if modes == {"fwd"}:  # whose peers are always there
+        assert all("faster" in row for row in rows if row["provider"] == "sparsefl")
+
+
+@pytest.mark.parametrize("op", ["pack_signs", "unpack_signs", "top_k", "majority_vote"])
+def test_kernels_have_a_floor_and_an_aim_at_every_point(op):
+    of_op = [case for case in speed.cases(NUMEL) if case.op == op]
+    assert of_op
+    for case in of_op:
+        (ours,) = (step for step in case.steps() if step.provider == "sparsefl")
+        goal = speed_goal(case.op, ours.variant, ours.mode, case.density)
+        assert goal.figure == "faster"
 
 
 @pytest.mark.parametrize("density", [0.1, 0.01])

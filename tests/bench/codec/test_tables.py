@@ -67,6 +67,36 @@ def test_speed_table_has_what_is_judged():
     assert lines[3] == ""
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"op": "bytes_int8", "density": 1.0, "variant": "rans"}, "rANS of int8: decode"),
+        (
+            {"op": "update", "variant": "from_dense"},
+            "update, int8, density 0.1, from dense: decode",
+        ),
+        ({"op": "top_k", "mode": "fwd"}, "exact top-k, density 0.1"),
+        (
+            {"op": "majority_vote", "mode": "fwd", "shape": {"numel": 64, "clients": 10}},
+            "majority vote of 10 clients",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_speed_table_names_what_was_done(changes, text):
+    goal = {"figure": "faster", "floor": 1, "aim": 2, "yardstick": "numpy_max", "faster": 123.4}
+    rows = [{**speed("sparsefl", 1.0), **goal, **changes}]
+    line = tables.speed_table(rows).splitlines()[2]
+    assert line == f"| {text} | 123x as fast as reading | 1 | 2 |"
+
+
+def test_whole_messages_are_compared_with_the_dense_tensor():
+    rows = [{**OURS, "op": "message_normal", "dense_share": 0.0351}]
+    assert "float32, aim 0.034: whole update" in tables.size_table(rows)
+    assert "0.0351 (bound 0.0350)" in tables.size_table(rows)
+    assert "aim 0.034" not in tables.size_table([OURS])
+
+
 def test_summary_names_what_misses_its_aim():
     text = codec.summary([OURS, PLAIN, speed("sparsefl", 2.5, "plain", **RICE)])
     first, *missed = text.splitlines()
@@ -109,6 +139,11 @@ def test_pictures_are_drawn(tmp_path):
         speed("sparsefl", 2.0, "rans", density=d, mode=mode)
         for d in plots.SPEED_DENSITIES
         for mode in ("encode", "decode")
+    ]
+    speeds += [
+        speed("sparsefl", 2.0, "from_dense", op="update", mode="encode"),
+        speed("sparsefl", 2.0, op="update", mode="accumulate"),
+        speed("memcpy", 2.0, op="update", mode="copy"),
     ]
     plots.draw_sizes(sizes, tmp_path / "new" / "sizes.png")
     plots.draw_speed(speeds, tmp_path / "speed.svg")
