@@ -168,6 +168,7 @@ def csr_conv2d(problem: Problem) -> Step:
     def backward() -> Gradients:
         unfolded = (matrix.transposed @ grad).view(columns[0].shape[0], batch, -1).transpose(0, 1)
         x = F.fold(unfolded, size, kernel, stride=conv.stride, padding=conv.padding)
-        return Gradients(x, matrix.weight_gradient(grad, columns[0]), grad.sum(1))
+        bias = grad.sum(1) if problem.wants_bias else None
+        return Gradients(x, matrix.weight_gradient(grad, columns[0]), bias)
 
     return direct_step(forward, backward, lambda grad: grad * problem.score_scale)
