@@ -44,24 +44,26 @@ py::object bit_code(const Bytes& bits, size_t n, size_t count, size_t row, uint3
 }
 
 // Returns (reason, bits).
-py::tuple read_bit_code(int coder, const Bytes& data, size_t n, size_t count, size_t row) {
+py::tuple read_bit_code(int coder, const Bytes& data, size_t n, size_t count, size_t row,
+                        uint32_t profile) {
   require(n <= codec::kMaxBits && count <= n, "wrong size");
   codec::Scratch scratch;
   Bytes bits(static_cast<py::ssize_t>((n + 7) / 8));
-  const codec::Reason reason = codec::read_bit_code(static_cast<BitCoder>(coder), data.data(),
-                                                    static_cast<size_t>(data.size()), n, count, row,
-                                                    &scratch, bits.mutable_data());
+  const codec::Reason reason = codec::read_bit_code(
+      static_cast<BitCoder>(coder), data.data(), static_cast<size_t>(data.size()), n, count, row,
+      static_cast<Profile>(profile), &scratch, bits.mutable_data());
   return py::make_tuple(static_cast<int>(reason), bits);
 }
 
 // Returns (reason, indices).
-py::tuple read_bit_indices(int coder, const Bytes& data, size_t n, size_t count, size_t row) {
+py::tuple read_bit_indices(int coder, const Bytes& data, size_t n, size_t count, size_t row,
+                           uint32_t profile) {
   require(n <= codec::kMaxBits && count <= n, "wrong size");
   codec::Scratch scratch;
   py::array_t<uint32_t> indices(static_cast<py::ssize_t>(count));
-  const codec::Reason reason = codec::read_bit_indices(static_cast<BitCoder>(coder), data.data(),
-                                                       static_cast<size_t>(data.size()), n, count,
-                                                       row, &scratch, indices.mutable_data());
+  const codec::Reason reason = codec::read_bit_indices(
+      static_cast<BitCoder>(coder), data.data(), static_cast<size_t>(data.size()), n, count, row,
+      static_cast<Profile>(profile), &scratch, indices.mutable_data());
   return py::make_tuple(static_cast<int>(reason), indices);
 }
 
@@ -72,9 +74,9 @@ void bind_bit_code(py::module_& m) {
         py::arg("profile"), py::arg("coder") = -1,
         "(coder, code) of the set bits: of the coder, or the best for -1; None where it has none.");
   m.def("read_bit_code", &read_bit_code, py::arg("coder"), py::arg("data"), py::arg("n"),
-        py::arg("count"), py::arg("row"), "(reason, bits) of a code.");
+        py::arg("count"), py::arg("row"), py::arg("profile") = 1, "(reason, bits) of a code.");
   m.def("read_bit_indices", &read_bit_indices, py::arg("coder"), py::arg("data"), py::arg("n"),
-        py::arg("count"), py::arg("row"), "(reason, positions) of a code.");
+        py::arg("count"), py::arg("row"), py::arg("profile") = 1, "(reason, positions) of a code.");
 }
 
 }  // namespace sparsefl

@@ -31,7 +31,7 @@ py::bytes byte_code(const py::bytes& symbols, uint32_t profile) {
   return as_bytes(out);
 }
 
-py::tuple read_byte_code(const py::bytes& data, size_t n) {
+py::tuple read_byte_code(const py::bytes& data, size_t n, uint32_t profile) {
   const std::string_view view(data);
   auto symbols = py::reinterpret_steal<py::bytes>(
       PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n)));
@@ -41,7 +41,8 @@ py::tuple read_byte_code(const py::bytes& data, size_t n) {
   Reason reason;
   {
     py::gil_scoped_release release;
-    reason = codec::read_byte_code(bytes_of(view), view.size(), n, out, &used);
+    reason = codec::read_byte_code(bytes_of(view), view.size(), n, static_cast<Profile>(profile),
+                                   out, &used);
   }
   // What a refused code left there is nobody's business.
   if (reason != Reason::kNone) std::memset(out, 0, n);
@@ -53,7 +54,7 @@ py::tuple read_byte_code(const py::bytes& data, size_t n) {
 void bind_byte_code(py::module_& m) {
   m.def("byte_code", &byte_code, py::arg("symbols"), py::arg("profile"),
         "The byte code of the symbols; profile 0 without rANS, 1 with it.");
-  m.def("read_byte_code", &read_byte_code, py::arg("data"), py::arg("n"),
+  m.def("read_byte_code", &read_byte_code, py::arg("data"), py::arg("n"), py::arg("profile") = 1,
         "(reason, bytes used, n symbols) of the byte code at the start of the data.");
 }
 

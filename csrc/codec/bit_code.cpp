@@ -28,18 +28,18 @@ bool append_bit_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t co
 }
 
 Reason read_bit_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                     size_t row, Scratch*, uint8_t* bits) {
-  if (coder == BitCoder::kRows) return read_rows(data, bytes, n, count, row, bits);
-  if (coder == BitCoder::kTiles) return read_tiles(data, bytes, n, count, row, bits);
-  return read_flat_code(coder, data, bytes, n, count, bits);
+                     size_t row, Profile profile, Scratch*, uint8_t* bits) {
+  if (coder == BitCoder::kRows) return read_rows(data, bytes, n, count, row, profile, bits);
+  if (coder == BitCoder::kTiles) return read_tiles(data, bytes, n, count, row, profile, bits);
+  return read_flat_code(coder, data, bytes, n, count, profile, bits);
 }
 
 Reason read_bit_indices(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                        size_t row, Scratch* scratch, uint32_t* indices) {
+                        size_t row, Profile profile, Scratch* scratch, uint32_t* indices) {
   Reason reason = Reason::kNone;
-  if (read_flat_indices(coder, data, bytes, n, count, indices, &reason)) return reason;
+  if (read_flat_indices(coder, data, bytes, n, count, profile, indices, &reason)) return reason;
   scratch->code.resize((n + 7) / 8);
-  reason = read_bit_code(coder, data, bytes, n, count, row, scratch, scratch->code.data());
+  reason = read_bit_code(coder, data, bytes, n, count, row, profile, scratch, scratch->code.data());
   if (reason == Reason::kNone) indices_of(scratch->code.data(), n, indices);
   return reason;
 }

@@ -24,15 +24,15 @@ BitCoder append_bit_code(const uint8_t* bits, size_t n, size_t count, size_t row
 bool append_bit_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t count, size_t row,
                         Profile profile, Scratch* scratch, std::vector<uint8_t>* out);
 
-// Writes the ceil(n / 8) bytes of the bits that the `bytes` bytes of a code stand for: exactly
-// `count` of [0, n) are set, and none past n. Touches nothing outside `data` and `bits` whatever
-// the bytes are, in time and memory linear in n; where the reason is not kNone, `bits` holds
-// nothing of use. n <= kMaxBits, count <= n.
+// Writes the ceil(n / 8) bytes of the bits that the `bytes` bytes of a code of the profile stand
+// for: exactly `count` of [0, n) are set, and none past n. Touches nothing outside `data` and
+// `bits` whatever the bytes are, in time and memory linear in n; where the reason is not kNone,
+// `bits` holds nothing of use. n <= kMaxBits, count <= n.
 Reason read_bit_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                     size_t row, Scratch* scratch, uint8_t* bits);
+                     size_t row, Profile profile, Scratch* scratch, uint8_t* bits);
 
 // As read_bit_code, the `count` positions in increasing order as indices.
 Reason read_bit_indices(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                        size_t row, Scratch* scratch, uint32_t* indices);
+                        size_t row, Profile profile, Scratch* scratch, uint32_t* indices);
 
 }  // namespace sparsefl::codec

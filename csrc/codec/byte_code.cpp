@@ -191,7 +191,11 @@ uint64_t estimate_byte_code(const uint32_t* counts, size_t n, Profile profile) {
   return (choose_byte_model(counts, n, profile).cost >> (kCostFractionBits + 3)) + 1;
 }
 
-Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, uint8_t* symbols, size_t* used) {
+Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, Profile profile,
+                      uint8_t* symbols, size_t* used) {
+  if (profile == Profile::kPlain && n != 0 && bytes != 0 &&
+      (data[0] & 3) > static_cast<int>(ByteCoder::kRepeated))
+    return Reason::kCoder;
   return read_any(data, bytes, n, true, symbols, used);
 }
 

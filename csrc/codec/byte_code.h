@@ -25,8 +25,10 @@ void append_byte_code(const uint8_t* symbols, size_t n, const ByteModel& model,
 // are s.
 uint64_t estimate_byte_code(const uint32_t* counts, size_t n, Profile profile);
 
-// Reads the code of n symbols from the first `used` of `bytes` bytes. Touches nothing outside,
-// whatever they are, and takes linear time; `symbols` holds nothing of use where it is refused.
-Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, uint8_t* symbols, size_t* used);
+// Reads the code of n symbols, one that the profile has, from the first `used` of `bytes` bytes.
+// Touches nothing outside, whatever they are, and takes linear time; `symbols` holds nothing of use
+// where it is refused.
+Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, Profile profile,
+                      uint8_t* symbols, size_t* used);
 
 }  // namespace sparsefl::codec

@@ -16,7 +16,8 @@ std::vector<Body> bodies_of(std::span<const uint8_t> data, std::span<const Tenso
     uint64_t done = 0;
     for (const Chunk& c : std::span(message.chunks).subspan(d.first_chunk, d.chunks)) {
       const Span span{c.end - c.begin, c.count, row};
-      bodies.push_back({&d, &c, i, done, spec.dtype, span, data.data() + c.offset});
+      bodies.push_back(
+          {&d, &c, i, done, spec.dtype, span, data.data() + c.offset, message.profile});
       done += c.count;
     }
   }
@@ -36,10 +37,12 @@ Reason read_support(const Body& body, const uint8_t* base, ChunkMemory* memory, 
       return popcount(base, (body.span.positions + 7) / 8) == c.count ? Reason::kNone
                                                                       : Reason::kBitmap;
     case SupportMode::kChanges:
-      return read_changes(body.data, c.support_bytes, base, body.span, &memory->bits, bits);
+      return read_changes(body.data, c.support_bytes, base, body.span, body.profile, &memory->bits,
+                          bits);
     case SupportMode::kSent:
       return read_bit_code(static_cast<BitCoder>(c.support_coder), body.data, c.support_bytes,
-                           body.span.positions, c.count, body.span.row, &memory->bits, bits);
+                           body.span.positions, c.count, body.span.row, body.profile, &memory->bits,
+                           bits);
     default:
       return Reason::kNone;
   }
@@ -77,8 +80,8 @@ Reason read_body_values(const Body& body, const BaseSigns& base, ChunkMemory* me
     if (body.done + c.count > base.count) return Reason::kBitmap;
     signs = base.signs + body.done;
   }
-  return read_packed_signs(c.value_coder, section, c.value_bytes, signs, c.count, &memory->bits,
-                           values);
+  return read_packed_signs(c.value_coder, section, c.value_bytes, signs, c.count, body.profile,
+                           &memory->bits, values);
 }
 
 }  // namespace sparsefl::codec

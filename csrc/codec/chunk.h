@@ -31,6 +31,7 @@ struct Body {
   Span span;
   // The chunk's bytes.
   const uint8_t* data;
+  Profile profile;
 };
 
 // All chunks of a message, in order.

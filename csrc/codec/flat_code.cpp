@@ -50,8 +50,9 @@ Reason read_bitmap(const uint8_t* data, size_t bytes, size_t n, size_t count, ui
 }
 
 Reason read_rans_bytes(const uint8_t* data, size_t bytes, size_t n, size_t count, uint8_t* bits) {
+  if (count == 0 || count == n) return Reason::kCode;
   size_t used = 0;
-  const Reason reason = read_byte_code(data, bytes, bytes_of(n), bits, &used);
+  const Reason reason = read_byte_code(data, bytes, bytes_of(n), Profile::kRans, bits, &used);
   if (reason != Reason::kNone) return reason;
   if (used != bytes) return Reason::kSectionLength;
   if (!tail_is_zero(bits, n)) return Reason::kPadding;
@@ -139,7 +140,8 @@ bool append_flat_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t c
 }
 
 Reason read_flat_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                      uint8_t* bits) {
+                      Profile profile, uint8_t* bits) {
+  if (!has_coder(coder, profile)) return Reason::kCoder;
   switch (coder) {
     case BitCoder::kBitmap:
       return read_bitmap(data, bytes, n, count, bits);
@@ -150,14 +152,22 @@ Reason read_flat_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t 
     case BitCoder::kRansGaps:
       return read_gap_bits(read_rans_gaps, data, bytes, n, count, bits);
     default:
-      return Reason::kCode;
+      // Codes of rows within codes of rows.
+      return Reason::kCoder;
   }
 }
 
+bool has_coder(BitCoder coder, Profile profile) {
+  if (coder == BitCoder::kRansBytes || coder == BitCoder::kRansGaps)
+    return profile == Profile::kRans;
+  return coder <= BitCoder::kTiles;
+}
+
 bool read_flat_indices(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                       uint32_t* indices, Reason* reason) {
+                       Profile profile, uint32_t* indices, Reason* reason) {
   if (codes_clear_bits(n, count) || count == 0) return false;
   if (coder != BitCoder::kRice && coder != BitCoder::kRansGaps) return false;
+  if (!has_coder(coder, profile)) return false;
   const auto read = coder == BitCoder::kRice ? read_rice : read_rans_gaps;
   *reason = read(data, bytes, n, count, {indices, nullptr});
   return true;

@@ -33,11 +33,14 @@ BitCoder append_flat_code(const uint8_t* bits, size_t n, size_t count, Profile p
 bool append_flat_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t count,
                          Scratch* scratch, std::vector<uint8_t>* out);
 Reason read_flat_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                      uint8_t* bits);
+                      Profile profile, uint8_t* bits);
+
+// Whether the format has the coder and the profile allows it.
+bool has_coder(BitCoder coder, Profile profile);
 
 // Reads a code as indices where that is its nature. Returns false where it is not.
 bool read_flat_indices(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
-                       uint32_t* indices, Reason* reason);
+                       Profile profile, uint32_t* indices, Reason* reason);
 
 // Replaces what `out` has from `at` on by the candidate where that is smaller.
 bool keep_smaller(size_t at, const std::vector<uint8_t>& candidate, std::vector<uint8_t>* out);

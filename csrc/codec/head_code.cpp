@@ -159,7 +159,7 @@ Reason read_rans_gaps(const uint8_t* data, size_t bytes, size_t n, size_t count,
   std::vector<uint8_t> symbols(count + more);
   size_t used = 0;
   const Reason reason =
-      read_byte_code(data + at, bytes - at, symbols.size(), symbols.data(), &used);
+      read_byte_code(data + at, bytes - at, symbols.size(), Profile::kRans, symbols.data(), &used);
   if (reason != Reason::kNone) return reason;
   at += used;
   const size_t low_bits = count * static_cast<size_t>(r);

@@ -111,20 +111,15 @@ Status parse_descriptors(Bytes data, std::span<const TensorSpec> schema, Message
   return next_chunk == chunks ? Status{} : refuse(Reason::kChunkCount);
 }
 
-bool is_known(int coder, Profile profile) {
-  const auto as = static_cast<BitCoder>(coder);
-  if (as == BitCoder::kRansBytes || as == BitCoder::kRansGaps) return profile == Profile::kRans;
-  return as <= BitCoder::kTiles;
-}
-
 // A coder that the profile has, and none where there is no code. The codes themselves are checked
 // when they are read: none takes memory that its length in the message asks for.
 Reason check_coders(const Chunk& c, const Descriptor& d, Profile profile) {
   const bool has_code = d.support == SupportMode::kSent;
-  if (has_code ? !is_known(c.support_coder, profile) : c.support_coder != 0) return Reason::kCoder;
+  if (has_code ? !has_coder(static_cast<BitCoder>(c.support_coder), profile) : c.support_coder != 0)
+    return Reason::kCoder;
   if (c.value_coder == 0) return Reason::kNone;
   const bool fits = is_sign(d.value)
-                        ? is_known(c.value_coder - 1, profile)
+                        ? has_coder(static_cast<BitCoder>(c.value_coder - 1), profile)
                         : profile == Profile::kRans && has_planes(d.value) &&
                               c.value_coder == static_cast<uint8_t>(ValueCoder::kPlanes);
   return fits ? Reason::kNone : Reason::kCoder;

@@ -131,11 +131,11 @@ bool append_rows(const uint8_t* bits, size_t n, size_t row, Profile profile, boo
 }
 
 Reason read_rows(const uint8_t* data, size_t bytes, size_t n, size_t count, size_t row,
-                 uint8_t* bits) {
+                 Profile profile, uint8_t* bits) {
   if (!has_rows(n, row)) return Reason::kCode;
   std::vector<uint8_t> classes(n / row);
   size_t at = 0;
-  Reason reason = read_byte_code(data, bytes, classes.size(), classes.data(), &at);
+  Reason reason = read_byte_code(data, bytes, classes.size(), profile, classes.data(), &at);
   if (reason != Reason::kNone) return reason;
   if (*std::max_element(classes.begin(), classes.end()) >= kClasses) return Reason::kCode;
   const std::array<size_t, kClasses> sizes = sizes_of(classes);
@@ -152,7 +152,8 @@ Reason read_rows(const uint8_t* data, size_t bytes, size_t n, size_t count, size
     if (set > sizes[c] * row) return Reason::kCode;
     if (bytes - at < code_bytes) return Reason::kSectionLength;
     held.resize(bytes_of(sizes[c] * row));
-    reason = read_flat_code(coder, data + at, code_bytes, sizes[c] * row, set, held.data());
+    reason =
+        read_flat_code(coder, data + at, code_bytes, sizes[c] * row, set, profile, held.data());
     if (reason != Reason::kNone) return reason;
     move_rows<true>(classes, static_cast<uint8_t>(c), n, row, held.data(), held.size(), bits);
     at += code_bytes;

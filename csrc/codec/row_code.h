@@ -25,8 +25,8 @@ bool append_tiles(const uint8_t* bits, size_t n, size_t row, Profile profile, Sc
                   std::vector<uint8_t>* out);
 
 Reason read_rows(const uint8_t* data, size_t bytes, size_t n, size_t count, size_t row,
-                 uint8_t* bits);
+                 Profile profile, uint8_t* bits);
 Reason read_tiles(const uint8_t* data, size_t bytes, size_t n, size_t count, size_t row,
-                  uint8_t* bits);
+                  Profile profile, uint8_t* bits);
 
 }  // namespace sparsefl::codec

@@ -68,7 +68,7 @@ void append_changes(const uint8_t* bits, const uint8_t* base, const Span& span, 
 }
 
 Reason read_changes(const uint8_t* section, size_t bytes, const uint8_t* base, const Span& span,
-                    Scratch* scratch, uint8_t* bits) {
+                    Profile profile, Scratch* scratch, uint8_t* bits) {
   const uint64_t kept = popcount(base, bytes_of(span.positions));
   const uint64_t others = span.positions - kept;
   if (bytes < kChangesHeadBytes) return Reason::kSectionLength;
@@ -82,11 +82,11 @@ Reason read_changes(const uint8_t* section, size_t bytes, const uint8_t* base, c
   const uint8_t* code = section + kChangesHeadBytes;
   std::vector<uint8_t> drops(bytes_of(kept)), adds(bytes_of(others));
   Reason reason = read_bit_code(static_cast<BitCoder>(coders & 15), code, drop_bytes, kept, dropped,
-                                0, scratch, drops.data());
+                                0, profile, scratch, drops.data());
   if (reason != Reason::kNone) return reason;
-  reason =
-      read_bit_code(static_cast<BitCoder>(coders >> 4), code + drop_bytes,
-                    bytes - kChangesHeadBytes - drop_bytes, others, added, 0, scratch, adds.data());
+  reason = read_bit_code(static_cast<BitCoder>(coders >> 4), code + drop_bytes,
+                         bytes - kChangesHeadBytes - drop_bytes, others, added, 0, profile, scratch,
+                         adds.data());
   if (reason != Reason::kNone) return reason;
   // What of the base stays is what was not dropped.
   flip_bits(kept, drops.data());
@@ -117,7 +117,7 @@ uint8_t append_signs(const int8_t* signs, const int8_t* base, uint64_t count, Pr
 }
 
 Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
-                         uint64_t count, Scratch* scratch, uint8_t* negative) {
+                         uint64_t count, Profile profile, Scratch* scratch, uint8_t* negative) {
   if (coder == 0) {
     if (bytes != bytes_of(count)) return Reason::kSectionLength;
     if (!tail_is_zero(section, count)) return Reason::kPadding;
@@ -126,8 +126,9 @@ Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, co
     if (bytes < kNumberBytes || bytes >= bytes_of(count)) return Reason::kSectionLength;
     const uint64_t set = load_number(section);
     if (set > count) return Reason::kCode;
-    const Reason reason = read_bit_code(static_cast<BitCoder>(coder - 1), section + kNumberBytes,
-                                        bytes - kNumberBytes, count, set, 0, scratch, negative);
+    const Reason reason =
+        read_bit_code(static_cast<BitCoder>(coder - 1), section + kNumberBytes,
+                      bytes - kNumberBytes, count, set, 0, profile, scratch, negative);
     if (reason != Reason::kNone) return reason;
   }
   if (base != nullptr) flip_signs(base, count, negative);

@@ -28,7 +28,7 @@ void append_changes(const uint8_t* bits, const uint8_t* base, const Span& span, 
 
 // Writes the bitmap of a chunk of mode kChanges.
 Reason read_changes(const uint8_t* section, size_t bytes, const uint8_t* base, const Span& span,
-                    Scratch* scratch, uint8_t* bits);
+                    Profile profile, Scratch* scratch, uint8_t* bits);
 
 // Appends the value section of mode kSign, or of kFlips where there are signs of a base. Returns
 // its coder. What is no sign is written as +1: `valid` turns false.
@@ -38,6 +38,6 @@ uint8_t append_signs(const int8_t* signs, const int8_t* base, uint64_t count, Pr
 // Writes the signs packed: ceil(count / 8) bytes whose bit i is set where the i-th sign is -1, the
 // bits past the last zero. `base` has the signs of mode kFlips, null for kSign.
 Reason read_packed_signs(uint8_t coder, const uint8_t* section, size_t bytes, const int8_t* base,
-                         uint64_t count, Scratch* scratch, uint8_t* negative);
+                         uint64_t count, Profile profile, Scratch* scratch, uint8_t* negative);
 
 }  // namespace sparsefl::codec

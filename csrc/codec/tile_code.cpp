@@ -129,15 +129,16 @@ bool append_tiles(const uint8_t* bits, size_t n, size_t row, Profile profile, Sc
 }
 
 Reason read_tiles(const uint8_t* data, size_t bytes, size_t n, size_t count, size_t row,
-                  uint8_t* bits) {
+                  Profile profile, uint8_t* bits) {
   if (!has_rows(n, row)) return Reason::kCode;
   if (bytes < kHeadBytes) return Reason::kSectionLength;
   Grid grid(load<uint16_t>(data), load<uint16_t>(data + 2), n, row);
   size_t set = 0;
   std::memcpy(&set, data + 5, 3);
   if (set > grid.size()) return Reason::kCode;
-  const Reason reason = read_flat_code(static_cast<BitCoder>(data[4]), data + kHeadBytes,
-                                       bytes - kHeadBytes, grid.size(), set, grid.bits.data());
+  const Reason reason =
+      read_flat_code(static_cast<BitCoder>(data[4]), data + kHeadBytes, bytes - kHeadBytes,
+                     grid.size(), set, profile, grid.bits.data());
   if (reason != Reason::kNone) return reason;
   std::memset(bits, 0, bytes_of(n));
   const size_t height = grid.tile_rows == 0 ? n / row : grid.tile_rows;

@@ -82,7 +82,8 @@ Reason read_planes(const ValueSection& s, const size_t* lengths, size_t count, u
   size_t at = 0;
   for (size_t i = 0; i < count; ++i) {
     size_t used = 0;
-    const Reason reason = read_byte_code(s.data + at, s.bytes - at, lengths[i], planes, &used);
+    const Reason reason =
+        read_byte_code(s.data + at, s.bytes - at, lengths[i], Profile::kRans, planes, &used);
     if (reason != Reason::kNone) return reason;
     at += used;
     planes += lengths[i];

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from code_sections import ADDS, DROPS, RANS, THEIRS
 
 from sparsefl import _codec, codec
 from sparsefl.support import Support
@@ -75,6 +76,12 @@ class Forgery:
 
     def coders(self, chunk: int, support: int, value: int) -> "Forgery":
         return self.put("B", self.chunk(chunk) + 11, support | value << 4)
+
+    def sections(self, chunk: int, support: bytes, values: bytes = b"") -> "Forgery":
+        """Puts other sections in place of a chunk's and says how long they are."""
+        begin, size = self.body(chunk), self.body_bytes(chunk)
+        self.bytes[begin : begin + size] = support + values
+        return self.split(chunk, len(support), len(values)).put("Q", 16, len(self.bytes))
 
     def flip(self, at: int, bit: int = 0) -> "Forgery":
         self.bytes[at] ^= 1 << bit
@@ -219,6 +226,31 @@ def isa_name(request: pytest.FixtureRequest) -> str:
     except ValueError:
         pytest.skip(f"this machine or SPARSEFL_ISA rules {request.param} out")
     return request.param
+
+
+@pytest.fixture
+def changed(forge):
+    """A function that gives the reason why a message of other changes is refused, or None."""
+
+    def decode(section, profile=RANS, count=42):
+        schema = codec.Schema({"w": ((100,), "bool")})
+        base = {"w": Support.from_mask(THEIRS)}
+        fewer = codec.SupportOnly(Support.from_indices((100,), np.flatnonzero(THEIRS)[1:]))
+        data = codec.encode(codec.Update({"w": fewer}), schema, base=base)
+        kept = THEIRS.copy()
+        kept[np.flatnonzero(THEIRS)[DROPS]] = False
+        kept[np.flatnonzero(~THEIRS)[ADDS]] = True
+        update = codec.Update({"w": codec.SupportOnly(Support.from_mask(kept))})
+        forgery = forge(data).put("I", 52, profile)
+        assert forgery.get("B", forgery.descriptor(0) + 4) == 3
+        data = forgery.sections(0, section).kept(0, count).sealed()
+        try:
+            assert codec.decode(data, schema, base) == update
+        except codec.CodecError as error:
+            return error.reason
+        return None
+
+    return decode
 
 
 class Updates:

@@ -1,14 +1,11 @@
-"""A decoder written from FORMAT.md alone, as plainly as can be; it believes what it reads.
-
-But for byte codes, which the compiled codec reads here: test_byte_code_specification.py has a plain
-reader of those.
-"""
+"""A decoder written from FORMAT.md alone, as plainly as can be; it believes what it reads."""
 
 import struct
 
 import numpy as np
+from plain_byte_code import read_byte_code
 
-from sparsefl import _codec, codec
+from sparsefl import codec
 
 RAW_DTYPE = {
     d: np.dtype(d)
@@ -123,8 +120,7 @@ def positions_of(coder, code, n, count, row):
 
 
 def rows_of(code, rows, row):
-    symbols, at = byte_code(code, rows)
-    classes = np.frombuffer(symbols, np.uint8)
+    classes, at = byte_code(code, rows)
     kept = np.zeros((rows, row), np.bool_)
     for each in np.unique(classes):
         count, coder, size = u24(code[at:]), code[at + 3], u24(code[at + 4 :])
@@ -158,15 +154,15 @@ def gaps_coded(coder, code, count):
         if code[at - 1] < 128:
             break
     symbols, used = byte_code(code[at:], count + more)
-    sums = np.cumsum(np.frombuffer(symbols, np.uint8).astype(np.int64))
-    heads = np.diff(sums[np.frombuffer(symbols, np.uint8) < 255], prepend=0)
+    sums = np.cumsum(symbols.astype(np.int64))
+    heads = np.diff(sums[symbols < 255], prepend=0)
     return np.cumsum((heads << r) + lows_of(code[at + used :], count, r) + 1) - 1
 
 
 def byte_code(code, n):
     """Returns n symbols and the bytes that their code takes."""
-    _, used, symbols = _codec.read_byte_code(code, n)
-    return symbols, used
+    symbols, used = read_byte_code(bytes(code), n)
+    return np.array(symbols, np.uint8), used
 
 
 def lows_of(code, count, r):
@@ -184,13 +180,12 @@ def rice_positions(code, count, r):
 
 
 def planes_of(section, lengths):
-    """Returns the symbols of byte codes that follow each other, whose own tests are elsewhere."""
+    """Returns the symbols of byte codes that follow each other."""
     planes = []
     for length in lengths:
-        reason, used, symbols = _codec.read_byte_code(section, length)
-        assert reason == 0
+        symbols, used = byte_code(section, length)
         section = section[used:]
-        planes.append(np.frombuffer(symbols, np.uint8))
+        planes.append(symbols)
     assert not section
     return planes
 

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from second_decoder import read_by_the_specification
 
 from sparsefl import _codec, codec
 from sparsefl.codec import CodecReason
@@ -88,6 +89,27 @@ def test_the_encoder_makes_the_golden_messages(golden):
     arguments = golden.update, golden.schema, golden.formats, golden.base
 
     assert codec.encode(*arguments, rans=golden.message["rans"]) == golden.data
+
+
+def test_a_second_decoder_reads_the_golden_messages(golden):
+    read = read_by_the_specification(golden.data, golden.schema, golden.base)
+
+    assert list(read) == list(golden.update)
+    for name, (kept, values, number) in read.items():
+        said = golden.update[name]
+        if isinstance(said, codec.Regenerated):
+            assert number == said.seed
+            continue
+        if getattr(said, "support", None) is not None:
+            assert np.array_equal(kept, said.support.indices)
+        fields = [getattr(said, field, None) for field in ("words", "values", "signs")]
+        held = next((field for field in fields if field is not None), None)
+        assert (values is None) == (held is None)
+        if held is not None:
+            assert values.dtype == held.dtype
+            assert values.tobytes() == held.tobytes()
+        if hasattr(said, "scale"):
+            assert number == said.scale
 
 
 def test_golden_messages_have_every_mode_and_coder():

@@ -52,10 +52,10 @@ Buffer draw(const Case& c, Random* random) {
 bool accepts(BitCoder coder, const Buffer& code, const Case& c, size_t count, Buffer* bits) {
   Scratch scratch;
   const Reason reason = read_bit_code(coder, code.bytes.get(), code.size, c.n, count, c.row,
-                                      &scratch, bits->bytes.get());
+                                      Profile::kRans, &scratch, bits->bytes.get());
   const std::unique_ptr<uint32_t[]> indices(new uint32_t[count]);
   const Reason again = read_bit_indices(coder, code.bytes.get(), code.size, c.n, count, c.row,
-                                        &scratch, indices.get());
+                                        Profile::kRans, &scratch, indices.get());
   if (reason != again) std::abort();
   if (reason != Reason::kNone) return false;
   if (popcount(bits->bytes.get(), bits->size) != count || !tail_is_zero(bits->bytes.get(), c.n))

@@ -29,7 +29,7 @@ Reason read(const uint8_t* data, size_t bytes, size_t n, std::vector<uint8_t>* s
   const std::unique_ptr<uint8_t[]> exact(new uint8_t[bytes]);
   std::copy(data, data + bytes, exact.get());
   const std::unique_ptr<uint8_t[]> out(new uint8_t[n]());
-  const Reason reason = read_byte_code(exact.get(), bytes, n, out.get(), used);
+  const Reason reason = read_byte_code(exact.get(), bytes, n, Profile::kRans, out.get(), used);
   if (reason == Reason::kNone && *used > bytes) std::abort();
   symbols->assign(out.get(), out.get() + n);
   return reason;
