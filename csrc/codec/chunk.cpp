@@ -53,7 +53,8 @@ Reason read_indices(const Body& body, const uint8_t* base, ChunkMemory* memory, 
   const SupportMode mode = body.descriptor->support;
   if (mode == SupportMode::kSent)
     return read_bit_indices(static_cast<BitCoder>(c.support_coder), body.data, c.support_bytes,
-                            body.span.positions, c.count, body.span.row, &memory->bits, indices);
+                            body.span.positions, c.count, body.span.row, body.profile,
+                            &memory->bits, indices);
   if (mode == SupportMode::kChanges) memory->bitmap.resize((body.span.positions + 7) / 8);
   const Reason reason = read_support(body, base, memory, memory->bitmap.data());
   if (reason != Reason::kNone) return reason;
