@@ -108,8 +108,8 @@ def goals_table(measured: Sequence[Row]) -> str:
     note = (
         "\nGeometric means over a table's shapes, forward and backward, in and out batch-last, "
         "of the linear layers of 512 to 4096 row-major. Layers run through autograd, as in "
-        "training; *kernels alone* are both sides' operators called directly, and without the "
-        "bias's gradient. "
+        "training; *kernels alone* are both sides' operators called directly. No bias is "
+        "trained in these, nor in the convolutions. "
         f"Commit {', '.join(commits)}.\n"
     )
     failed = list(goals.wrong(measured))
