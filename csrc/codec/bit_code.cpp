@@ -6,16 +6,21 @@ namespace sparsefl::codec {
 
 BitCoder append_bit_code(const uint8_t* bits, size_t n, size_t count, size_t row, Profile profile,
                          Scratch* scratch, std::vector<uint8_t>* out) {
-  const size_t at = out->size();
-  BitCoder best = append_flat_code(bits, n, count, profile, scratch, out);
-  if (!has_rows(n, row) || out->size() == at) return best;
   scratch->structured.clear();
-  if (append_tiles(bits, n, row, profile, scratch, &scratch->structured)) {
-    if (keep_smaller(at, scratch->structured, out)) best = BitCoder::kTiles;
-  } else if (append_rows(bits, n, row, profile, false, scratch, &scratch->structured)) {
-    if (keep_smaller(at, scratch->structured, out)) best = BitCoder::kRows;
+  BitCoder structured = BitCoder::kTiles;
+  if (!has_rows(n, row) || count == 0 || count == n) {
+    structured = BitCoder::kBitmap;
+  } else if (!append_tiles(bits, n, row, profile, scratch, &scratch->structured)) {
+    const bool pays = append_rows(bits, n, row, profile, false, scratch, &scratch->structured);
+    structured = pays ? BitCoder::kRows : BitCoder::kBitmap;
   }
-  return best;
+  const FlatPlan plan = plan_flat_code(bits, n, count, profile, scratch);
+  if (structured != BitCoder::kBitmap && scratch->structured.size() < plan.bytes) {
+    out->insert(out->end(), scratch->structured.begin(), scratch->structured.end());
+    return structured;
+  }
+  append_planned(bits, n, count, plan, scratch, out);
+  return plan.coder;
 }
 
 bool append_bit_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t count, size_t row,

@@ -186,10 +186,7 @@ void append_byte_code(const uint8_t* symbols, size_t n, Profile profile,
   append_byte_code(symbols, n, choose_byte_model(counts, n, profile), out);
 }
 
-uint64_t estimate_byte_code(const uint32_t* counts, size_t n, Profile profile) {
-  if (n == 0) return 0;
-  return (choose_byte_model(counts, n, profile).cost >> (kCostFractionBits + 3)) + 1;
-}
+uint64_t coded_bytes(const ByteModel& model) { return (model.cost >> (kCostFractionBits + 3)) + 1; }
 
 Reason read_byte_code(const uint8_t* data, size_t bytes, size_t n, Profile profile,
                       uint8_t* symbols, size_t* used) {

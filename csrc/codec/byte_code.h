@@ -21,9 +21,8 @@ void append_byte_code(const uint8_t* symbols, size_t n, Profile profile, std::ve
 void append_byte_code(const uint8_t* symbols, size_t n, const ByteModel& model,
                       std::vector<uint8_t>* out);
 
-// Bytes that append_byte_code takes, estimated within 1 % or some bytes, by how many of the symbols
-// are s.
-uint64_t estimate_byte_code(const uint32_t* counts, size_t n, Profile profile);
+// Bytes that append_byte_code takes by a model, within 1 % or some bytes.
+uint64_t coded_bytes(const ByteModel& model);
 
 // Reads the code of n symbols, one that the profile has, from the first `used` of `bytes` bytes.
 // Touches nothing outside, whatever they are, and takes linear time; `symbols` holds nothing of use

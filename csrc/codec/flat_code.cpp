@@ -4,6 +4,7 @@
 
 #include "codec/bits.h"
 #include "codec/byte_code.h"
+#include "codec/entropy.h"
 #include "codec/gap_code.h"
 
 namespace sparsefl::codec {
@@ -70,22 +71,52 @@ Reason read_gap_bits(ReadGaps read, const uint8_t* data, size_t bytes, size_t n,
   return reason;
 }
 
-// An estimate so much above a size is not worth the exact one.
-bool is_hopeless(uint64_t estimate, uint64_t bytes) { return estimate > bytes + bytes / 128 + 64; }
+// Of a longer string a sample tells which of the two codes with rANS is shorter, or whether they
+// are so much alike that the faster one may be taken.
+constexpr size_t kWholeBits = size_t{1} << 18;
+constexpr size_t kStretches = 32, kStretchBytes = 512;
 
-// Replaces what `out` has from `at` on by a code with rANS where one is smaller.
-BitCoder try_rans(const uint8_t* bits, size_t n, int rice_parameter, BitCoder best, size_t at,
-                  Scratch* scratch, std::vector<uint8_t>* out) {
-  scratch->code.clear();
-  append_rans_gaps(scratch->gaps, rice_parameter, &scratch->code);
-  if (keep_smaller(at, scratch->code, out)) best = BitCoder::kRansGaps;
+// Stretches of the string, evenly spread, one after the other.
+void take_sample(const uint8_t* bits, size_t n, std::vector<uint8_t>* sample) {
+  sample->resize(kStretches * kStretchBytes);
+  const size_t apart = bytes_of(n) / kStretches;
+  for (size_t i = 0; i < kStretches; ++i)
+    std::copy_n(bits + i * apart, kStretchBytes, sample->data() + i * kStretchBytes);
+}
+
+// Where one bit in so many is set, or more, a code of the bitmap's bytes takes less time than one
+// of gaps, both ways, and may take 1 / 512 more bytes; of fewer bits it has to take 1 / 256 less.
+constexpr size_t kDenseOneIn = 12;
+
+bool prefers_bytes(const uint8_t* bits, size_t n, size_t count, Scratch* scratch) {
+  take_sample(bits, n, &scratch->code);
+  const uint8_t* const sample = scratch->code.data();
+  const size_t bytes = scratch->code.size();
+  const size_t set = popcount(sample, bytes);
+  if (set == 0 || set == 8 * bytes) return false;
+  const uint64_t scale = bytes_of(n) / bytes;
+  uint32_t counts[256] = {};
+  count_bytes(sample, bytes, counts);
+  const uint64_t by_bytes = entropy_cost(counts, bytes, scale);
+  find_coded_gaps(sample, 8 * bytes, set, scratch);
+  const int parameter = plan_rice(scratch->gaps).parameter;
+  const uint64_t by_gaps = choose_heads(scratch->gaps, parameter, scale, &scratch->heads).cost;
+  const bool is_dense = std::min(count, n - count) * kDenseOneIn >= n;
+  return is_dense ? by_bytes <= by_gaps + by_gaps / 512 : by_bytes + by_bytes / 256 <= by_gaps;
+}
+
+bool take_smaller(BitCoder coder, uint64_t bytes, FlatPlan* plan) {
+  if (bytes >= plan->bytes) return false;
+  plan->coder = coder;
+  plan->bytes = bytes;
+  return true;
+}
+
+void plan_bytes(const uint8_t* bits, size_t n, FlatPlan* plan) {
   uint32_t counts[256] = {};
   count_bytes(bits, bytes_of(n), counts);
-  if (is_hopeless(estimate_byte_code(counts, bytes_of(n), Profile::kRans), out->size() - at))
-    return best;
-  scratch->code.clear();
-  append_byte_code(bits, bytes_of(n), Profile::kRans, &scratch->code);
-  return keep_smaller(at, scratch->code, out) ? BitCoder::kRansBytes : best;
+  const ByteModel model = choose_byte_model(counts, bytes_of(n), Profile::kRans);
+  if (take_smaller(BitCoder::kRansBytes, coded_bytes(model), plan)) plan->model = model;
 }
 
 }  // namespace
@@ -97,22 +128,44 @@ bool keep_smaller(size_t at, const std::vector<uint8_t>& candidate, std::vector<
   return true;
 }
 
+FlatPlan plan_flat_code(const uint8_t* bits, size_t n, size_t count, Profile profile,
+                        Scratch* scratch) {
+  FlatPlan plan;
+  plan.bytes = bitmap_bytes(n, count);
+  if (plan.bytes == 0) return plan;
+  if (profile == Profile::kRans && n > kWholeBits && prefers_bytes(bits, n, count, scratch)) {
+    plan_bytes(bits, n, &plan);
+    return plan;
+  }
+  find_coded_gaps(bits, n, count, scratch);
+  plan.rice = plan_rice(scratch->gaps);
+  take_smaller(BitCoder::kRice, plan.rice.bytes, &plan);
+  if (profile == Profile::kPlain) return plan;
+  plan.heads = plan_heads(scratch->gaps, plan.rice.parameter, &scratch->heads);
+  take_smaller(BitCoder::kRansGaps, plan.heads.bytes, &plan);
+  if (n <= kWholeBits) plan_bytes(bits, n, &plan);
+  return plan;
+}
+
+void append_planned(const uint8_t* bits, size_t n, size_t count, const FlatPlan& plan,
+                    Scratch* scratch, std::vector<uint8_t>* out) {
+  switch (plan.coder) {
+    case BitCoder::kRice:
+      return append_rice(scratch->gaps, plan.rice, out);
+    case BitCoder::kRansBytes:
+      return append_byte_code(bits, bytes_of(n), plan.model, out);
+    case BitCoder::kRansGaps:
+      return append_rans_gaps(scratch->gaps, plan.heads, &scratch->heads, out);
+    default:
+      return append_bitmap(bits, n, count, out);
+  }
+}
+
 BitCoder append_flat_code(const uint8_t* bits, size_t n, size_t count, Profile profile,
                           Scratch* scratch, std::vector<uint8_t>* out) {
-  const size_t plain_bytes = bitmap_bytes(n, count);
-  if (plain_bytes == 0) return BitCoder::kBitmap;
-  const size_t at = out->size();
-  BitCoder best = BitCoder::kBitmap;
-  find_coded_gaps(bits, n, count, scratch);
-  const RicePlan plan = plan_rice(scratch->gaps);
-  if (plan.bytes < plain_bytes) {
-    append_rice(scratch->gaps, plan, out);
-    best = BitCoder::kRice;
-  } else {
-    append_bitmap(bits, n, count, out);
-  }
-  return profile == Profile::kPlain ? best
-                                    : try_rans(bits, n, plan.parameter, best, at, scratch, out);
+  const FlatPlan plan = plan_flat_code(bits, n, count, profile, scratch);
+  append_planned(bits, n, count, plan, scratch, out);
+  return plan.coder;
 }
 
 bool append_flat_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t count,
@@ -132,7 +185,10 @@ bool append_flat_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t c
       return true;
     case BitCoder::kRansGaps:
       find_coded_gaps(bits, n, count, scratch);
-      append_rans_gaps(scratch->gaps, plan_rice(scratch->gaps).parameter, out);
+      append_rans_gaps(
+          scratch->gaps,
+          plan_heads(scratch->gaps, plan_rice(scratch->gaps).parameter, &scratch->heads),
+          &scratch->heads, out);
       return true;
     default:
       return false;

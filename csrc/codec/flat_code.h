@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codec/format.h"
+#include "codec/gap_code.h"
 #include "codec/gaps.h"
 
 namespace sparsefl::codec {
@@ -25,7 +26,26 @@ struct Scratch {
   std::vector<uint8_t> code;
   std::vector<uint8_t> structured;
   Gaps gaps;
+  HeadScratch heads;
 };
+
+// The choice among the coders up to kRansGaps, and what it is expected to take.
+struct FlatPlan {
+  BitCoder coder = BitCoder::kBitmap;
+  uint64_t bytes = 0;
+  RicePlan rice{};
+  HeadPlan heads;
+  ByteModel model;  // of kRansBytes
+};
+
+// The coder of the fewest bytes by what their models promise; of two that differ little, the one
+// that takes less time.
+FlatPlan plan_flat_code(const uint8_t* bits, size_t n, size_t count, Profile profile,
+                        Scratch* scratch);
+
+// Appends the code that was planned last with the scratch.
+void append_planned(const uint8_t* bits, size_t n, size_t count, const FlatPlan& plan,
+                    Scratch* scratch, std::vector<uint8_t>* out);
 
 // As append_bit_code, append_bit_code_as and read_bit_code, of the coders up to kRansGaps.
 BitCoder append_flat_code(const uint8_t* bits, size_t n, size_t count, Profile profile,

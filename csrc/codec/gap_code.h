@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "codec/byte_model.h"
 #include "codec/format.h"
 #include "codec/gaps.h"
 
@@ -20,9 +21,45 @@ RicePlan plan_rice(const Gaps& gaps);
 
 void append_rice(const Gaps& gaps, const RicePlan& plan, std::vector<uint8_t>* out);
 
-// Appends the code of heads whose parameter promises the fewest bits, near that of plan_rice().
-// gaps.count >= 1.
-void append_rans_gaps(const Gaps& gaps, int rice_parameter, std::vector<uint8_t>* out);
+// A head of this symbol: so many heads more, and no position.
+inline constexpr uint32_t kMoreHeads = 255;
+
+// Memory that codes of heads take in turn.
+struct HeadScratch {
+  std::vector<uint32_t> counts;
+  std::vector<uint8_t> symbols;
+};
+
+// A parameter of heads, about what symbols and lows then cost as entropy_cost() has it, and how
+// many gaps have which head, those of kMoreHeads or more together.
+struct HeadChoice {
+  uint8_t parameter = 0;
+  uint64_t cost = 0;
+  uint32_t counts[256] = {};
+};
+
+// The parameter near that of plan_rice() whose code of `scale` times as many gaps of the same
+// distribution promises the fewest bits. gaps.count >= 1.
+HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale, HeadScratch* scratch);
+
+struct HeadPlan {
+  uint8_t parameter = 0;
+  // Whether a head takes more than one symbol.
+  bool is_long = false;
+  size_t symbols = 0;
+  ByteModel model;
+  // Of the whole section, by the model's estimate.
+  uint64_t bytes = 0;
+};
+
+// What append_rans_gaps() then writes with the same scratch. gaps.count >= 1.
+HeadPlan plan_heads(const Gaps& gaps, int rice_parameter, HeadScratch* scratch);
+
+// The symbols of the gaps' heads.
+void find_heads(const Gaps& gaps, const HeadPlan& plan, std::vector<uint8_t>* symbols);
+
+void append_rans_gaps(const Gaps& gaps, const HeadPlan& plan, HeadScratch* scratch,
+                      std::vector<uint8_t>* out);
 
 // Where positions go that a code stands for: as indices, or as set bits of clear ones.
 struct PositionSink {

@@ -15,6 +15,8 @@ namespace {
 // A chunk should hold this much, so that its directory entry and the states of its coders stay
 // below .2 % of it.
 constexpr double kChunkPayloadBytes = 256 * 1024;
+// Coders that are about to take fewer bytes first make room for more.
+constexpr size_t kSlackBytes = size_t{1} << 20;
 // A scale of 2 bytes for int8 is then .2 %; for int4, whose error needs small blocks, 6 %.
 constexpr uint8_t kInt8BlockLog2 = 10;
 constexpr uint8_t kTernaryBlockLog2 = 10;
@@ -32,8 +34,17 @@ struct Sections {
     ends.push_back(bytes.size());
     coders.push_back(coder);
   }
-  size_t begin_of(size_t i) const { return i == 0 ? 0 : ends[i - 1]; }
-  uint32_t bytes_of(size_t i) const { return static_cast<uint32_t>(ends[i] - begin_of(i)); }
+  void clear() {
+    bytes.clear();
+    ends.clear();
+    coders.clear();
+  }
+  // Returns the coder of the i-th.
+  uint8_t append_to(size_t i, std::vector<uint8_t>* out) const {
+    const size_t begin = i == 0 ? 0 : ends[i - 1];
+    out->insert(out->end(), bytes.data() + begin, bytes.data() + ends[i]);
+    return coders[i];
+  }
 };
 
 // About what a support takes: 2 bits and the lower bits of the mean distance for each position.
@@ -96,7 +107,9 @@ class Writer {
       out_->descriptors.push_back(d);
     }
     entry_ = kHeaderBytes + sources.size() * kDescriptorBytes;
-    out_->bytes.assign(entry_ + chunks_ * kChunkBytes, 0);
+    const size_t tables = entry_ + chunks_ * kChunkBytes;
+    out_->bytes.reserve(tables + about_bytes(sources) + kSlackBytes);
+    out_->bytes.resize(tables);
     for (size_t i = 0; i < sources.size(); ++i) {
       const Status status = write_tensor(sources[i], &out_->descriptors[i]);
       if (!status.ok()) return Status{status.reason, static_cast<int64_t>(i)};
@@ -107,108 +120,126 @@ class Writer {
   }
 
  private:
+  // What all chunks take, seldom less. Memory that is not used costs nothing.
+  size_t about_bytes(std::span<const Source> sources) const {
+    uint64_t bytes = 0;
+    for (const Source& s : sources) {
+      if (s.support == SupportMode::kSeed) continue;
+      const TensorSpec& spec = schema_[s.ordinal];
+      bytes += support_bytes(s, spec) +
+               value_section_bytes(s.value, spec.dtype, s.count, block_log2_of(s.value));
+    }
+    return bytes;
+  }
+
   Status write_tensor(const Source& s, Descriptor* d) {
     if (s.support == SupportMode::kSeed) return {};
-    const TensorSpec& spec = schema_[s.ordinal];
-    spans_.clear();
-    for (uint64_t begin = 0; begin < spec.numel; begin += d->span) {
-      Span span{std::min<uint64_t>(d->span, spec.numel - begin), 0, 0};
-      const uint8_t* bits = s.bitmap == nullptr ? nullptr : s.bitmap + begin / 8;
-      span.count = bits == nullptr ? span.positions : popcount(bits, (span.positions + 7) / 8);
-      if (spec.row != 0 && d->span % spec.row == 0) span.row = spec.row;
-      spans_.push_back(span);
-    }
-    uint64_t kept = 0;
-    for (const Span& span : spans_) kept += span.count;
-    if (kept != s.count) return Status{Reason::kCount};
-    const Sections supports = choose_supports(s, d);
-    Sections values;
-    if (const Status status = choose_values(s, spec.dtype, d, &values); !status.ok()) return status;
-    append_bodies(supports, values);
-    return {};
-  }
-
-  Sections choose_supports(const Source& s, Descriptor* d) {
-    Sections sent;
-    const bool sends = s.support == SupportMode::kSent;
-    uint64_t begin = 0;
-    for (const Span& span : spans_) {
-      const uint8_t* bits = s.bitmap + begin / 8;
-      sent.close(sends ? append_sent(bits, span, profile_, &scratch_, &sent.bytes) : 0);
-      begin += span.positions;
-    }
-    if (!sends || s.base_bitmap == nullptr) return sent;
-    Sections changes;
-    begin = 0;
-    for (const Span& span : spans_) {
-      append_changes(s.bitmap + begin / 8, s.base_bitmap + begin / 8, span, profile_, &scratch_,
-                     &changes.bytes);
-      changes.close(0);
-      begin += span.positions;
-    }
-    if (changes.bytes.size() >= sent.bytes.size()) return sent;
-    d->support = SupportMode::kChanges;
-    return changes;
-  }
-
-  Status choose_values(const Source& s, Dtype dtype, Descriptor* d, Sections* values) {
-    if (s.value != ValueMode::kSign) return append_all_values(s, dtype, *d, values);
-    if (!append_all_signs(s, nullptr, values)) return Status{Reason::kValue};
-    if (s.base_signs == nullptr) return {};
-    Sections flips;
-    append_all_signs(s, s.base_signs, &flips);
-    if (flips.bytes.size() >= values->bytes.size()) return {};
-    d->value = ValueMode::kFlips;
-    *values = std::move(flips);
-    return {};
-  }
-
-  bool append_all_signs(const Source& s, const int8_t* base, Sections* out) {
-    const auto* signs = reinterpret_cast<const int8_t*>(s.values);
-    bool valid = true;
+    if (s.base_bitmap != nullptr) choose_supports(s, d);
+    if (s.base_signs != nullptr && !choose_signs(s, d)) return Status{Reason::kValue};
     uint64_t done = 0;
-    for (const Span& span : spans_) {
-      const int8_t* theirs = base == nullptr ? nullptr : base + done;
-      out->close(
-          append_signs(signs + done, theirs, span.count, profile_, &scratch_, &out->bytes, &valid));
+    for (size_t i = 0; i < d->chunks; ++i, entry_ += kChunkBytes) {
+      const Span span = span_of(s, *d, i);
+      if (span.count > s.count - done) return Status{Reason::kCount};
+      std::vector<uint8_t>& bytes = out_->bytes;
+      const size_t body = bytes.size();
+      uint8_t coders = append_support(s, *d, span, i);
+      const size_t values = bytes.size();
+      if (!append_chunk_values(s, *d, span, i, done, &coders)) return Status{Reason::kValue};
+      uint8_t* entry = bytes.data() + entry_;
+      store(entry + chunk::kSupportBytesAt, static_cast<uint32_t>(values - body));
+      store(entry + chunk::kValueBytesAt, static_cast<uint32_t>(bytes.size() - values));
+      store(entry + chunk::kCountAt, static_cast<uint32_t>(span.count));
+      entry[chunk::kCodersAt] = coders;
+      store(entry + chunk::kChecksumAt, crc32c(bytes.data() + body, bytes.size() - body));
       done += span.count;
     }
+    return done == s.count ? Status{} : Status{Reason::kCount};
+  }
+
+  // The positions of the i-th chunk. Counts them: just before they are coded, so that they are read
+  // from memory once.
+  Span span_of(const Source& s, const Descriptor& d, size_t i) const {
+    const TensorSpec& spec = schema_[s.ordinal];
+    const uint64_t begin = uint64_t{d.span} * i;
+    Span span{std::min<uint64_t>(d.span, spec.numel - begin), 0, 0};
+    span.count = s.bitmap == nullptr ? span.positions
+                                     : popcount(s.bitmap + begin / 8, (span.positions + 7) / 8);
+    if (spec.row != 0 && d.span % spec.row == 0) span.row = spec.row;
+    return span;
+  }
+
+  // Codes the support and its changes from the base, and keeps what is smaller.
+  void choose_supports(const Source& s, Descriptor* d) {
+    supports_.clear();
+    Sections changes;
+    for (size_t i = 0; i < d->chunks; ++i) {
+      const Span span = span_of(s, *d, i);
+      const uint64_t at = uint64_t{d->span} * i / 8;
+      supports_.close(append_sent(s.bitmap + at, span, profile_, &scratch_, &supports_.bytes));
+      append_changes(s.bitmap + at, s.base_bitmap + at, span, profile_, &scratch_, &changes.bytes);
+      changes.close(0);
+    }
+    if (changes.bytes.size() >= supports_.bytes.size()) return;
+    d->support = SupportMode::kChanges;
+    supports_ = std::move(changes);
+  }
+
+  // Codes the signs and their differences from the base's, and keeps what is smaller. False where
+  // one is no sign.
+  bool choose_signs(const Source& s, Descriptor* d) {
+    signs_.clear();
+    Sections flips;
+    bool valid = true;
+    uint64_t done = 0;
+    for (size_t i = 0; i < d->chunks; ++i) {
+      const Span span = span_of(s, *d, i);
+      if (span.count > s.count - done) break;
+      const auto* signs = reinterpret_cast<const int8_t*>(s.values) + done;
+      signs_.close(
+          append_signs(signs, nullptr, span.count, profile_, &scratch_, &signs_.bytes, &valid));
+      flips.close(append_signs(signs, s.base_signs + done, span.count, profile_, &scratch_,
+                               &flips.bytes, &valid));
+      done += span.count;
+    }
+    if (flips.bytes.size() >= signs_.bytes.size()) return valid;
+    d->value = ValueMode::kFlips;
+    signs_ = std::move(flips);
     return valid;
   }
 
-  Status append_all_values(const Source& s, Dtype dtype, const Descriptor& d, Sections* out) {
-    uint64_t done = 0;
-    for (const Span& span : spans_) {
-      const uint8_t* values = s.values + done * memory_item_bytes(s.value, dtype);
-      Draws draws = s.draws.value_or(Draws{});
-      draws.first += done;
-      const ValueSource source{s.value, dtype,      d.block_log2,
-                               values,  span.count, s.draws ? &draws : nullptr};
-      ValueCoder coder = ValueCoder::kRaw;
-      if (s.value != ValueMode::kNone &&
-          !append_values(source, profile_, &value_scratch_, &out->bytes, &coder))
-        return Status{Reason::kValue};
-      out->close(static_cast<uint8_t>(coder));
-      done += span.count;
-    }
-    return {};
+  // Appends the support section of a chunk and returns its coder.
+  uint8_t append_support(const Source& s, const Descriptor& d, const Span& span, size_t i) {
+    if (s.support != SupportMode::kSent) return 0;
+    if (s.base_bitmap != nullptr) return supports_.append_to(i, &out_->bytes);
+    const uint8_t* bits = s.bitmap + uint64_t{d.span} * i / 8;
+    return append_sent(bits, span, profile_, &scratch_, &out_->bytes);
   }
 
-  // Appends the bodies of a tensor's chunks and fills in their directory entries.
-  void append_bodies(const Sections& supports, const Sections& values) {
-    std::vector<uint8_t>& bytes = out_->bytes;
-    for (size_t i = 0; i < spans_.size(); ++i, entry_ += kChunkBytes) {
-      const size_t body = bytes.size();
-      for (const Sections* part : {&supports, &values})
-        bytes.insert(bytes.end(), part->bytes.begin() + static_cast<ptrdiff_t>(part->begin_of(i)),
-                     part->bytes.begin() + static_cast<ptrdiff_t>(part->ends[i]));
-      uint8_t* entry = bytes.data() + entry_;
-      store(entry + chunk::kSupportBytesAt, supports.bytes_of(i));
-      store(entry + chunk::kValueBytesAt, values.bytes_of(i));
-      store(entry + chunk::kCountAt, static_cast<uint32_t>(spans_[i].count));
-      entry[chunk::kCodersAt] = static_cast<uint8_t>(supports.coders[i] | (values.coders[i] << 4));
-      store(entry + chunk::kChecksumAt, crc32c(bytes.data() + body, bytes.size() - body));
+  // Appends the value section of a chunk and adds its coder. False where a value has no place in
+  // its format.
+  bool append_chunk_values(const Source& s, const Descriptor& d, const Span& span, size_t i,
+                           uint64_t done, uint8_t* coders) {
+    if (s.value == ValueMode::kNone) return true;
+    bool valid = true;
+    uint8_t coder = 0;
+    if (s.base_signs != nullptr) {
+      coder = signs_.append_to(i, &out_->bytes);
+    } else if (s.value == ValueMode::kSign) {
+      const auto* signs = reinterpret_cast<const int8_t*>(s.values) + done;
+      coder = append_signs(signs, nullptr, span.count, profile_, &scratch_, &out_->bytes, &valid);
+    } else {
+      const Dtype dtype = schema_[s.ordinal].dtype;
+      Draws draws = s.draws.value_or(Draws{});
+      draws.first += done;
+      const uint8_t* values = s.values + done * memory_item_bytes(s.value, dtype);
+      const ValueSource source{s.value, dtype,      d.block_log2,
+                               values,  span.count, s.draws ? &draws : nullptr};
+      ValueCoder chosen = ValueCoder::kRaw;
+      valid = append_values(source, profile_, &value_scratch_, &out_->bytes, &chosen);
+      coder = static_cast<uint8_t>(chosen);
     }
+    *coders = static_cast<uint8_t>(*coders | coder << 4);
+    return valid;
   }
 
   static void store_descriptor(const Descriptor& d, uint8_t* out) {
@@ -227,7 +258,9 @@ class Writer {
   Draft* out_;
   Scratch scratch_;
   ValueScratch value_scratch_;
-  std::vector<Span> spans_;
+  // Of one tensor, where they were chosen among two.
+  Sections supports_;
+  Sections signs_;
   uint64_t chunks_ = 0;
   size_t entry_ = 0;
 };

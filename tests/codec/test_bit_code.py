@@ -92,8 +92,35 @@ def test_the_best_coder_is_chosen(density):
     kept = draw(n, int(n * density))
     coder, code = write(kept)
     sizes = [write(kept, c)[1].size for c in FLAT]
-    assert code.size == min(sizes)
-    assert coder == int(np.argmin(sizes))
+    assert code.size == sizes[coder]
+    # By what the models promise, which is off by a few bytes.
+    assert code.size <= min(sizes) + 4
+
+
+def drifting(n: int) -> np.ndarray:
+    return np.random.default_rng(6).random(n) < np.linspace(0.001, 0.4, n)
+
+
+def clustered(n: int) -> np.ndarray:
+    pairs = np.random.default_rng(7).random(n // 8) < 0.05
+    return np.kron(pairs, np.array([1, 0, 1, 0, 0, 1, 1, 0], bool))
+
+
+def alternating(n: int) -> np.ndarray:
+    return np.random.default_rng(8).random(n) < np.tile([0.02, 0.2], n // 2)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [draw(1 << 20, 1 << k) for k in (8, 12, 15, 17, 18, 19)]
+    + [drifting(1 << 20), clustered(1 << 20), alternating(1 << 20)],
+    ids=[*(f"one_in_{1 << 20 - k}" for k in (8, 12, 15, 17, 18, 19)), "drift", "bytes", "period"],
+)
+def test_the_choice_by_a_sample_is_nearly_the_best(kept):
+    coder, code = write(kept)
+    sizes = [write(kept, c)[1].size for c in FLAT]
+    assert code.size == sizes[coder]
+    assert code.size <= 1.004 * min(sizes) + 16
 
 
 def ratio_to_bound(n: int, count: int, profile: int) -> float:

@@ -1,0 +1,103 @@
+// Which heads a code of gaps takes, and what it then costs.
+#include <algorithm>
+
+#include "codec/byte_code.h"
+#include "codec/entropy.h"
+#include "codec/gap_code.h"
+
+namespace sparsefl::codec {
+namespace {
+
+// Heads are finer than the quotients of a Golomb-Rice code by up to this many bits: with fewer, the
+// distribution within one head matters; with more, so do the table and the rounding of rare heads.
+constexpr int kFinestHead = 5;
+// Of heads at the finest parameter; those of the last bin are kMoreHeads or more at any.
+constexpr uint32_t kBins = (kMoreHeads + 1) << kFinestHead;
+// Gaps that are made heads at once.
+constexpr size_t kBlock = 1024;
+
+// Counts the heads of kBlock gaps at the most in two tables by turns: equal neighbours would wait
+// for each other's count.
+void count_block(const uint16_t* heads, size_t n, uint32_t* counts) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const auto four = load<uint64_t>(reinterpret_cast<const uint8_t*>(heads + i));
+    ++counts[four & 0xFFFF];
+    ++counts[kBins + (four >> 16 & 0xFFFF)];
+    ++counts[four >> 32 & 0xFFFF];
+    ++counts[kBins + (four >> 48)];
+  }
+  for (; i < n; ++i) ++counts[heads[i]];
+}
+
+// Counts heads in 2 kBins counts, of which the first kBins have the sums. Returns the end of the
+// bins that are not empty.
+uint32_t count_heads(const Gaps& gaps, int shift, uint32_t* counts) {
+  std::fill_n(counts, 2 * kBins, 0u);
+  uint16_t heads[kBlock];
+  for (size_t begin = 0; begin < gaps.count; begin += kBlock) {
+    const size_t n = std::min(kBlock, gaps.count - begin);
+    if (gaps.is_wide) {
+      for (size_t i = 0; i < n; ++i)
+        heads[i] = static_cast<uint16_t>(std::min(gaps.wide[begin + i] >> shift, kBins - 1));
+    } else {
+      const uint16_t* const narrow = gaps.narrow.data() + begin;
+      for (size_t i = 0; i < n; ++i)
+        heads[i] = std::min(static_cast<uint16_t>(narrow[i] >> shift), uint16_t{kBins - 1});
+    }
+    count_block(heads, n, counts);
+  }
+  uint32_t end = 0;
+  for (uint32_t bin = 0; bin < kBins; ++bin) {
+    counts[bin] += counts[kBins + bin];
+    if (counts[bin] != 0) end = bin + 1;
+  }
+  return end;
+}
+
+}  // namespace
+
+HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale,
+                        HeadScratch* scratch) {
+  const int finest = std::max(0, rice_parameter - kFinestHead);
+  scratch->counts.resize(2 * kBins);
+  uint32_t* const counts = scratch->counts.data();
+  uint32_t end = count_heads(gaps, finest, counts);
+  HeadChoice best;
+  best.cost = ~uint64_t{0};
+  for (int r = finest; r <= rice_parameter; ++r) {
+    uint32_t heads[256] = {};
+    for (uint32_t bin = 0; bin < end; ++bin) heads[std::min(bin, kMoreHeads)] += counts[bin];
+    const uint64_t lows = scale * gaps.count * static_cast<uint64_t>(r) << kEntropyFractionBits;
+    const uint64_t cost = entropy_cost(heads, gaps.count, scale) + lows;
+    if (cost < best.cost) {
+      best = {static_cast<uint8_t>(r), cost, {}};
+      std::copy_n(heads, 256, best.counts);
+    }
+    // The bins of the next parameter are sums of two of these.
+    for (uint32_t bin = 0; bin < end; bin += 2)
+      counts[bin / 2] = counts[bin] + (bin + 1 < end ? counts[bin + 1] : 0);
+    end = (end + 1) / 2;
+  }
+  return best;
+}
+
+HeadPlan plan_heads(const Gaps& gaps, int rice_parameter, HeadScratch* scratch) {
+  HeadChoice choice = choose_heads(gaps, rice_parameter, 1, scratch);
+  HeadPlan plan;
+  plan.parameter = choice.parameter;
+  plan.symbols = gaps.count;
+  plan.is_long = choice.counts[kMoreHeads] != 0;
+  if (plan.is_long) {
+    find_heads(gaps, plan, &scratch->symbols);
+    plan.symbols = scratch->symbols.size();
+    std::fill_n(choice.counts, 256, 0u);
+    count_bytes(scratch->symbols.data(), plan.symbols, choice.counts);
+  }
+  plan.model = choose_byte_model(choice.counts, plan.symbols, Profile::kRans);
+  const uint64_t lows = (gaps.count * uint64_t{plan.parameter} + 7) / 8;
+  plan.bytes = 2 + coded_bytes(plan.model) + lows;
+  return plan;
+}
+
+}  // namespace sparsefl::codec
