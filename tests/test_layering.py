@@ -21,6 +21,7 @@ LAYERS = {
     "sparsefl.names": 1,
     "sparsefl.defaults": 1,
     "sparsefl.messages": 1,
+    "sparsefl.columns": 1,
     "sparsefl.figures": 1,
     "sparsefl.reference": 2,
     "sparsefl.ops": 3,

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparsefl.cli.report import terminal_width
 from sparsefl.cli.resolve import Plan
+from sparsefl.columns import align
 
 
 def dry_run(plan: Plan) -> int:
@@ -27,11 +28,6 @@ def dry_run(plan: Plan) -> int:
     return 0
 
 
-def _align(columns: Sequence[Sequence[str]], width: int) -> str:
-    lines: list[str] = importlib.import_module("sparsefl.fl.table").align(columns, width)
-    return "\n".join(lines)
-
-
 def _layers(one: Any, width: int) -> str:
     columns = [
         ["layer", *(layer.name for layer in one.layers)],
@@ -41,7 +37,7 @@ def _layers(one: Any, width: int) -> str:
         ["nnz", *(f"{layer.nnz:,}" for layer in one.layers)],
         ["computes in", *(layer.computes for layer in one.layers)],
     ]
-    return _align(columns, width)
+    return "\n".join(align(columns, width))
 
 
 def _costs(forecasts: Sequence[Any], plan: Plan, width: int) -> str:
@@ -63,7 +59,7 @@ def _costs(forecasts: Sequence[Any], plan: Plan, width: int) -> str:
         ["minutes", *(f"{one.wall_s / 60 * len(plan.seeds):.2g}" for one in forecasts)],
     ]
     head = "Bytes of one client in one round (set-up: once), encoded messages (x: dense / this)"
-    return f"{head}\n{_align(columns, width)}"
+    return f"{head}\n" + "\n".join(align(columns, width))
 
 
 def _assumptions(forecasts: Sequence[Any], seeds: int, warmup: int, timed: int) -> str:

@@ -12,7 +12,15 @@ from sparsefl.codec.rank import add_at, compress_bits, expand_bits, gather
 from sparsefl.codec.rounding import Rounding, Stochastic
 from sparsefl.codec.schema import Schema, TensorSpec
 from sparsefl.codec.signs import pack_signs, unpack_signs
-from sparsefl.codec.summary import Header, Summary, TensorSummary, summarise
+from sparsefl.codec.summary import (
+    Header,
+    Outline,
+    Summary,
+    TensorOutline,
+    TensorSummary,
+    outline,
+    summarise,
+)
 from sparsefl.codec.top_k import top_k, top_k_of_all
 from sparsefl.codec.update import (
     Dense,
@@ -37,6 +45,7 @@ __all__ = [
     "FormatName",
     "Header",
     "Modular",
+    "Outline",
     "Regenerated",
     "Rounding",
     "Schema",
@@ -45,6 +54,7 @@ __all__ = [
     "Stochastic",
     "Summary",
     "SupportOnly",
+    "TensorOutline",
     "TensorSpec",
     "TensorSummary",
     "Update",
@@ -60,6 +70,7 @@ __all__ = [
     "feedback",
     "gather",
     "majority_vote",
+    "outline",
     "pack_signs",
     "summarise",
     "top_k",

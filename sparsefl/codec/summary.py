@@ -12,7 +12,8 @@ from sparsefl.codec.schema import Schema
 
 _MAGIC = b"\x89SPFL\r\n\x1a"
 _HEADER = struct.Struct("<8sHHIQQQIIIIII")
-_DESCRIPTOR_BYTES, _CHUNK_BYTES = 24, 16
+_CHECKSUM_AT, _CHECKSUM_BYTES = 56, 4
+_DESCRIPTOR, _CHUNK = struct.Struct("<IBBBBIfQ"), struct.Struct("<IIII")
 _BIT_CODERS = ("bitmap", "rice", "rans-bytes", "rans-gaps", "rows", "tiles")
 _VALUE_CODERS = ("raw", "planes")
 _PROFILES = ("plain", "rans")
@@ -90,7 +91,7 @@ class TensorSummary:
     @property
     def nbytes(self) -> int:
         """Bytes of descriptor, directory and bodies."""
-        framing = _DESCRIPTOR_BYTES + _CHUNK_BYTES * self.chunks
+        framing = _DESCRIPTOR.size + _CHUNK.size * self.chunks
         return framing + self.support_bytes + self.value_bytes
 
 
@@ -105,6 +106,95 @@ class Summary:
 
     header: Header
     tensors: tuple[TensorSummary, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorOutline:
+    """One tensor of a message whose schema is not at hand.
+
+    Attributes:
+        ordinal: Its position in the schema, counted from 0.
+        support_mode: As of :class:`TensorSummary`.
+        value_mode: As of it.
+        kept: As of it.
+    """
+
+    ordinal: int
+    support_mode: str
+    value_mode: str
+    kept: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a message says of itself.
+
+    Attributes:
+        header: Its header.
+        tensors: Its tensors, in the schema's order.
+        support_bytes: Of the codes of all supports.
+        value_bytes: Of all values.
+    """
+
+    header: Header
+    tensors: tuple[TensorOutline, ...]
+    support_bytes: int
+    value_bytes: int
+
+
+def outline(data: bytes) -> Outline:
+    """Tell what a message says of itself; lengths, checksums and modes are checked, nothing else.
+
+    Names, shapes and which bytes are whose take the schema: see :func:`summarise`.
+
+    Args:
+        data: The message.
+
+    Returns:
+        Header, tensors and bytes.
+
+    Raises:
+        CodecError: if it is damaged so far.
+    """
+    header = Header.of(data)
+    if len(data) != header.nbytes:
+        short = len(data) < header.nbytes
+        raise CodecError(CodecReason.TRUNCATED if short else CodecReason.LENGTH)
+    directory = _HEADER.size + _DESCRIPTOR.size * header.tensors
+    bodies = directory + _CHUNK.size * header.chunks
+    if bodies > len(data):
+        raise CodecError(CodecReason.TABLES)
+    behind = _CHECKSUM_AT + _CHECKSUM_BYTES
+    framing = data[:_CHECKSUM_AT] + bytes(_CHECKSUM_BYTES) + data[behind:bodies]
+    if _codec.crc32c(framing) != int.from_bytes(data[_CHECKSUM_AT:behind], "little"):
+        raise CodecError(CodecReason.HEADER_CHECKSUM)
+    described = _DESCRIPTOR.iter_unpack(data[_HEADER.size : directory])
+    tensors = tuple(_outlined(where, *fields) for where, fields in enumerate(described))
+    sections = list(_CHUNK.iter_unpack(data[directory:bodies]))
+    _check_bodies(data, bodies, sections)
+    return Outline(header, tensors, sum(s[0] for s in sections), sum(s[1] for s in sections))
+
+
+def _outlined(where: int, *fields: int) -> TensorOutline:
+    ordinal, support, value, *_, number = fields
+    if support not in SupportMode.__members__.values():
+        raise CodecError(CodecReason.SUPPORT_MODE, where)
+    if value not in ValueMode.__members__.values():
+        raise CodecError(CodecReason.VALUE_MODE, where)
+    kept = 0 if support == SupportMode.SEED else number
+    names = (SupportMode(support).name.lower(), ValueMode(value).name.lower())
+    return TensorOutline(ordinal, *names, kept)
+
+
+def _check_bodies(data: bytes, begin: int, sections: list[tuple[int, ...]]) -> None:
+    """Raises CodecError where bodies do not cover the message, or one is not what was written."""
+    if begin + sum(support + value for support, value, *_ in sections) != len(data):
+        raise CodecError(CodecReason.COVERAGE)
+    for support, value, _, checksum in sections:
+        end = begin + support + value
+        if _codec.crc32c(data[begin:end]) != checksum:
+            raise CodecError(CodecReason.CHUNK_CHECKSUM)
+        begin = end
 
 
 def summarise(data: bytes, schema: Schema) -> Summary:

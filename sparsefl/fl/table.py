@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from sparsefl.columns import GAP, align
+
 Row: TypeAlias = Mapping[str, Any]
 _Column: TypeAlias = tuple[str, Callable[[Row], str]]
 
@@ -27,7 +29,6 @@ IDENTITY = (
     "threads",
     "options",
 )
-_GAP = "  "
 
 
 def factor(dense: float | None, ours: float | None) -> float | None:
@@ -294,32 +295,7 @@ def _section(title: str, columns: Sequence[_Column], rows: Sequence[Row], width:
         lines += textwrap.wrap(
             f"not measured: {', '.join(unknown)}",
             width,
-            initial_indent=_GAP,
-            subsequent_indent=_GAP,
+            initial_indent=GAP,
+            subsequent_indent=GAP,
         )
     return "\n".join(lines)
-
-
-def align(columns: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Align columns of text, the first to the left and the others to the right.
-
-    Args:
-        columns: Head and cells of each, all of one length.
-        width: Characters of a line; columns that do not fit follow below, after the first again.
-    """
-    widths = [max(map(len, column)) for column in columns]
-    blocks: list[list[int]] = [[]]
-    used = len(_GAP) + widths[0]
-    for number, needed in list(enumerate(widths))[1:]:
-        if blocks[-1] and used + len(_GAP) + needed > width:
-            blocks.append([])
-            used = len(_GAP) + widths[0]
-        blocks[-1].append(number)
-        used += len(_GAP) + needed
-    lines = []
-    for block in blocks:
-        for line in range(len(columns[0])):
-            cells = [columns[0][line].ljust(widths[0])]
-            cells += [columns[number][line].rjust(widths[number]) for number in block]
-            lines.append((_GAP + _GAP.join(cells)).rstrip())
-    return lines

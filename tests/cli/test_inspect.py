@@ -1,4 +1,7 @@
 import json
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,23 @@ DECLARED = {"a.weight": [[40, 50], "float32"], "a.bias": [[40], "float32"], "n":
 SCHEMA = codec.Schema({name: tuple(spec) for name, spec in DECLARED.items()})
 KEPT = Support.random((40, 50), 0.2, seed=1)
 HEADER_BYTES = 64
+GOLDEN = sorted((pathlib.Path(codec.__file__).parent / "golden").glob("*.spfl"))
+by_name = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def broken(capsys):
+    """Returns a caller of the command that must end with status 1 and one line, which it gives."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        assert cli.main(["inspect", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1, error
+        assert error.startswith(f"sparsefl: {arguments[0]}: ") or "--base" in arguments
+        return error
+
+    return call
 
 
 @pytest.fixture
@@ -67,13 +87,28 @@ def test_tensors_are_listed_with_their_bytes(value_format, message, schema, caps
     assert float(weight["of bound"].rstrip("x")) >= 1
 
 
-def test_a_base_is_read_from_its_message(message, schema, refused, capsys):
+def test_a_base_is_read_from_its_message(message, schema, broken, capsys):
     first = message({"a.weight": codec.SupportOnly(KEPT)}, "setup.spfl")
     signs = codec.Signs(KEPT, np.ones(KEPT.nnz, np.int8))
     path = message({"a.weight": signs}, base={"a.weight": KEPT})
-    assert "BASE_MISSING" in refused("inspect", path, *schema)
     assert cli.main(["inspect", path, *schema, "--base", first]) == 0
-    assert lines(capsys.readouterr().out)["a.weight"]["form"] == "Signs"
+    found = lines(capsys.readouterr().out)["a.weight"]
+    assert (found["form"], found["of bound"][-1]) == ("Signs", "x")
+    other = message({"a.weight": codec.SupportOnly(Support.random((40, 50), 0.2, seed=2))}, "other")
+    assert "BASE_MISMATCH" in broken(path, *schema, "--base", other)
+    (pathlib.Path(other)).write_bytes(b"")
+    assert f"sparsefl: {other}: TRUNCATED" in broken(path, *schema, "--base", other)
+
+
+def test_without_its_base_a_message_is_described(message, schema, broken, capsys):
+    signs = codec.Signs(KEPT, np.ones(KEPT.nnz, np.int8))
+    path = message({"a.weight": signs}, base={"a.weight": KEPT})
+    assert cli.main(["inspect", path, *schema]) == 0
+    text = capsys.readouterr().out
+    assert lines(text)["a.weight"]["of bound"] == "-"
+    assert "'a.weight' refers to what the receiver had (BASE_MISSING)" in text
+    spoil(path, -1)
+    assert "CHUNK_CHECKSUM" in broken(path, *schema)
 
 
 def test_mixed_formats_are_listed_one_by_one(message, schema, capsys):
@@ -87,17 +122,82 @@ def test_mixed_formats_are_listed_one_by_one(message, schema, capsys):
     assert [found[name]["values"] for name in ("a.weight", "a.bias")] == ["bf16", "fp32"]
 
 
-def test_a_damaged_message_shows_its_header_and_what_is_wrong(message, schema, refused, capsys):
+def spoil(path, at):
+    """Flips a bit of a file."""
+    data = bytearray(pathlib.Path(path).read_bytes())
+    data[at] ^= 1
+    pathlib.Path(path).write_bytes(data)
+
+
+def test_a_damaged_message_shows_what_is_wrong_and_where(message, schema, broken):
     path = message({"a.weight": codec.SupportOnly(KEPT)})
-    with open(path, "r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)[0]
-        file.seek(-1, 2)
-        file.write(bytes([last ^ 1]))
-    text = refused("inspect", path, *schema)
-    assert (
-        "CHUNK_CHECKSUM (tensor 0 of the message): The checksum of a chunk does not match." in text
+    spoil(path, -1)
+    text = broken(path, *schema)
+    assert "CHUNK_CHECKSUM: The checksum of a chunk does not match. In 'a.weight'." in text
+
+
+def test_the_header_is_shown_of_a_damaged_message(message, schema, capsys):
+    path = message({"a.weight": codec.SupportOnly(KEPT)})
+    spoil(path, -1)
+    assert cli.main(["inspect", path, *schema]) == 1
+    assert "round 7, 1 tensors" in capsys.readouterr().out
+
+
+@by_name
+def test_a_golden_message_is_outlined_without_its_schema(path, capsys):
+    data = path.read_bytes()
+    assert cli.main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    outline = codec.outline(data)
+    assert f"{len(data):,} bytes stated" in text
+    assert len(lines(text)) == len(outline.tensors) == outline.header.tensors
+    framing = HEADER_BYTES + 24 * outline.header.tensors + 16 * outline.header.chunks
+    assert framing + outline.support_bytes + outline.value_bytes == len(data)
+
+
+@by_name
+def test_a_broken_golden_message_takes_one_line(path, tmp_path, broken):
+    data, copy = path.read_bytes(), tmp_path / "copy"
+    for length in range(0, len(data), 1 + len(data) // 50):
+        copy.write_bytes(data[:length])
+        assert "TRUNCATED" in broken(str(copy))
+    for at in range(0, len(data), 1 + len(data) // 50):
+        copy.write_bytes(data)
+        spoil(copy, at)
+        broken(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "TRUNCATED: Shorter than a header, or than the length that its header states. "),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "MAGIC: Does not begin with the magic bytes"),
+    ],
+    ids=["empty", "picture"],
+)
+def test_an_alien_file_is_refused(data, text, tmp_path, broken):
+    (tmp_path / "alien").write_bytes(data)
+    assert text in broken(str(tmp_path / "alien"))
+
+
+def test_another_schema_is_named(message, tmp_path, broken):
+    path = message({"n": codec.Dense(np.array(3))})
+    (tmp_path / "other.json").write_text(json.dumps({"n": [[], "int64"]}))
+    fingerprint = codec.Schema({"n": ((), "int64")}).fingerprint
+    text = broken(path, "--schema", str(tmp_path / "other.json"))
+    assert "SCHEMA: Written for another schema than the receiver's." in text
+    assert f"That of --schema is {fingerprint:#018x}." in text
+
+
+def test_torch_is_not_needed(message, schema):
+    path = message({"n": codec.Dense(np.array(3))})
+    script = (
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; sys.modules['torch'] = None; "
+        f"from sparsefl import cli; sys.exit(cli.main({['inspect', path, *schema]!r}))"
     )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 tensors" in done.stdout
 
 
 def test_the_schema_may_be_a_networks(own, capsys):
@@ -111,11 +211,13 @@ def test_the_schema_may_be_a_networks(own, capsys):
     assert "4 of 4 tensors" in capsys.readouterr().out
 
 
-def test_what_is_no_message_is_refused(tmp_path, message, schema, refused):
+def test_what_cannot_be_read_is_refused(tmp_path, message, schema, refused, broken):
     path = message({"n": codec.Dense(np.array(3))})
     with open(path, "r+b") as file:
         file.truncate(70)
-    assert "TRUNCATED" in refused("inspect", path, *schema)
+    assert "TRUNCATED" in broken(path, *schema)
+    assert "The file has 70 bytes" in broken(path, *schema)
+    assert "give --schema too" in refused("inspect", path, "--base", path)
     assert "No such file" in refused("inspect", str(tmp_path / "absent"), *schema)
     (tmp_path / "bad.json").write_text("[1]")
     assert "no JSON of tensors" in refused("inspect", path, "--schema", str(tmp_path / "bad.json"))

@@ -61,7 +61,41 @@ def test_what_is_no_message_is_refused(change, reason):
     schema = codec.Schema({"w": ((3,), "float32")})
     data = codec.encode(codec.Update({"w": codec.Dense(np.ones(3, np.float32))}), schema)
 
+    for read in (lambda data: codec.summarise(data, schema), codec.outline):
+        with pytest.raises(codec.CodecError) as refusal:
+            read(change(data))
+        assert refusal.value.reason is reason
+
+
+def test_an_outline_needs_no_schema():
+    schema = codec.Schema({"a": ((3,), "float32"), "b": (SHAPE, "float32"), "c": ((2,), "float32")})
+    kept = Support.random(SHAPE, 0.05, seed=1)
+    update = codec.Update({"b": codec.SupportOnly(kept), "c": codec.Regenerated(7)})
+    data = codec.encode(update, schema)
+
+    outline = codec.outline(data)
+
+    summary = codec.summarise(data, schema)
+    assert outline.header == summary.header
+    assert outline.support_bytes == sum(t.support_bytes for t in summary.tensors)
+    assert outline.value_bytes == 0
+    named = [(t.ordinal, t.support_mode, t.value_mode, t.kept) for t in outline.tensors]
+    assert named == [(1, "sent", "none", kept.nnz), (2, "seed", "none", 0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data + b"\0", CodecReason.LENGTH),
+        (lambda data: data[:-1] + b"\7", CodecReason.CHUNK_CHECKSUM),
+    ],
+    ids=["longer", "flipped"],
+)
+def test_an_outline_checks_lengths_and_checksums(change, reason):
+    schema = codec.Schema({"w": ((3,), "float32")})
+    data = codec.encode(codec.Update({"w": codec.Dense(np.ones(3, np.float32))}), schema)
+
     with pytest.raises(codec.CodecError) as refusal:
-        codec.summarise(change(data), schema)
+        codec.outline(change(data))
 
     assert refusal.value.reason is reason
