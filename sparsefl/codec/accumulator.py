@@ -16,6 +16,7 @@ from sparsefl.codec.base import Base, known_tensors
 from sparsefl.codec.errors import CodecError, CodecReason, refused
 from sparsefl.codec.plan import SupportMode, ValueMode, check_schema
 from sparsefl.codec.received import Received, as_threads, receive
+from sparsefl.codec.scalars import as_number
 from sparsefl.codec.schema import Schema
 from sparsefl.codec.targets import Floating, checked_supports, memory_of, zeros
 from sparsefl.support import Support
@@ -139,7 +140,7 @@ class Accumulator:
         """
         weight = self._checked_weight(weight)
         known = self._known if base is None else known_tensors(base, self._schema)
-        received = receive(message, self._schema, known)
+        received = receive(message, self._schema, known, "message")
         with self._lock:
             self._add(received, weight)
 
@@ -249,7 +250,7 @@ class Accumulator:
         self._total_votes += abs(weight)
 
     def _checked_weight(self, weight: float) -> float:
-        checked = float(weight)
+        checked = as_number(weight, "weight")
         if not math.isfinite(checked):
             raise ValueError(f"weight must be finite, got {weight}")
         if self._votes and not checked.is_integer():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl.codec.scalars import as_integer
 from sparsefl.codec.update import as_array
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def as_count(n: int, what: str = "n") -> int:
         TypeError: if it is no integer.
         ValueError: if it is negative.
     """
-    count = operator.index(n)
+    count = as_integer(n, what)
     if count < 0:
         raise ValueError(f"{what} must not be negative, got {count}")
     return count

@@ -59,7 +59,11 @@ class CodecReason(enum.Enum):
     BITMAP = 26, "A support's bitmap does not hold as many positions as stated."
     PADDING = 27, "Bits or bytes that fill a section up are not zero."
     VALUE = 28, "A value is not finite, or a bool is neither 0 nor 1."
-    CONTENT = 29, "Sound, but not what the function reads: ``decode_support`` of something else."
+    CONTENT = (
+        29,
+        "Sound, but not what the function reads: decode_support takes a support alone, an "
+        "Accumulator values or signs on the supports that it was given.",
+    )
     BLOCK = 30, "The size of blocks with a scale is outside the range that the format allows."
     CODE = 31, "A code stands for something else than its chunk states, or runs past its end."
 

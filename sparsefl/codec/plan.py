@@ -228,7 +228,10 @@ def _item(
         mode, values, scale = ValueMode.SIGN, np.ascontiguousarray(entry.signs), entry.scale
     elif isinstance(entry, Modular):
         if not is_shared:
-            raise ValueError(f"tensor {name!r}: modular values need a support that the base has")
+            raise ValueError(
+                f"tensor {name!r}: modular values need a support that the base has: give it as "
+                f"base={{{name!r}: support}}"
+            )
         mode, values, scale = ValueMode.MODULAR, np.ascontiguousarray(entry.words), entry.step
     elif isinstance(entry, Sparse):
         mode, values = _values(entry.values, name, spec, formats[name])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -14,6 +13,7 @@ from sparsefl import _codec
 from sparsefl.codec.base import Known, Reference, base_fingerprint
 from sparsefl.codec.errors import CodecError, CodecReason, refused
 from sparsefl.codec.plan import SupportMode, ValueMode
+from sparsefl.codec.scalars import as_integer
 from sparsefl.codec.schema import Schema
 
 # (ordinal, support mode, value mode, scale, count or seed)
@@ -43,13 +43,16 @@ class Received:
         return [_arrays(reference) for reference in self.references]
 
 
-def receive(data: object, schema: Schema, known: Mapping[str, Known]) -> Received:
+def receive(
+    data: object, schema: Schema, known: Mapping[str, Known], what: str = "data"
+) -> Received:
     """Parse a message and compare its base with what is known.
 
     Args:
         data: The message: bytes, bytearray or memoryview.
         schema: What sender and receiver agreed on.
         known: What the base has, by name.
+        what: Name of the argument.
 
     Returns:
         The message.
@@ -59,7 +62,7 @@ def receive(data: object, schema: Schema, known: Mapping[str, Known]) -> Receive
         TypeError: if ``data`` is none of these.
     """
     try:
-        reader = _codec.Reader(schema.table, _as_bytes(data))
+        reader = _codec.Reader(schema.table, as_bytes(data, what))
     except _codec.RefusedError as error:
         raise refused(error) from None
     descriptors = reader.descriptors
@@ -75,19 +78,23 @@ def as_threads(threads: int) -> int:
         TypeError: if it is no integer.
         ValueError: if it is below 1.
     """
-    count = operator.index(threads)
+    count = as_integer(threads, "threads")
     if count < 1:
         raise ValueError(f"threads must be at least 1, got {count}")
     return count
 
 
-def _as_bytes(data: object) -> bytes:
-    """Returns the message as bytes that nobody can change while they are read."""
+def as_bytes(data: object, what: str = "data") -> bytes:
+    """Returns the message as bytes that nobody can change while they are read.
+
+    Raises:
+        TypeError: if it is neither bytes nor bytearray nor memoryview.
+    """
     if isinstance(data, bytes):
         return data
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
-    raise TypeError(f"data must be bytes, bytearray or memoryview, got {type(data).__name__}")
+    raise TypeError(f"{what} must be bytes, bytearray or memoryview, got {type(data).__name__}")
 
 
 def _references(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from typing import Literal, TypeAlias
 
+from sparsefl.codec.scalars import as_integer
 from sparsefl.random import stream
 
 _MAX_SEED = 2**64 - 1
@@ -31,7 +31,7 @@ class Stochastic:
 
     def __post_init__(self) -> None:
         """Raises: TypeError, ValueError: if ``seed`` is no integer of 64 bits."""
-        seed = operator.index(self.seed)
+        seed = as_integer(self.seed, "seed")
         if not 0 <= seed <= _MAX_SEED:
             raise ValueError(f"seed must be within [0, 2**64), got {seed}")
         object.__setattr__(self, "seed", seed)

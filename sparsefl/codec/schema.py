@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import numpy as np
 
 from sparsefl import _codec
+from sparsefl.codec.scalars import as_integer
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Schema(Mapping[str, TensorSpec]):
             TypeError: if a name is no string or a dtype is none of the format's.
             ValueError: if a size is negative, or a name or tensor exceeds the format's limits.
         """
-        self._specs = {name: _checked(name, *declared) for name, declared in tensors.items()}
+        self._specs = {name: _checked(name, declared) for name, declared in tensors.items()}
         self._ordinals = {name: i for i, name in enumerate(self._specs)}
         self._fingerprint = _fingerprint(self._specs)
         self._table = _codec.SchemaTable(
@@ -192,13 +192,19 @@ def _dtype_name(dtype: object) -> str:
         return repr(dtype)
 
 
-def _checked(name: str, shape: Iterable[int], dtype: object) -> TensorSpec:
+def _checked(name: str, declared: object) -> TensorSpec:
     """Returns the spec of one tensor, checked against the format's limits."""
     if not isinstance(name, str):
         raise TypeError(f"a tensor's name must be a string, got {name!r}")
+    if not (isinstance(declared, tuple | list) and len(declared) == 2):
+        got = type(declared).__name__
+        raise TypeError(f"tensor {name!r}: expected a pair (shape, dtype), got {got}")
+    shape, dtype = declared
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"tensor {name!r}: expected a pair (shape, dtype), got {declared!r}")
     if len(name.encode()) > _MAX_NAME_BYTES:
         raise ValueError(f"tensor name of {len(name.encode())} bytes exceeds {_MAX_NAME_BYTES}")
-    spec = TensorSpec(tuple(operator.index(size) for size in shape), _dtype_name(dtype))
+    spec = TensorSpec(tuple(as_integer(size, "a size") for size in shape), _dtype_name(dtype))
     if spec.dtype not in DTYPE_CODES:
         raise TypeError(f"tensor {name!r}: dtype must be one of {[*DTYPE_CODES]}, got {dtype!r}")
     if any(size < 0 for size in spec.shape):

@@ -7,7 +7,8 @@ import struct
 
 from sparsefl import _codec
 from sparsefl.codec.errors import CodecError, CodecReason, refused
-from sparsefl.codec.plan import SupportMode, ValueMode
+from sparsefl.codec.plan import SupportMode, ValueMode, check_schema
+from sparsefl.codec.received import as_bytes
 from sparsefl.codec.schema import Schema
 
 _MAGIC = b"\x89SPFL\r\n\x1a"
@@ -155,7 +156,9 @@ def outline(data: bytes) -> Outline:
 
     Raises:
         CodecError: if it is damaged so far.
+        TypeError: if ``data`` is neither bytes nor bytearray nor memoryview.
     """
+    data = as_bytes(data)
     header = Header.of(data)
     if len(data) != header.nbytes:
         short = len(data) < header.nbytes
@@ -209,10 +212,13 @@ def summarise(data: bytes, schema: Schema) -> Summary:
 
     Raises:
         CodecError: if it is damaged so far, or for another schema.
+        TypeError: if an argument is of the wrong type.
     """
+    check_schema(schema)
+    data = as_bytes(data)
     header = Header.of(data)
     try:
-        reader = _codec.Reader(schema.table, bytes(data))
+        reader = _codec.Reader(schema.table, data)
     except _codec.RefusedError as error:
         raise refused(error) from None
     names = list(schema)

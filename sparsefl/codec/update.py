@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl.codec.scalars import as_integer, as_number
 from sparsefl.support import Support
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Signs(_Entry):
             raise TypeError(f"signs must be int8, got {signs.dtype}")
         object.__setattr__(self, "signs", signs)
         with np.errstate(over="ignore"):
-            scale = float(np.float32(self.scale))
+            scale = float(np.float32(as_number(self.scale, "scale")))
         if not math.isfinite(scale) or scale < 0:
             raise ValueError(f"scale must be finite in float32 and not negative, got {self.scale}")
         object.__setattr__(self, "scale", abs(scale))
@@ -127,11 +127,7 @@ class Modular(_Entry):
         if words.dtype != np.uint32:
             raise TypeError(f"words must be uint32, got {words.dtype}")
         object.__setattr__(self, "words", words)
-        with np.errstate(over="ignore"):
-            step = float(np.float32(self.step))
-        if not (math.isfinite(step) and step > 0):
-            raise ValueError(f"step must be positive and finite in float32, got {self.step}")
-        object.__setattr__(self, "step", step)
+        object.__setattr__(self, "step", _checked_step(self.step))
 
     @classmethod
     def of(cls, values: Values, step: float, support: Support | None = None) -> Modular:
@@ -143,10 +139,11 @@ class Modular(_Entry):
             support: Which positions are kept.
 
         Raises:
-            ValueError: if one is not finite or at least ``2**31`` steps away from 0.
+            ValueError: if one is not finite or at least ``2**31`` steps away from 0, or ``step``
+                is no positive finite float32.
         """
         array = as_array(values, "values").astype(np.float64)
-        integers = np.rint(array / float(np.float32(step)))
+        integers = np.rint(array / _checked_step(step))
         if not bool(np.all((integers >= -(2**31)) & (integers < 2**31))):
             raise ValueError(f"values must be finite and within 2**31 steps of {step}")
         return cls((integers.astype(np.int64) % 2**32).astype(np.uint32), step, support)
@@ -185,7 +182,7 @@ class Regenerated(_Entry):
 
     def __post_init__(self) -> None:
         """Raises: TypeError, ValueError: if ``seed`` is no integer of 64 bits."""
-        seed = operator.index(self.seed)
+        seed = as_integer(self.seed, "seed")
         if not 0 <= seed <= _MAX_SEED:
             raise ValueError(f"seed must be within [0, 2**64), got {seed}")
         object.__setattr__(self, "seed", seed)
@@ -221,7 +218,7 @@ class Update(Mapping[str, Entry]):
         """Gathers the entries.
 
         Args:
-            entries: ``{name: Sparse | Signs | Dense | Regenerated | SupportOnly}``.
+            entries: ``{name: Sparse | Signs | Dense | Modular | Regenerated | SupportOnly}``.
             round: Number of the round, within [0, 2**32).
 
         Raises:
@@ -231,13 +228,13 @@ class Update(Mapping[str, Entry]):
         for name, entry in entries.items():
             if not isinstance(entry, _Entry):
                 raise TypeError(
-                    f"tensor {name!r}: expected Sparse, Signs, Dense, Regenerated or SupportOnly, "
-                    f"got {type(entry).__name__}"
+                    f"tensor {name!r}: expected Sparse, Signs, Dense, Modular, Regenerated or "
+                    f"SupportOnly, got {type(entry).__name__}"
                 )
-        if not 0 <= operator.index(round) <= _MAX_ROUND:
+        self._round = as_integer(round, "round")
+        if not 0 <= self._round <= _MAX_ROUND:
             raise ValueError(f"round must be within [0, 2**32), got {round}")
         self._entries = dict(entries)
-        self._round = operator.index(round)
 
     @property
     def round(self) -> int:
@@ -284,6 +281,15 @@ def as_array(value: object, what: str) -> npt.NDArray[Any]:
     if str(tensor.dtype) == "torch.bfloat16":
         tensor = tensor.float()
     return cast("npt.NDArray[Any]", tensor.numpy())
+
+
+def _checked_step(step: object) -> float:
+    """Returns a step as float32 has it."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(as_number(step, "step")))
+    if not (math.isfinite(rounded) and rounded > 0):
+        raise ValueError(f"step must be positive and finite in float32, got {step}")
+    return rounded
 
 
 def _check_support(support: object) -> None:

@@ -122,7 +122,7 @@ def weighted_mean(
 
 def _clients(packed: Sequence[Bits], n: int) -> tuple[list[Bitmap], int]:
     n = as_count(n)
-    if not packed:
+    if len(packed) == 0:
         raise ValueError("packed must hold one client's bitmap at least, got none")
     return [as_bitmap(bits, n, f"packed[{c}]") for c, bits in enumerate(packed)], n
 
