@@ -27,6 +27,8 @@ def bound_bytes(
 ) -> int:
     """Compute the bytes that ``update`` holds, ideally coded and nothing framing it.
 
+    A bound of order 0: of positions, signs and values in random order.
+
     The sum over tensors, rounded up to a byte once, of
 
     - for a support ``log2 C(numel, nnz)`` bits, none where ``base`` holds an equal one, and at most
@@ -37,7 +39,7 @@ def bound_bytes(
       mantissa and the sign; of a block the bytes of its integers, and of its scale two;
     - 64 bits a seed.
 
-    What is not random may take less: codes of bit strings and bytes know runs and repetitions.
+    What comes in runs, rows or blocks may take less: codes of bit strings know these.
 
     Args:
         update: What is to be sent.
@@ -50,6 +52,8 @@ def bound_bytes(
 
     Raises:
         TypeError, ValueError: as ``encode``.
+
+    Source: Shannon 1948, "A mathematical theory of communication", of empirical frequencies.
     """
     bits = sum(_item_bits(item) for item in plan(update, schema, value_format, base))
     return math.ceil(bits / 8)

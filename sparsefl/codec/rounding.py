@@ -25,6 +25,9 @@ class Stochastic:
 
     Attributes:
         seed: Of the sender, within [0, 2**64).
+
+    Source: Alistarh et al. 2017, "QSGD: Communication-Efficient SGD via Gradient Quantization and
+    Encoding", section 3.1.
     """
 
     seed: int

@@ -104,7 +104,12 @@ class Schema(Mapping[str, TensorSpec]):
 
         Returns:
             The schema, in the order of the model's ``state_dict``.
+
+        Raises:
+            TypeError: if ``model`` is no module, or a dtype is none of the format's.
         """
+        if not hasattr(model, "named_modules"):
+            raise TypeError(f"model must be a torch module, got {type(model).__name__}")
         modules = list(model.named_modules(remove_duplicate=False))
         if not any(hasattr(m, "dense_state_shapes") for _, m in modules):
             state = model.state_dict()

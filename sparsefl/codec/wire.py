@@ -91,6 +91,9 @@ def encode(
         TypeError: if an argument or a tensor's dtype is of the wrong type.
         ValueError: if a tensor does not fit the schema, a format is unknown, or a value is one that
             its format cannot hold: not finite, past the format's range, a sign of 0.
+
+    Source: Rice 1979, "Some practical universal noiseless coding techniques" (gaps); Duda 2013,
+    "Asymmetric numeral systems", arXiv 1311.2540 (``rans``); FORMAT.md beside this file.
     """
     items = plan(update, schema, value_format, base)
     sources = [(*item.source, draws_of(rounding, item.name, update.round)) for item in items]

@@ -30,6 +30,7 @@ MISTAKES = {
         lambda: codec.Schema({"w": (4, 5)}),
         r"tensor 'w': expected a pair \(shape, dtype\), got \(4, 5\)",
     ),
+    "state-as-model": (lambda: codec.Schema.of({}), "model must be a torch module, got dict"),
     "array-as-entry": (lambda: codec.Update({"w": VALUES}), "expected Sparse, .*, got ndarray"),
     "integers-as-values": (
         lambda: codec.encode(codec.Update({"w": codec.Sparse(KEPT, SIGNS)}), SCHEMA),
