@@ -35,17 +35,23 @@ void append_words(const uint8_t* symbols, size_t n, const ByteModel& model,
   const size_t count_at = out->size();
   const size_t streams = streams_of(model.lanes);
   const size_t states_at = count_at + kCountBytes * streams;
-  const size_t words_at = states_at + 4 * model.lanes;
-  out->resize(words_at + kRansSlack + max_words_bytes(model, n));
+  size_t at = states_at + 4 * model.lanes;
+  // Each stream ends where the next one's room begins, and then moves up.
+  const size_t room = kRansSlack + max_words_bytes(model, n);
+  out->resize(at + room * streams);
   uint32_t states[kMaxLanes];
-  const CodeWords words = encode_rans(model.table.frequencies, model.table.escape, symbols, n,
-                                      model.lanes, states, out->data() + out->size());
-  for (size_t s = 0; s < streams; ++s)
-    std::memcpy(out->data() + count_at + kCountBytes * s, &words.count[s], kCountBytes);
-  const size_t bytes = 2 * (words.count[0] + words.count[1]);
+  uint8_t *ends[kMaxStreams], *begins[kMaxStreams];
+  for (size_t s = 0; s < streams; ++s) begins[s] = ends[s] = out->data() + at + room * (s + 1);
+  encode_rans(model.table.frequencies, model.table.escape, symbols, n, model.lanes, states, begins);
+  for (size_t s = 0; s < streams; ++s) {
+    const auto bytes = static_cast<size_t>(ends[s] - begins[s]);
+    const size_t count = bytes / 2;
+    std::memcpy(out->data() + count_at + kCountBytes * s, &count, kCountBytes);
+    std::memmove(out->data() + at, begins[s], bytes);
+    at += bytes;
+  }
   std::memcpy(out->data() + states_at, states, 4 * model.lanes);
-  std::memmove(out->data() + words_at, words.begin, bytes);
-  out->resize(words_at + bytes);
+  out->resize(at);
 }
 
 void append_escaped(const uint8_t* symbols, size_t n, const ByteModel& model,

@@ -22,36 +22,50 @@ void fill_slots(const Frequencies& frequencies, SlotTable* table) {
 
 void fill_ranks(const Frequencies& frequencies, RankTable* table) {
   std::memset(table, 0, sizeof *table);
+  uint16_t starts_in[256] = {};
   uint32_t start = 0;
   int rank = 0;
   for (uint32_t s = 0; s < 256; ++s) {
     const uint32_t f = frequencies.of[s];
     if (f == 0) continue;
-    if (start != 0) table->starts_in[start / 16] |= static_cast<uint16_t>(1u << (start % 16));
-    table->frequency[rank] = static_cast<uint16_t>(16 * f);
-    table->start[rank] = static_cast<uint16_t>(start);
+    if (start != 0) starts_in[start / 16] |= static_cast<uint16_t>(1u << (start % 16));
+    table->frequency_low[rank] = static_cast<uint8_t>(16 * f);
+    table->frequency_high[rank] = static_cast<uint8_t>(16 * f >> 8);
+    table->start_low[rank] = static_cast<uint8_t>(start);
+    table->start_high[rank] = static_cast<uint8_t>(start >> 8);
     table->symbol[rank] = static_cast<uint8_t>(s);
+    if (rank < 64) {
+      table->frequency[rank] = static_cast<uint16_t>(16 * f);
+      table->start[rank] = static_cast<uint16_t>(start);
+    }
     start += f;
     ++rank;
   }
-  for (int b = 1; b < 256; ++b) {
-    const int before = table->starts_before[b - 1] + std::popcount(table->starts_in[b - 1]);
+  int before = 0;
+  for (int b = 0; b < 256; ++b) {
+    table->starts_low[b] = static_cast<uint8_t>(starts_in[b]);
+    table->starts_high[b] = static_cast<uint8_t>(starts_in[b] >> 8);
     table->starts_before[b] = static_cast<uint8_t>(before);
+    before += std::popcount(starts_in[b]);
   }
-  for (int i = 0; i < 32; ++i) table->upto[i] = static_cast<uint16_t>((2u << (i % 16)) - 1);
-  for (int i = 0; i < 64; ++i)
+  for (int i = 0; i < 64; ++i) {
+    const uint32_t upto = (2u << (i % 16)) - 1;
+    table->upto_low[i] = static_cast<uint8_t>(upto);
+    table->upto_high[i] = static_cast<uint8_t>(upto >> 8);
     table->unzip[i] = static_cast<uint8_t>(i < 32 ? 2 * i : 2 * (i - 32) + 1);
+  }
   table->symbols = rank;
 }
 
 // As entry of a SlotTable.
 uint32_t entry_of(const SlotTable& table, uint32_t slot) { return table.slots[slot]; }
-uint32_t entry_of(const RankTable& table, uint32_t slot) {
+uint32_t entry_of(const RankTable& t, uint32_t slot) {
   const uint32_t bucket = slot / 16;
-  const auto before = static_cast<uint16_t>(table.starts_in[bucket] & table.upto[slot % 16]);
-  const int rank = table.starts_before[bucket] + std::popcount(before);
-  return table.symbol[rank] | uint32_t{table.frequency[rank]} << 4 |
-         (slot - table.start[rank]) << 20;
+  const uint32_t starts = t.starts_low[bucket] | uint32_t{t.starts_high[bucket]} << 8;
+  const int rank = t.starts_before[bucket] + std::popcount(starts & ((2u << (slot % 16)) - 1));
+  const uint32_t frequency16 = t.frequency_low[rank] | uint32_t{t.frequency_high[rank]} << 8;
+  const uint32_t start = t.start_low[rank] | uint32_t{t.start_high[rank]} << 8;
+  return t.symbol[rank] | frequency16 << 4 | (slot - start) << 20;
 }
 
 // What is left of a code: the words of its streams. They end where `end` says.
@@ -210,11 +224,17 @@ void fill_divisors(const Frequencies& frequencies, int escape, DivisorTable* tab
   visit_symbols(frequencies, escape, [&](int s, uint32_t f, uint32_t start) {
     const auto f16 = static_cast<uint16_t>(16 * f);
     const int shift = std::countl_zero(f16);
-    table->frequency[s] = f16;
-    table->reciprocal[s] = static_cast<uint16_t>(0xFFFFFFFFu / (uint32_t{f16} << shift));
-    table->place[s] = static_cast<uint16_t>(16 * start + static_cast<uint32_t>(shift));
+    const uint32_t reciprocal = 0xFFFFFFFFu / (uint32_t{f16} << shift);
+    const uint32_t place = 16 * start + static_cast<uint32_t>(shift);
+    table->frequency_low[s] = static_cast<uint8_t>(f16);
+    table->frequency_high[s] = static_cast<uint8_t>(f16 >> 8);
+    table->reciprocal_low[s] = static_cast<uint8_t>(reciprocal);
+    table->reciprocal_high[s] = static_cast<uint8_t>(reciprocal >> 8);
+    table->place_low[s] = static_cast<uint8_t>(place);
+    table->place_high[s] = static_cast<uint8_t>(place >> 8);
   });
-  for (uint16_t i = 0; i < 32; ++i) table->iota[i] = i;
+  for (int i = 0; i < 32; ++i) table->iota[i] = static_cast<uint16_t>(i);
+  for (int i = 0; i < 64; ++i) table->zip[i] = static_cast<uint8_t>(i / 2 + i % 2 * 32);
 }
 #endif
 
@@ -229,32 +249,25 @@ bool has_wide_kernels() {
 }
 #endif
 
-CodeWords encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
-                      size_t lanes, uint32_t* states, uint8_t* end) {
+void encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
+                 size_t lanes, uint32_t* states, uint8_t** ends) {
   std::fill_n(states, lanes, kLeastState);
-  EncoderSymbol table[256];
-  fill_encoder(frequencies, escape, table);
+  const size_t streams = streams_of(lanes);
   size_t groups = 0;
 #if defined(__x86_64__)
-  DivisorTable divisors;
   const bool wide = lanes >= kStreamLanes && has_wide_kernels();
-  if (wide) {
-    groups = n / lanes;
-    fill_divisors(frequencies, escape, &divisors);
-  }
+  if (wide) groups = n / lanes;
 #endif
-  CodeWords words{end, {}};
-  for (size_t s = streams_of(lanes); s-- > 0;) {
-    uint8_t* at = encode_each(table, symbols, groups * lanes, n, lanes, s, states, end);
+  EncoderSymbol table[256];
+  fill_encoder(frequencies, escape, table);
+  for (size_t s = 0; s < streams; ++s)
+    ends[s] = encode_each(table, symbols, groups * lanes, n, lanes, s, states, ends[s]);
 #if defined(__x86_64__)
-    if (wide)
-      at = encode_groups_avx512(divisors, symbols + kStreamLanes * s, lanes, groups,
-                                states + kStreamLanes * s, at);
+  if (!wide) return;
+  DivisorTable divisors;
+  fill_divisors(frequencies, escape, &divisors);
+  encode_groups_avx512(divisors, symbols, groups, streams, states, ends);
 #endif
-    words.count[s] = static_cast<size_t>(end - at) / 2;
-    words.begin = end = at;
-  }
-  return words;
 }
 
 bool decode_rans(const Frequencies& frequencies, uint32_t* states, size_t lanes,

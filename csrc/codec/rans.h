@@ -37,11 +37,11 @@ struct CodeWords {
 
 // Encodes n symbols from the last to the first; those of frequency 0 as
 // `escape`, which is not needed where there are none. Sets the states [0,
-// lanes) that a decoder starts from and writes the words downward from `end`,
-// which need not be aligned. There is room for them and kRansSlack bytes more
-// below.
-CodeWords encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
-                      size_t lanes, uint32_t* states, uint8_t* end);
+// lanes) that a decoder starts from. Writes the words of each stream downward
+// from its end, which need not be aligned, and moves that to where they begin.
+// There is room for them and kRansSlack bytes more below.
+void encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symbols, size_t n,
+                 size_t lanes, uint32_t* states, uint8_t** ends);
 
 // Decodes n symbols. Returns whether the words were used up exactly and the
 // states ended where an encoder starts. Changes the states. Touches nothing

@@ -19,16 +19,18 @@ struct alignas(64) SlotTable {
 // The same in 3 KB, for look-ups in registers. A rank counts the symbols that
 // occur, in order.
 struct alignas(64) RankTable {
-  // For 16 slots: where a symbol starts, but at slot 0, and how many do in the
-  // slots before.
-  uint16_t starts_in[256];
+  // For 16 slots: a bit where a symbol starts, but at slot 0, and how many do
+  // in the slots before.
+  uint8_t starts_low[256], starts_high[256];
   uint8_t starts_before[256];
   // By rank: 16 times the frequency, the first slot, the symbol.
-  uint16_t frequency[256];
-  uint16_t start[256];
+  uint8_t frequency_low[256], frequency_high[256];
+  uint8_t start_low[256], start_high[256];
   uint8_t symbol[256];
-  // Constants: bits 0 to i, for i mod 16; even bytes, then odd ones.
-  uint16_t upto[32];
+  // The first 64 of these whole.
+  uint16_t frequency[64], start[64];
+  // Constants: bits 0 to i of 16, for i mod 16; even bytes, then odd ones.
+  uint8_t upto_low[64], upto_high[64];
   uint8_t unzip[64];
   int symbols;
 };
@@ -37,10 +39,12 @@ struct alignas(64) RankTable {
 struct alignas(64) DivisorTable {
   // 16 times the frequency; with s its number of leading zeros, floor((2^32 -
   // 1) / (it << s)) - 2^16; its first slot times 16 plus s.
-  uint16_t frequency[256];
-  uint16_t reciprocal[256];
-  uint16_t place[256];
+  uint8_t frequency_low[256], frequency_high[256];
+  uint8_t reciprocal_low[256], reciprocal_high[256];
+  uint8_t place_low[256], place_high[256];
+  // Constants: 0, 1, ...; the bytes of the halves of 64 in turn.
   uint16_t iota[32];
+  uint8_t zip[64];
 };
 
 #if defined(__x86_64__)
@@ -63,10 +67,10 @@ size_t decode_steps_avx2(const SlotTable& table, uint32_t* states, size_t stream
 size_t decode_steps_avx512(const RankTable& table, uint32_t* states, size_t streams, Input* in,
                            size_t steps, uint8_t* symbols);
 
-// Encodes groups from the last to the first, as encode_rans does; they begin
-// `stride` symbols apart.
-uint8_t* encode_groups_avx512(const DivisorTable& table, const uint8_t* symbols, size_t stride,
-                              size_t groups, uint32_t* states, uint8_t* end);
+// Encodes groups of 32 symbols a stream from the last to the first, as
+// encode_rans does, downward from the ends of the streams, which it moves.
+void encode_groups_avx512(const DivisorTable& table, const uint8_t* symbols, size_t groups,
+                          size_t streams, uint32_t* states, uint8_t** ends);
 #endif
 
 }  // namespace sparsefl::codec
