@@ -32,7 +32,8 @@ def add_to(commands: Any) -> None:
         "--schema",
         metavar="SCHEMA",
         help="what the message was encoded for: PKG.MOD:NET, called without arguments, or a JSON "
-        'file {"fc.weight": [[128, 64], "float32"], ...} in the order of the tensors',
+        'file {"fc.weight": [[128, 64], "float32"], ...} in the order of the tensors; of a support '
+        'alone {"support": [[128, 64], "bool"]}',
     )
     inspect.add_argument(
         "--base",

@@ -189,6 +189,17 @@ def test_another_schema_is_named(message, tmp_path, broken):
     assert f"That of --schema is {fingerprint:#018x}." in text
 
 
+def test_a_support_alone_is_inspected(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "150")
+    (tmp_path / "support.json").write_text(json.dumps({"support": [[40, 50], "bool"]}))
+    (tmp_path / "mask").write_bytes(codec.encode_support(KEPT))
+    assert (
+        cli.main(["inspect", str(tmp_path / "mask"), "--schema", str(tmp_path / "support.json")])
+        == 0
+    )
+    assert lines(capsys.readouterr().out)["support"]["kept"] == "400"
+
+
 def test_torch_is_not_needed(message, schema):
     path = message({"n": codec.Dense(np.array(3))})
     script = (
