@@ -45,6 +45,9 @@ struct GapKernels {
   // a multiple of 16 but for the last call. Returns the next `next`.
   uint32_t (*make_indices)(const uint16_t* quotients, const uint8_t* lows, size_t count, int width,
                            uint32_t next, uint32_t* out);
+
+  // Sets bits at indices.
+  void (*set_bits)(const uint32_t* indices, size_t count, uint8_t* bits);
 };
 
 const GapKernels& gap_kernels();

@@ -104,5 +104,7 @@ uint32_t make_indices(const uint16_t* quotients, const uint8_t* lows, size_t cou
   return next;
 }
 
-constexpr GapKernels kTable = {find_gaps,   sum_quotients,  pack_lows,
-                               write_unary, find_quotients, make_indices};
+#include "codec/set_bits.inl"
+
+constexpr GapKernels kTable = {find_gaps,      sum_quotients, pack_lows, write_unary,
+                               find_quotients, make_indices,  set_bits};

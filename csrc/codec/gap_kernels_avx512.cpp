@@ -11,6 +11,7 @@ namespace sparsefl::codec {
 namespace {
 
 #include "codec/gap_positions_avx512.inl"
+#include "codec/set_bits.inl"
 
 uint64_t sum_quotients(const uint16_t* gaps, size_t count, int shift) {
   const __m128i by = _mm_cvtsi32_si128(shift);
@@ -239,8 +240,8 @@ uint32_t make_indices(const uint16_t* quotients, const uint8_t* lows, size_t cou
 
 }  // namespace
 
-const GapKernels avx512::kGapKernels = {find_gaps,   sum_quotients,  pack_lows,
-                                        write_unary, find_quotients, make_indices};
+const GapKernels avx512::kGapKernels = {find_gaps,      sum_quotients, pack_lows, write_unary,
+                                        find_quotients, make_indices,  set_bits};
 
 bool avx512::has_gap_kernels() {
   __builtin_cpu_init();

@@ -1,5 +1,8 @@
 #include <algorithm>
 #include <bit>
+#include <cstring>
+#include <memory>
+#include <span>
 
 #include "codec/bits.h"
 #include "codec/byte_code.h"
@@ -27,31 +30,41 @@ bool read_number(const uint8_t* data, size_t bytes, size_t* at, uint64_t* number
 }
 
 // Puts the positions of heads and lows; *wide turns true where a head has more than 16 bits.
-Reason put_heads(const std::vector<uint8_t>& symbols, const uint8_t* lows_begin, const uint8_t* end,
+Reason put_heads(std::span<const uint8_t> symbols, const uint8_t* lows_begin, const uint8_t* end,
                  size_t n, int width, const PositionSink& sink, bool* wide) {
   Positions positions(n, width, sink);
   Lows lows(lows_begin, end, width);
   uint16_t quotients[kIndexBlock + kGapSlack];
   size_t waiting = 0;
   uint32_t before = 0;
-  for (const uint8_t symbol : symbols) {
-    before += symbol;
-    if (symbol == kMoreHeads) continue;
-    *wide |= before >= 65536;
-    quotients[waiting++] = static_cast<uint16_t>(before);
-    before = 0;
-    if (waiting < kIndexBlock) continue;
+  for (size_t at = 0; at < symbols.size();) {
+    // Symbols that are heads up to the next that is not, which is rare.
+    const size_t most = std::min(kIndexBlock - waiting, symbols.size() - at);
+    const uint8_t* const from = symbols.data() + at;
+    const auto* const stop = static_cast<const uint8_t*>(std::memchr(from, kMoreHeads, most));
+    const size_t run = stop == nullptr ? most : static_cast<size_t>(stop - from);
+    for (size_t i = 0; i < run; ++i) quotients[waiting + i] = from[i];
+    if (run != 0) {
+      *wide |= before + from[0] >= 65536;
+      quotients[waiting] = static_cast<uint16_t>(before + from[0]);
+      before = 0;
+    }
+    at += run;
+    waiting += run;
+    if (stop != nullptr) {
+      before += kMoreHeads;
+      ++at;
+    }
+    if (waiting < kIndexBlock && at < symbols.size()) continue;
     if (*wide) return Reason::kNone;
     if (!positions.put(quotients, lows.take(waiting), waiting)) return Reason::kCode;
     waiting = 0;
   }
-  if (*wide || waiting == 0 || positions.put(quotients, lows.take(waiting), waiting))
-    return Reason::kNone;
-  return Reason::kCode;
+  return Reason::kNone;
 }
 
-Reason put_wide_heads(const std::vector<uint8_t>& symbols, const uint8_t* data, size_t bytes,
-                      size_t n, int width, const PositionSink& sink) {
+Reason put_wide_heads(std::span<const uint8_t> symbols, const uint8_t* data, size_t bytes, size_t n,
+                      int width, const PositionSink& sink) {
   Positions positions(n, width, sink);
   LowReader lows(data, bytes, width);
   uint64_t head = 0;
@@ -101,7 +114,8 @@ Reason read_rans_gaps(const uint8_t* data, size_t bytes, size_t n, size_t count,
   if (r > kMaxParameter || (count << r) > 4 * n) return Reason::kCode;
   if (!read_number(data, bytes, &at, &more)) return Reason::kSectionLength;
   if (more > n || (more * kMoreHeads << r) > n) return Reason::kCode;
-  std::vector<uint8_t> symbols(count + more);
+  const auto memory = std::make_unique_for_overwrite<uint8_t[]>(count + more);
+  const std::span<uint8_t> symbols(memory.get(), count + more);
   size_t used = 0;
   const Reason reason =
       read_byte_code(data + at, bytes - at, symbols.size(), Profile::kRans, symbols.data(), &used);

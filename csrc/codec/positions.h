@@ -16,27 +16,6 @@ inline constexpr int kMaxParameter = 22;
 
 constexpr size_t bytes_of(size_t bits) { return (bits + 7) / 8; }
 
-// Sets the bits of increasing positions, of which the last is below the bits' end.
-inline void set_bits(const uint32_t* indices, size_t count, size_t n, uint8_t* bits) {
-  const size_t whole = n / 64 * 64;
-  size_t i = 0;
-  uint64_t held = 0;
-  size_t at = 0;
-  if (count != 0 && indices[0] < whole) {
-    at = indices[0] / 64;
-    held = load<uint64_t>(bits + 8 * at);
-  }
-  for (; i < count && indices[i] < whole; ++i) {
-    const size_t word = indices[i] / 64;
-    // Without a branch, which nobody could foretell.
-    held &= ~(uint64_t{word == at} - 1);
-    held |= uint64_t{1} << (indices[i] % 64);
-    at = word;
-    store(bits + 8 * at, held);
-  }
-  for (; i < count; ++i) bits[indices[i] / 8] |= static_cast<uint8_t>(1u << (indices[i] % 8));
-}
-
 // Lows of a code, whose last may be the last bytes that may be read.
 class Lows {
  public:
@@ -89,7 +68,7 @@ class Positions {
   bool accept(const uint32_t* indices, size_t count) {
     done_ += count;
     if (next_ > n_) return false;
-    if (sink_.bits != nullptr) set_bits(indices, count, n_, sink_.bits);
+    if (sink_.bits != nullptr) gap_kernels().set_bits(indices, count, sink_.bits);
     return true;
   }
 
