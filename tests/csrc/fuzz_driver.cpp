@@ -35,7 +35,11 @@ constexpr size_t kReasons = 64, kCoders = 16;
 // Steps from a case of the corpus; accepted ones go on.
 constexpr int kSteps = 12;
 // Larger cases take the time of hundreds of small ones.
-constexpr size_t kSmallBytes = 4096;
+constexpr size_t kSmallBytes = 4096, kSmallPositions = 1 << 15;
+
+bool is_small(const Case& c) {
+  return c.message.size() <= kSmallBytes && positions_of(c) <= kSmallPositions;
+}
 
 const Case* running = nullptr;
 
@@ -112,7 +116,7 @@ void require_refused(const Case& c, const char* what, size_t at, Totals* totals)
   std::abort();
 }
 
-// Each message is sound, but not when it is cut or has another bit: all places of small ones.
+// Each message is sound, but not when it is cut or has another bit: all places of short ones.
 void check_whole(const Case& c, size_t number, Totals* totals) {
   const Verdict verdict = execute(c, true, totals);
   if (verdict.reason != Reason::kNone) {
@@ -121,15 +125,17 @@ void check_whole(const Case& c, size_t number, Totals* totals) {
     std::exit(1);
   }
   const size_t size = c.message.size();
-  const size_t step = size > kSmallBytes ? size / 61 : 1;
+  // Of long ones every few bits, not always the same of a byte.
+  const size_t cut_step = is_small(c) ? 1 + size / 512 : size / 61;
+  const size_t bit_step = is_small(c) ? 1 + size / 512 : 8 * cut_step + 1;
   Case other = c;
-  for (size_t cut = 0; cut < size; cut += step) {
+  for (size_t cut = 0; cut < size; cut += cut_step) {
     other.message.assign(c.message.begin(), c.message.begin() + static_cast<ptrdiff_t>(cut));
     require_refused(other, "bytes", cut, totals);
   }
   other.message = c.message;
   // The minor version and flags that are not critical may be any, behind a right checksum.
-  for (size_t bit = 0; bit < 8 * size; bit += step == 1 ? 1 : 8 * step + 1) {
+  for (size_t bit = 0; bit < 8 * size; bit += bit_step) {
     other.message[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
     require_refused(other, "bit", bit, totals);
     other.message[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
@@ -138,8 +144,7 @@ void check_whole(const Case& c, size_t number, Totals* totals) {
 
 size_t pick_case(const std::vector<Case>& corpus, Random* random) {
   const size_t i = random->below(corpus.size());
-  return corpus[i].message.size() <= kSmallBytes || random->one_in(512) ? i
-                                                                        : pick_case(corpus, random);
+  return is_small(corpus[i]) || random->one_in(512) ? i : pick_case(corpus, random);
 }
 
 // One walk through changes of a case.

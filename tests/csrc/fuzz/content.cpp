@@ -45,6 +45,21 @@ void set_tiles(size_t n, size_t row, Random* random, Bytes* bits) {
     if (drawn[i / row / height * across + i % row / width]) set(i, bits);
 }
 
+// Squares as large as the coarsest tiles that encoders look for, and smaller ones.
+void set_squares(size_t n, size_t row, Random* random, Bytes* bits) {
+  if (row == 0) row = n;
+  const size_t side = size_t{16} << random->below(4);
+  const uint64_t drawn = random->next64();
+  for (size_t i = 0; i < n; ++i)
+    if (drawn >> ((i / row / side * 11 + i % row / side) % 64) & 1) set(i, bits);
+}
+
+// Many near the start, and one so far from them that no 16 bits hold the gap.
+void set_wide(size_t n, Random* random, Bytes* bits) {
+  set_range(0, std::min(n, 50 + random->below(1000)), 40000, random, bits);
+  set(n - 1, bits);
+}
+
 // Positions far from each other, or some near the end.
 void set_far(size_t n, Random* random, Bytes* bits) {
   const size_t dense = random->below(n + 1);
@@ -115,6 +130,12 @@ Bytes random_bits(BitStyle style, size_t n, size_t row, Random* random) {
       break;
     case BitStyle::kFar:
       set_far(n, random, &bits);
+      break;
+    case BitStyle::kSquares:
+      set_squares(n, row, random, &bits);
+      break;
+    case BitStyle::kWide:
+      set_wide(n, random, &bits);
       break;
     case BitStyle::kTrivial:
       if (random->one_in(3)) set_range(0, n, 65536, random, &bits);

@@ -9,8 +9,8 @@
 
 namespace sparsefl::fuzz {
 
-enum class BitStyle { kEven, kRuns, kRows, kTiles, kFar, kTrivial };
-inline constexpr size_t kBitStyles = 6;
+enum class BitStyle { kEven, kRuns, kRows, kTiles, kFar, kTrivial, kSquares, kWide };
+inline constexpr size_t kBitStyles = 8;
 
 // ceil(n / 8) bytes, the bits past n zero; rows of `row` bits, 0 for none.
 Bytes random_bits(BitStyle style, size_t n, size_t row, Random* random);

@@ -1,5 +1,6 @@
 // The cases of the corpus, made anew from fixed seeds.
 #include <initializer_list>
+#include <iterator>
 
 #include "make.h"
 
@@ -28,6 +29,20 @@ Case one_message(std::initializer_list<Plan> plans, Dtype dtype, uint64_t numel,
   return c;
 }
 
+// A message of one tensor that the receiver's base has not.
+Case bare_message(const Plan& plan, uint64_t numel, uint64_t row, uint64_t seed,
+                  Dtype dtype = Dtype::kFloat32) {
+  Random random(seed);
+  Case c;
+  c.tensors.emplace_back();
+  c.tensors[0].spec = {numel, dtype, row};
+  Parts parts;
+  parts.profile = static_cast<uint32_t>(Profile::kRans);
+  parts.tensors.push_back(make_tensor(c, 0, plan, &random));
+  c.message = put_together(parts);
+  return c;
+}
+
 Plan plan_of(SupportMode support, ValueMode value, uint8_t value_coder = 0) {
   Plan plan;
   plan.support = support;
@@ -38,7 +53,7 @@ Plan plan_of(SupportMode support, ValueMode value, uint8_t value_coder = 0) {
 
 // Each way to code a support, sent and as changes, and signs; of a style each.
 void add_bit_codes(std::vector<Case>* out) {
-  for (size_t i = 0; i < kBitStyles; ++i) {
+  for (size_t i = 0; i < std::size(kCoders); ++i) {
     Plan sent = plan_of(SupportMode::kSent, ValueMode::kNone);
     sent.support_coder = kCoders[i];
     sent.support_style = static_cast<BitStyle>(i);
@@ -72,6 +87,51 @@ void add_values(std::vector<Case>* out) {
   }
 }
 
+// Words of many lanes, that vector units decode, of an alphabet of bytes of each size that their
+// look-ups tell apart.
+void add_lanes(std::vector<Case>* out) {
+  for (const uint8_t lanes_log2 : {2, 5, 6}) {
+    for (const uint64_t seed : {3, 4, 5, 8}) {
+      Plan plan = plan_of(SupportMode::kSent, ValueMode::kNone);
+      plan.support_coder = BitCoder::kRansBytes;
+      plan.lanes_log2 = lanes_log2;
+      plan.support_style = BitStyle::kEven;
+      out->push_back(bare_message(plan, 20000, 0, 40 + seed));
+    }
+  }
+}
+
+// Gaps of more than 16 bits, and tiles.
+void add_supports(std::vector<Case>* out) {
+  for (const BitCoder coder : {BitCoder::kRice, BitCoder::kRansGaps}) {
+    Plan plan = plan_of(SupportMode::kSent, ValueMode::kNone);
+    plan.span = codec::kMaxSpan;
+    plan.support_coder = coder;
+    plan.support_style = BitStyle::kWide;
+    out->push_back(bare_message(plan, 140001, 0, 1));
+  }
+  for (const uint64_t seed : {1, 2, 3, 4}) {
+    Plan plan = plan_of(SupportMode::kSent, ValueMode::kSign);
+    plan.support_coder = BitCoder::kTiles;
+    plan.support_style = BitStyle::kSquares;
+    out->push_back(bare_message(plan, 144 * 128, 128, seed));
+  }
+}
+
+// Kept positions that are few, or many, of values of each kind: sums take them in other ways.
+void add_sums(std::vector<Case>* out) {
+  for (const ValueMode value : {ValueMode::kSign, ValueMode::kFp32, ValueMode::kRaw}) {
+    for (const BitStyle style : {BitStyle::kEven, BitStyle::kFar}) {
+      for (const uint64_t seed : {1, 2, 3, 6}) {
+        Plan plan = plan_of(SupportMode::kSent, value);
+        plan.support_style = style;
+        const Dtype dtype = value == ValueMode::kRaw ? Dtype::kInt16 : Dtype::kFloat32;
+        out->push_back(bare_message(plan, 700 + 61 * seed, 0, seed, dtype));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<Case> corpus_cases() {
@@ -94,6 +154,9 @@ std::vector<Case> corpus_cases() {
   chunks.value_style = ValueStyle::kGeometric;
   chunks.support_style = BitStyle::kFar;
   out.push_back(one_message({chunks}, Dtype::kFloat32, 140001, 1));
+  add_lanes(&out);
+  add_supports(&out);
+  add_sums(&out);
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "codec/bits.h"
+#include "codec/byte_code.h"
 #include "codec/values.h"
 
 namespace sparsefl::fuzz {
@@ -18,6 +19,36 @@ using codec::ValueMode;
 constexpr uint8_t kValueModes = 10, kBitCoders = 6;
 
 size_t bytes_of(size_t bits) { return (bits + 7) / 8; }
+
+// A byte code of other lanes than those that suit its length; encoders need many symbols for all.
+void append_lanes(uint8_t lanes_log2, const Bytes& symbols, Bytes* out) {
+  uint32_t counts[256] = {};
+  codec::count_bytes(symbols.data(), symbols.size(), counts);
+  codec::ByteModel model = codec::choose_byte_model(counts, symbols.size(), Profile::kRans);
+  model.lanes = size_t{1} << lanes_log2;
+  codec::append_byte_code(symbols.data(), symbols.size(), model, out);
+}
+
+// Appends a gap code of two bits of which no 16 hold the quotient, as encoders never do: they take
+// a larger parameter. The bits are the first and the last of n.
+void append_wide(BitCoder coder, size_t n, Bytes* out) {
+  const size_t gap = n - 2;
+  if (coder == BitCoder::kRice) {
+    out->insert(out->end(), {1, static_cast<uint8_t>(gap % 2 << 1)});
+    const size_t at = out->size(), last = 1 + gap / 2;
+    out->resize(at + bytes_of(last + 1));
+    (*out)[at] |= 1;
+    (*out)[at + last / 8] |= static_cast<uint8_t>(1u << (last % 8));
+    return;
+  }
+  const size_t more = gap / 255;
+  out->insert(out->end(), {0, static_cast<uint8_t>(more % 128 | 128)});
+  out->push_back(static_cast<uint8_t>(more / 128));
+  Bytes symbols(more + 2, 255);
+  symbols.front() = 0;
+  symbols.back() = static_cast<uint8_t>(gap % 255);
+  codec::append_byte_code(symbols.data(), symbols.size(), Profile::kRans, out);
+}
 
 // Appends the code by the coder that is wanted, where it has one, and returns the one that it is.
 uint8_t append_code(BitCoder wanted, const Bytes& bits, size_t n, size_t row, Bytes* out) {
@@ -49,6 +80,24 @@ uint32_t append_changes(const Plan& plan, size_t kept, size_t others, Random* ra
   return static_cast<uint32_t>(kept - dropped + codec::popcount(adds.data(), adds.size()));
 }
 
+void make_sent(const Plan& plan, size_t n, size_t row, Random* random, ChunkPart* chunk) {
+  const bool has_gaps =
+      plan.support_coder == BitCoder::kRice || plan.support_coder == BitCoder::kRansGaps;
+  // The number of 255s has two digits then.
+  if (plan.support_style == BitStyle::kWide && has_gaps && n > 65536 && n < 1 << 22) {
+    chunk->count = 2;
+    chunk->support_coder = static_cast<uint8_t>(plan.support_coder);
+    return append_wide(plan.support_coder, n, &chunk->support);
+  }
+  const Bytes bits = random_bits(plan.support_style, n, row, random);
+  chunk->count = static_cast<uint32_t>(codec::popcount(bits.data(), bits.size()));
+  chunk->support_coder = append_code(plan.support_coder, bits, n, row, &chunk->support);
+  const bool is_bytes = chunk->support_coder == static_cast<uint8_t>(BitCoder::kRansBytes);
+  if (plan.lanes_log2 == kBestLanes || !is_bytes) return;
+  chunk->support.clear();
+  append_lanes(plan.lanes_log2, bits, &chunk->support);
+}
+
 void make_support(const Tensor& tensor, const Plan& plan, uint64_t begin, uint64_t end,
                   Random* random, ChunkPart* chunk) {
   const uint64_t n = end - begin;
@@ -61,12 +110,9 @@ void make_support(const Tensor& tensor, const Plan& plan, uint64_t begin, uint64
     case SupportMode::kShared:
       chunk->count = static_cast<uint32_t>(kept);
       break;
-    case SupportMode::kSent: {
-      const Bytes bits = random_bits(plan.support_style, n, row, random);
-      chunk->count = static_cast<uint32_t>(codec::popcount(bits.data(), bits.size()));
-      chunk->support_coder = append_code(plan.support_coder, bits, n, row, &chunk->support);
+    case SupportMode::kSent:
+      make_sent(plan, n, row, random, chunk);
       break;
-    }
     case SupportMode::kChanges:
       chunk->count = append_changes(plan, kept, n - kept, random, &chunk->support);
       break;
@@ -127,6 +173,7 @@ Plan random_plan(const Tensor& tensor, Random* random) {
            (plan.value == ValueMode::kFlips && !tensor.has_signs));
   plan.support_coder = static_cast<BitCoder>(random->below(kBitCoders));
   plan.support_style = static_cast<BitStyle>(random->below(kBitStyles));
+  if (random->one_in(4)) plan.lanes_log2 = static_cast<uint8_t>(random->below(7));
   plan.value_coder = static_cast<uint8_t>(random->below(1 + kBitCoders));
   plan.sign_style = static_cast<BitStyle>(random->below(kBitStyles));
   plan.value_style = static_cast<ValueStyle>(random->below(kValueStyles));

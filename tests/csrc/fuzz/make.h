@@ -10,12 +10,16 @@
 
 namespace sparsefl::fuzz {
 
+inline constexpr uint8_t kBestLanes = 0xFF;
+
 // The modes of one tensor and the coders of its chunks, where these have a code of the content.
 struct Plan {
   codec::SupportMode support = codec::SupportMode::kDense;
   codec::ValueMode value = codec::ValueMode::kNone;
   codec::BitCoder support_coder = codec::BitCoder::kBitmap;
   BitStyle support_style = BitStyle::kEven;
+  // Of supports by kRansBytes, log2 of the lanes; kBestLanes: those that encoders take.
+  uint8_t lanes_log2 = kBestLanes;
   // Of signs, 0 or 1 + a BitCoder; of other values, 0 for raw ones.
   uint8_t value_coder = 0;
   BitStyle sign_style = BitStyle::kEven;

@@ -122,9 +122,11 @@ bool is_equal(const Decoded& a, const Decoded& b) {
   return a.reason == b.reason && a.bitmaps == b.bitmaps && a.values == b.values;
 }
 
-// Encodes what was decoded; integers with scales as they were or, so that nothing is lost, as
-// floats.
-Case encode(const Case& c, const Decoded& decoded, bool as_floats) {
+enum class Integers { kAsTheyWere, kAtRandom, kAsFloats };
+
+// Encodes what was decoded; integers with scales as they were, rounded to nearest or at random, or,
+// so that nothing is lost, as floats.
+Case encode(const Case& c, const Decoded& decoded, Integers integers) {
   std::vector<Source> sources;
   for (size_t i = 0; i < decoded.message.descriptors.size(); ++i) {
     const Descriptor& d = decoded.message.descriptors[i];
@@ -133,7 +135,9 @@ Case encode(const Case& c, const Decoded& decoded, bool as_floats) {
     s.ordinal = d.ordinal;
     s.support = d.support == SupportMode::kChanges ? SupportMode::kSent : d.support;
     s.value = d.value == ValueMode::kFlips ? ValueMode::kSign : d.value;
-    if (as_floats && codec::is_block_scaled(d.value)) s.value = ValueMode::kFp32;
+    if (integers == Integers::kAsFloats && codec::is_block_scaled(d.value))
+      s.value = ValueMode::kFp32;
+    if (integers == Integers::kAtRandom) s.draws = codec::Draws{d.count, i, 0};
     s.scale = d.scale;
     s.count = d.count;
     if (s.support == SupportMode::kSent) s.bitmap = decoded.bitmaps[i].data();
@@ -153,9 +157,9 @@ Case encode(const Case& c, const Decoded& decoded, bool as_floats) {
   return {c.tensors, std::move(draft.bytes)};
 }
 
-bool has_blocks(const codec::Message& message) {
+bool is_rounded(const codec::Message& message) {
   for (const Descriptor& d : message.descriptors)
-    if (codec::is_block_scaled(d.value)) return true;
+    if (codec::is_block_scaled(d.value) || d.value == ValueMode::kBf16) return true;
   return false;
 }
 
@@ -169,14 +173,17 @@ Verdict check(const Case& c, bool encodes) {
   check_content(c, decoded);
   require(is_equal(decoded, decode(c, 0xFF)), "the content depends on the targets' memory");
   if (!encodes) return verdict;
-  const Case again = encode(c, decoded, true);
+  const Case again = encode(c, decoded, Integers::kAsFloats);
   require(is_equal(decoded, decode(again, 0xFF)), "the content is another after a second coding");
-  if (!has_blocks(decoded.message)) return verdict;
+  if (!is_rounded(decoded.message)) return verdict;
   // Scales may be larger than they need be: the first coding makes them the smallest.
-  const Case once = encode(c, decoded, false);
+  const Case once = encode(c, decoded, Integers::kAsTheyWere);
   const Decoded rounded = decode(once, 0xFF);
   require(rounded.reason == Reason::kNone, "what was encoded is refused");
-  require(encode(c, rounded, false).message == once.message, "rounding again changes a message");
+  require(encode(c, rounded, Integers::kAsTheyWere).message == once.message,
+          "rounding again changes a message");
+  const Decoded drawn = decode(encode(c, rounded, Integers::kAtRandom), 0xFF);
+  require(is_equal(rounded, drawn), "rounding at random changes what needs no rounding");
   return verdict;
 }
 
