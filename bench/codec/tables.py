@@ -41,8 +41,8 @@ DONE = {
     "pack": "signs packed",
     "unpack": "signs unpacked",
     "top": "exact top-k, density {density:g}",
-    "majority": "majority vote of {clients} clients",
-    "weighted": "weighted mean of {clients} clients",
+    "majority": "majority vote of {clients:,} clients, {numel:,} positions",
+    "weighted": "weighted mean of {clients:,} clients, {numel:,} positions",
 }
 YARDSTICKS = {"zstd1": "zstd -1", "numpy_max": "reading", "torch": "torch"}
 
@@ -158,7 +158,8 @@ def _done(row: Row) -> str:
     """Name what a row of speeds times."""
     start, _, kind = row["op"].partition("_")
     clients = row["shape"].get("clients", 0)
-    name = DONE[start].format(density=row["density"], kind=kind, clients=clients)
+    sizes = {"density": row["density"], "numel": row["shape"]["numel"]}
+    name = DONE[start].format(kind=kind, clients=clients, **sizes)
     way = f", {row['variant'].replace('_', ' ')}" if row["variant"].startswith("from") else ""
     return f"{name}{way}{MODES[row['mode']]}"
 

@@ -78,7 +78,7 @@ def test_speed_table_has_what_is_judged():
         ({"op": "top_k", "mode": "fwd"}, "exact top-k, density 0.1"),
         (
             {"op": "majority_vote", "mode": "fwd", "shape": {"numel": 64, "clients": 10}},
-            "majority vote of 10 clients",
+            "majority vote of 10 clients, 64 positions",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
