@@ -1,6 +1,6 @@
-"""Means over the cohort, the server's optimizers, and conversions between tensors and updates."""
+"""The server's optimizers, and conversions between tensors and updates."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsefl.codec import Dense, Sparse, Update
+from sparsefl.codec import Dense, Update
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Kind: TypeAlias = Literal["sgd", "momentum", "adam"]
@@ -45,36 +45,29 @@ def dense_tensors(update: Update) -> dict[str, Tensor]:
     }
 
 
-def weighted_tensors(
-    updates: Iterable[tuple[float, Update]],
-) -> Iterator[tuple[float, dict[str, Tensor]]]:
-    """Yield ``(p_k, dense tensors by name)``, one client's at a time: a cohort's are too many."""
-    for weight, update in updates:
-        yield weight, dense_tensors(update)
+def cast_like(tensors: Tensors, values: Tensors) -> dict[str, Tensor]:
+    """Return values in the dtypes of the tensors of their names.
+
+    Integer tensors (batch norm's counter of batches) take the nearest.
+    """
+    return {
+        name: (values[name] if tensor.is_floating_point() else values[name].round()).to(
+            tensor.dtype
+        )
+        for name, tensor in tensors.items()
+    }
 
 
-def add_mean_change(
-    tensors: Mapping[str, Tensor],
-    changes: Iterable[tuple[float, Mapping[str, Tensor]]],
-    rate: float = 1.0,
-) -> dict[str, Tensor]:
-    """Return ``tensors + rate * sum_k p_k change_k``, summed in float64 in the cohort's order.
-
-    Integer tensors (batch norm's counter of batches) take the mean rounded to nearest.
+def add_change(tensors: Tensors, change: Tensors, rate: float = 1.0) -> dict[str, Tensor]:
+    """Return ``tensors + rate * change``, added in float64 and rounded once.
 
     Args:
         tensors: The server's tensors.
-        changes: ``(p_k, change of each tensor)`` for each client; the ``p_k`` sum to 1.
+        change: The clients' mean change of each, float64.
         rate: The server's learning rate.
     """
-    total = {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
-    for weight, change in changes:
-        for name in total:
-            total[name] = total[name] + rate * weight * change[name].to(torch.float64)
-    return {
-        name: (value if tensor.is_floating_point() else value.round()).to(tensor.dtype)
-        for (name, tensor), value in zip(tensors.items(), total.values(), strict=True)
-    }
+    moved = {name: tensor.double() + rate * change[name] for name, tensor in tensors.items()}
+    return cast_like(tensors, moved)
 
 
 @dataclass(frozen=True)
@@ -135,50 +128,31 @@ class ServerOptimizer:
         """Whether a step is the plain mean of the clients."""
         return self.kind == "sgd" and self.lr == 1.0
 
-    def step(
-        self, tensors: Tensors, changes: Iterable[tuple[float, Tensors]]
-    ) -> tuple[dict[str, Tensor], "ServerOptimizer"]:
+    def step(self, tensors: Tensors, mean: Tensors) -> tuple[dict[str, Tensor], "ServerOptimizer"]:
         """Take one step.
 
         Args:
             tensors: The server's tensors, floating-point.
-            changes: ``(p_k, change of each tensor)`` for each client; the ``p_k`` sum to 1.
+            mean: The clients' mean change ``sum_k p_k D_k`` of each, float64.
 
         Returns:
             The new tensors, and the optimizer with its new moments.
         """
         if self.kind == "sgd":
-            return add_mean_change(tensors, changes, self.lr), self
+            return add_change(tensors, mean, self.lr), self
         zeros = {n: torch.zeros_like(t, dtype=torch.float64) for n, t in tensors.items()}
-        mean = add_mean_change(zeros, changes)
         fresh = 1.0 if self.kind == "momentum" else 1 - self.momentum
-        first = {n: self.momentum * self.first.get(n, zeros[n]) + fresh * mean[n] for n in mean}
+        first = {n: self.momentum * self.first.get(n, zeros[n]) + fresh * mean[n] for n in tensors}
         if self.kind == "momentum":
-            stepped = {n: _moved(tensors[n], self.lr * first[n]) for n in tensors}
-            return stepped, replace(self, first=first)
+            return add_change(tensors, first, self.lr), replace(self, first=first)
         start = self.tau**2
         second = {
             n: self.beta2 * self.second.get(n, zeros[n] + start) + (1 - self.beta2) * mean[n] ** 2
-            for n in mean
-        }
-        stepped = {
-            n: _moved(tensors[n], self.lr * first[n] / (second[n].sqrt() + self.tau))
             for n in tensors
         }
+        steps = {n: first[n] / (second[n].sqrt() + self.tau) for n in tensors}
+        stepped = add_change(tensors, steps, self.lr)
         return stepped, replace(self, first=first, second=second)
-
-
-def _moved(tensor: Tensor, step: Tensor) -> Tensor:
-    return (tensor.to(torch.float64) + step).to(tensor.dtype)
-
-
-def is_finite(update: Update) -> bool:
-    """Tell whether every value of an update is finite; the codec refuses scales that are not."""
-    return all(
-        bool(np.isfinite(entry.values).all())
-        for entry in update.values()
-        if isinstance(entry, Dense | Sparse) and np.issubdtype(entry.values.dtype, np.inexact)
-    )
 
 
 def load_tensors(

@@ -16,11 +16,11 @@ from typing import Any
 from torch.nn.functional import cross_entropy
 
 from sparsefl import codec
-from sparsefl.fl.aggregation import is_finite
 from sparsefl.fl.batches import Dataset, stream
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.options import check_count
+from sparsefl.fl.pool import Pool
 from sparsefl.fl.sampling import RULES, Rule, draw_cohort
 from sparsefl.fl.training import LocalWork, Loss, train
 from sparsefl.random import generator
@@ -191,7 +191,7 @@ class Federation:
         base = self._base(message)
         entry.encode_s += time.perf_counter() - started
         bound_bytes = self.broadcast_bound_bytes(sent)
-        updates: list[tuple[float, codec.Update]] = []
+        pool = self._pool(sent)
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
         for client, chance in self.cohort(round).items():
@@ -202,14 +202,14 @@ class Federation:
                 entry.setup_bytes += len(self.setup_message or b"")
             try:
                 reply, work = self._client_round(client, message, entry)
-                updates.append((work.examples / chance, self._accept(reply, base, entry)))
+                self._accept(reply, work.examples / chance, base, pool, entry)
                 self._remember(client)
                 losses.append((work.steps, work.loss))
             except Exception as error:  # whatever a client's data or model raises
                 _logger.warning("round %d lost client %d: %s", round, client, error)
                 entry.lost += 1
                 failure = error
-        self._aggregate(updates, entry, failure)
+        self._aggregate(pool, entry, failure)
         if losses:
             entry.local_steps = sum(steps for steps, _ in losses)
             entry.loss = sum(steps * loss for steps, loss in losses) / entry.local_steps
@@ -264,51 +264,56 @@ class Federation:
             return {}
         return {**wire.supports, **codec.decode(message, wire.schema, base=wire.supports)}
 
-    def _accept(self, reply: bytes, base: codec.Base, entry: Round) -> codec.Update:
-        """Decode and check a reply on the server's side.
+    def _pool(self, sent: codec.Update) -> Pool:
+        """Return where replies are added up; each must bring what the broadcast had values of."""
+        wire = self.wire
+        valued = [
+            name
+            for name, entry in sent.items()
+            if not isinstance(entry, codec.Regenerated | codec.SupportOnly)
+        ]
+        return Pool(wire.schema, wire.supports, valued)
+
+    def _accept(
+        self, reply: bytes, weight: float, base: codec.Base, pool: Pool, entry: Round
+    ) -> None:
+        """Check a reply on the server's side and add it up, with its bound in the ledger.
 
         Args:
             reply: The client's message.
+            weight: Its weight.
             base: What it is coded against.
+            pool: Where it is added.
             entry: The ledger's entry of the round.
 
         Raises:
             CodecError: if the reply is refused.
-            ValueError: if it holds a number that is not finite.
+            ValueError: if it lacks a tensor.
         """
         entry.uplink_bytes += len(reply)
         wire = self.wire
-        started = time.perf_counter()
         update = codec.decode(reply, wire.schema, base=base)
-        if not is_finite(update):
-            raise ValueError("the update holds numbers that are not finite")
+        started = time.perf_counter()
+        pool.add(reply, update, weight, base)
         entry.decode_s += time.perf_counter() - started
         entry.uplink_bound_bytes += codec.bound_bytes(
             update, wire.schema, value_format=wire.uplink_format, base=base
         )
-        return update
 
-    def _aggregate(
-        self,
-        updates: list[tuple[float, codec.Update]],
-        entry: Round,
-        failure: Exception | None,
-    ) -> None:
+    def _aggregate(self, pool: Pool, entry: Round, failure: Exception | None) -> None:
         """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.
 
         Where the sampling was not uniform, ``n_k`` stands for the examples over the chance.
         """
-        if not updates:
+        if pool.clients == 0:
             if not self._succeeded:
                 raise RuntimeError(f"no client could train: {failure}") from failure
             _logger.warning("round %d: all clients lost, the global model stays", entry.round)
             return
         self._succeeded = True
         started = time.perf_counter()
-        total = sum(weight for weight, _ in updates)
-        weighted = [(weight / total, update) for weight, update in updates]
-        self.state = self.method.aggregate(self.state, weighted)
-        entry.clients = len(updates)
+        self.state = self.method.aggregate(self.state, pool.mean())
+        entry.clients = pool.clients
         entry.aggregate_s += time.perf_counter() - started
 
     def probe(self) -> Client:

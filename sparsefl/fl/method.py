@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsefl.codec import Schema, Update
 from sparsefl.codec.plan import ValueFormat
 from sparsefl.fl.learning_rate import with_horizon
+from sparsefl.fl.pool import Mean
 from sparsefl.fl.training import seeded_model
 from sparsefl.names import METHODS
 from sparsefl.support import Support
@@ -109,7 +110,7 @@ class Method:
         receive: ``(client, update)``: put a broadcast into the client's model.
         optimizer: ``(client, round) -> Optimizer`` of one round of local training.
         report: ``(client, broadcast, round) -> Update``: what a client sends after training.
-        aggregate: ``(state, [(weight, update)]) -> state``; the weights sum to 1.
+        aggregate: ``(state, mean) -> state``, of what the clients sent on average.
         global_model: ``(task, state) -> nn.Module`` in plain torch.
         claimed_uplink_bytes: ``(state) -> bytes`` of one client's message by the paper's formula.
         claimed_flops: ``(state, forward FLOPs by weight) -> FLOPs`` of one local step by it.
@@ -133,7 +134,7 @@ class Method:
     receive: Callable[[Client, Update], None]
     optimizer: Callable[[Client, int], torch.optim.Optimizer]
     report: Callable[[Client, Update, int], Update]
-    aggregate: Callable[[Any, list[tuple[float, Update]]], Any]
+    aggregate: Callable[[Any, Mean], Any]
     global_model: Callable[[Task, Any], nn.Module]
     claimed_uplink_bytes: Callable[[Any], int]
     claimed_flops: Callable[[Any, Mapping[str, int]], int]

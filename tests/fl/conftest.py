@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from sparsefl import codec
 from sparsefl.fl import Federation, Result, Schedule, Task, load_method, run
+from sparsefl.fl.pool import Mean, Pool
 
 PIXELS = (1, 8, 8)
 CLASSES = 3
@@ -82,6 +84,21 @@ def federation(clients) -> Callable[..., Federation]:
         return Federation(chosen, task, data, Schedule(batch_size=16))
 
     return build
+
+
+@pytest.fixture
+def mean_of() -> Callable[[Federation, list[tuple[float, codec.Update]]], Mean]:
+    """Returns what makes the mean of clients' updates as a server gets it, from messages."""
+
+    def pooled(run: Federation, updates: list[tuple[float, codec.Update]]) -> Mean:
+        wire = run.wire
+        pool = Pool(wire.schema, wire.supports, ())
+        for weight, update in updates:
+            message = codec.encode(update, wire.schema, base=wire.supports)
+            pool.add(message, update, weight, wire.supports)
+        return pool.mean()
+
+    return pooled
 
 
 @pytest.fixture

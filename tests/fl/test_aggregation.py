@@ -1,11 +1,7 @@
-import weakref
-
 import pytest
 import torch
 
-from sparsefl import codec
-from sparsefl.fl import aggregation
-from sparsefl.fl.aggregation import SERVER_DEFAULTS, ServerOptimizer, add_mean_change
+from sparsefl.fl.aggregation import SERVER_DEFAULTS, ServerOptimizer, add_change, cast_like
 
 
 def optimizer(**options):
@@ -13,17 +9,15 @@ def optimizer(**options):
 
 
 def walk(server, changes, start=1.0):
-    """Takes a step for each list of two clients' changes; returns the position after each."""
+    """Takes a step along each mean change; returns the position after each."""
     tensors, path = {"w": torch.tensor([start])}, []
-    for first, second in changes:
-        cohort = [(0.75, {"w": torch.tensor([first])}), (0.25, {"w": torch.tensor([second])})]
-        tensors, server = server.step(tensors, cohort)
+    for change in changes:
+        tensors, server = server.step(tensors, {"w": torch.tensor([change]).double()})
         path.append(tensors["w"].item())
     return path
 
 
-# Mean changes of 1 and -2, by the weights above.
-CHANGES = [(1.0, 1.0), (-4.0, 4.0)]
+CHANGES = [1.0, -2.0]
 
 
 def test_sgd_scales_the_mean_change():
@@ -68,12 +62,12 @@ def test_impossible_optimizers_are_named(options, says):
         optimizer(**options)
 
 
-def test_integers_take_the_rounded_mean():
+def test_integers_take_the_nearest():
     counts = {"n": torch.tensor(10)}
-    changes = [(0.5, {"n": torch.tensor(3)}), (0.5, {"n": torch.tensor(4)})]
-    mean = add_mean_change(counts, changes)["n"]
-    assert mean.dtype == torch.int64
-    assert mean.item() == 14
+    mean = {"n": torch.tensor(3.6).double()}
+    for found, expected in ((cast_like(counts, mean), 4), (add_change(counts, mean), 14)):
+        assert found["n"].dtype == torch.int64
+        assert found["n"].item() == expected
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedpt"])
@@ -116,23 +110,3 @@ def test_buffers_are_averaged_whatever_the_optimizer(method, kind, federation, t
         buffers.append({name: b.clone() for name, b in model.named_buffers()})
     for name, value in buffers[0].items():
         torch.testing.assert_close(buffers[1][name], value)
-
-
-@pytest.mark.parametrize("method", ["fedavg", "fedpt"])
-def test_a_cohorts_updates_become_tensors_one_at_a_time(method, federation, monkeypatch):
-    run, alive, most = federation(method), weakref.WeakSet(), []
-    convert = aggregation.as_tensor
-
-    def counted(values):
-        tensor = convert(values)
-        if tensor.shape == (4, 1, 3, 3):
-            alive.add(tensor)
-            most.append(len(alive))
-        return tensor
-
-    sent = codec.decode(run.broadcast(1), run.wire.schema)
-    own = codec.Update({name: e for name, e in sent.items() if isinstance(e, codec.Dense)})
-    monkeypatch.setattr(aggregation, "as_tensor", counted)
-    run.method.aggregate(run.state, [(0.2, own)] * 5)
-    # The next one is made before the last is let go.
-    assert max(most) <= 2

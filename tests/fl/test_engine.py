@@ -91,7 +91,7 @@ def test_a_client_that_raises_loses_its_update_not_the_round(method, federation,
 
 def test_a_client_remembers_nothing_of_an_update_that_was_refused(federation, monkeypatch):
     run = federation("hidenseek", rule="personal")
-    monkeypatch.setattr("sparsefl.fl.engine.is_finite", lambda update: False)
+    monkeypatch.setattr("sparsefl.fl.pool.Pool.add", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match="no client could train"):
         run.play(1)
     assert run.memories == {}

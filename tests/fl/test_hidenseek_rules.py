@@ -105,7 +105,7 @@ class TestOptions:
             with pytest.raises(ValueError, match=f"{key} is not read by rule '{rule}', only by"):
                 given(**{key: SET[key]})
 
-    def test_rules_read_what_they_say_and_nothing_else(self, rule, federation):
+    def test_rules_read_what_they_say_and_nothing_else(self, rule, federation, mean_of):
         class Noted(dict):
             def __getitem__(self, key):
                 found.add(key)
@@ -121,7 +121,7 @@ class TestOptions:
         if run.method.remember(client) is not None:
             run.method.recall(noted, run.method.remember(client))
         state = dataclasses.replace(run.state, options=options)
-        run.method.broadcast(run.method.aggregate(state, [(1.0, update)]), 2)
+        run.method.broadcast(run.method.aggregate(state, mean_of(run, [(1.0, update)])), 2)
         assert found & set(SET) == set(rules.RULES[rule].reads)
 
 
@@ -253,7 +253,7 @@ class TestServer:
         assert memory["downs"].tolist() == [1.5, 3.0, 6.0, 0.0]
         assert float(moved[0]) == pytest.approx(0.5 * np.log(5.5 / 2.5))
 
-    def test_weights_and_scales_count(self, federation):
+    def test_weights_and_scales_count(self, federation, mean_of):
         run = federation("hidenseek")
         before = run.state.scores[HIDDEN].clone()
         support = run.wire.supports[HIDDEN]
@@ -265,7 +265,7 @@ class TestServer:
                 (0.25, 0.4, -np.ones(support.nnz, np.int8)),
             )
         ]
-        after = run.method.aggregate(run.state, updates)
+        after = run.method.aggregate(run.state, mean_of(run, updates))
         torch.testing.assert_close(after.scores[HIDDEN], before + 0.75 * 0.2 - 0.25 * 0.4)
         for name, value in run.state.dense.items():
             torch.testing.assert_close(after.dense[name], value)

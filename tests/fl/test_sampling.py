@@ -1,9 +1,8 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from sparsefl.fl import Schedule
+from sparsefl.fl.pool import Pool
 from sparsefl.fl.sampling import RULES, draw_cohort, inclusion_chances
 
 EXAMPLES = np.array([1, 50, 0, 10, 3, 30, 6])
@@ -62,19 +61,20 @@ def test_everyone_weighs_as_in_fedavg(federation, toy):
     assert all((states[0][name] == value).all() for name, value in states[1].items())
 
 
-def test_sampled_by_examples_updates_count_alike(federation, toy):
+def test_sampled_by_examples_updates_count_alike(federation, toy, monkeypatch):
     run = federation("fedavg", datasets=[toy.clusters(n, n) for n in (12, 8, 6, 4)])
     run.schedule = Schedule(batch_size=16, clients_per_round=2, sampling="examples")
     weights = []
 
-    def recorded(state, updates):
-        weights.append([weight for weight, _ in updates])
-        return aggregate(state, updates)
+    def recorded(pool, message, update, weight, base):
+        weights.append(weight)
+        add(pool, message, update, weight, base)
 
-    aggregate = run.method.aggregate
-    run.method = dataclasses.replace(run.method, aggregate=recorded)
+    add = Pool.add
+    monkeypatch.setattr(Pool, "add", recorded)
     run.play(1)
-    assert weights == [[0.5, 0.5]]
+    assert len(weights) == 2
+    assert weights[0] == pytest.approx(weights[1])
 
 
 def test_an_unknown_rule_is_named():

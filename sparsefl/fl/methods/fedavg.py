@@ -31,15 +31,15 @@ from sparsefl.fl.aggregation import (
     SERVER_CHOICES,
     SERVER_DEFAULTS,
     ServerOptimizer,
-    add_mean_change,
+    cast_like,
     dense_entries,
     dense_tensors,
     load_tensors,
-    weighted_tensors,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.options import check_at_least
+from sparsefl.fl.pool import Mean
 
 # On the development set (Fashion-MNIST, cnn, 10 clients of Dirichlet 0.5, batch 16, 30 rounds of
 # 12 steps, one seed) 0.05 ends at .853. In shorter runs on a sample, 0.03 with decay 0.9 was worse.
@@ -153,19 +153,15 @@ def report(client: Client, received: Update, round: int) -> Update:
     return Update(dense_entries(client.model.state_dict()), round=round)
 
 
-def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
-    """Average the clients' models, ``w = sum_k p_k w_k``, or let the server step towards it."""
-    zeros = {name: torch.zeros_like(value) for name, value in state.tensors.items()}
-    mean = add_mean_change(zeros, weighted_tensors(updates))
+def aggregate(state: State, mean: Mean) -> State:
+    """Take the mean of the clients' models, ``w = sum_k p_k w_k``, or step towards it."""
+    averaged = cast_like(state.tensors, mean.tensors)
     if state.server.averages:
-        return replace(state, tensors=mean)
+        return replace(state, tensors=averaged)
     before = {name: state.tensors[name] for name in state.trained}
-    changes = (
-        (weight, {name: model[name].double() - old.double() for name, old in before.items()})
-        for weight, model in weighted_tensors(updates)
-    )
-    stepped, server = state.server.step(before, changes)
-    return replace(state, tensors={**mean, **stepped}, server=server)
+    change = {name: mean.tensors[name] - old.double() for name, old in before.items()}
+    stepped, server = state.server.step(before, change)
+    return replace(state, tensors={**averaged, **stepped}, server=server)
 
 
 def global_model(task: Task, state: State) -> nn.Module:

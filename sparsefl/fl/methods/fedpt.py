@@ -32,16 +32,16 @@ from sparsefl.codec import Dense, Regenerated, Schema, Update
 from sparsefl.fl.aggregation import (
     SERVER_DEFAULTS,
     ServerOptimizer,
-    add_mean_change,
+    add_change,
     dense_entries,
     dense_tensors,
     load_tensors,
-    weighted_tensors,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
 from sparsefl.fl.methods.fedavg import CHOICES, CLIENT_DEFAULTS, check_client, sgd, trained_names
+from sparsefl.fl.pool import Mean
 from sparsefl.nn import FrozenConv2d, FrozenLinear, densify
 
 # FedAvg's, which ends at .815 in the same setting; others were not tried at length.
@@ -197,12 +197,12 @@ def report(client: Client, received: Update, round: int) -> Update:
     return Update(change, round=round)
 
 
-def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
+def aggregate(state: State, mean: Mean) -> State:
     """Take the server's step along ``sum_k p_k D_k``; buffers move by it as it is."""
     trained = {name: state.trainable[name] for name in state.stepped}
     buffers = {k: v for k, v in state.trainable.items() if k not in trained}
-    stepped, server = state.server.step(trained, weighted_tensors(updates))
-    moved = {**stepped, **add_mean_change(buffers, weighted_tensors(updates))}
+    stepped, server = state.server.step(trained, mean.tensors)
+    moved = {**stepped, **add_change(buffers, mean.tensors)}
     # In the order that the messages have.
     trainable = {name: moved[name] for name in state.trainable}
     return replace(state, trainable=trainable, server=server)

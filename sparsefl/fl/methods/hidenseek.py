@@ -43,7 +43,7 @@ from sparsefl.codec import Entry, Schema, Signs, Sparse, SupportOnly, Update, de
 from sparsefl.codec.plan import FormatName
 from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import (
-    add_mean_change,
+    cast_like,
     dense_entries,
     dense_tensors,
     load_tensors,
@@ -71,6 +71,7 @@ from sparsefl.fl.methods._hidenseek_rules import (
     signs_of,
 )
 from sparsefl.fl.options import check_at_least, check_positive
+from sparsefl.fl.pool import Mean
 from sparsefl.nn import densify
 from sparsefl.support import Support
 
@@ -278,20 +279,16 @@ def report(client: Client, received: Update, round: int) -> Update:
     return Update({**entries, **dense}, round=round)
 
 
-def aggregate(state: State, updates: list[tuple[float, Update]]) -> State:
+def aggregate(state: State, mean: Mean) -> State:
     """Move the scores by the rule, and average the dense parameters."""
     scores, memory = {}, {}
     for name, held in state.scores.items():
-        mean = sum(weight * contribution(update, name).double() for weight, update in updates)
-        assert isinstance(mean, Tensor)
-        pooled = Pooled(
-            held.double(), mean, state.memory.get(name, {}), len(updates), state.options
-        )
+        remembered = state.memory.get(name, {})
+        pooled = Pooled(held.double(), mean.tensors[name], remembered, mean.clients, state.options)
         moved, memory[name] = state.rule.move(pooled)
         scores[name] = moved.float()
-    zeros = {name: torch.zeros_like(value) for name, value in state.dense.items()}
-    models = ((weight, dense_tensors(update)) for weight, update in updates)
-    return replace(state, scores=scores, memory=memory, dense=add_mean_change(zeros, models))
+    dense = cast_like(state.dense, mean.tensors)
+    return replace(state, scores=scores, memory=memory, dense=dense)
 
 
 def global_model(task: Task, state: State) -> nn.Module:

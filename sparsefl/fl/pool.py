@@ -1,0 +1,77 @@
+"""The mean of a cohort, added up from the clients' messages as they come in.
+
+The server holds one message beside its sums: a message is checked whole, added, and let go, so that
+the memory does not grow with the cohort and the time grows with the bytes received.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsefl import codec
+from sparsefl.support import Support
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What the clients of a round sent, on average.
+
+    Attributes:
+        tensors: ``sum_k p_k x_k`` of each tensor, float64: in its shape, or ``[nnz]``, row-major,
+            where server and clients share its support. Signs count as ``scale_k * sign_k``.
+        clients: Number of updates.
+    """
+
+    tensors: Mapping[str, Tensor]
+    clients: int
+
+
+class Pool:
+    """Adds messages up.
+
+    The weights are not normalised before the end, so that a client's does not depend on the others.
+    """
+
+    def __init__(
+        self, schema: codec.Schema, supports: Mapping[str, Support], expected: Iterable[str]
+    ) -> None:
+        """Begins with nothing added.
+
+        Args:
+            schema: Of the messages.
+            supports: Those that server and clients share, by name.
+            expected: Names of the tensors that every message must bring.
+        """
+        self._accumulator = codec.Accumulator(
+            schema, dtype="float64", supports=supports, threads=torch.get_num_threads()
+        )
+        self._expected = frozenset(expected)
+
+    @property
+    def clients(self) -> int:
+        """Number of updates added."""
+        return self._accumulator.messages
+
+    def add(self, message: bytes, update: codec.Update, weight: float, base: codec.Base) -> None:
+        """Add a client's message; one that is refused leaves the sums as they were.
+
+        Args:
+            message: What the client has sent.
+            update: What it decodes to.
+            weight: Its weight, ``n_k``.
+            base: What it is coded against.
+
+        Raises:
+            CodecError: if it is refused.
+            ValueError: if it lacks a tensor.
+        """
+        if missing := sorted(self._expected - set(update)):
+            raise ValueError(f"the update lacks {', '.join(missing)}")
+        self._accumulator.add(message, weight, base)
+
+    def mean(self) -> Mean:
+        """Return ``sum_k n_k x_k / sum_k n_k``."""
+        means = self._accumulator.mean()
+        return Mean({name: torch.from_numpy(mean) for name, mean in means.items()}, self.clients)
