@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "codec/accumulate.h"
@@ -195,9 +197,60 @@ void run(const char* name, bool large, SumType type, size_t held_bytes, size_t t
   std::printf("%s refused %zu\n", name, refused);
 }
 
+// What one set of kernels makes of sums at some positions, given as `kept` says.
+template <class T>
+struct AtPositions {
+  AtPositions(const SumKernels<T>& kernels, const KeptPositions& kept, const float* values,
+              const uint8_t* negative)
+      : sums(zeros<T>(kept.n)), bytes(kept.n * sizeof(T)) {
+    if constexpr (!std::is_integral_v<T>) kernels.add_at(sums.get(), kept, values, T(0.3));
+    kernels.add_signs_at(sums.get(), kept, negative, T(7));
+    kernels.raise_at(sums.get(), kept, T(-2));
+  }
+  bool operator==(const AtPositions& other) const {
+    return std::memcmp(sums.get(), other.sums.get(), bytes) == 0;
+  }
+  std::unique_ptr<T[]> sums;
+  size_t bytes;
+};
+
+// Positions as a bitmap and as indices, by the best kernels and by plain ones: the same bits.
+template <class T>
+void compare(const SumKernels<T>& kernels, const SumKernels<T>& scalar) {
+  Random random(5);
+  for (size_t n : {1, 63, 64, 65, 1000, 70001}) {
+    for (uint32_t one_in : {1u, 3u, 40u}) {
+      Tensor t;
+      t.spec = {n, Dtype::kFloat32, 0};
+      const size_t count = fill_bitmap(&t, one_in, &random);
+      const auto indices = zeros<uint32_t>(count);
+      for (size_t i = 0, j = 0; i < n; ++i)
+        if ((t.bitmap[i / 8] >> (i % 8) & 1) != 0) indices[j++] = static_cast<uint32_t>(i);
+      const auto values = zeros<float>(count + kSumSlack / sizeof(float));
+      for (size_t j = 0; j < count; ++j)
+        values[j] = static_cast<float>(random.below(2000)) - 999.5f;
+      const auto negative = zeros<uint8_t>((count + 7) / 8 + kSumSlack);
+      for (size_t j = 0; j < (count + 7) / 8; ++j)
+        negative[j] = static_cast<uint8_t>(random.below(256));
+      const KeptPositions bits{t.bitmap.get(), nullptr, n, count};
+      const KeptPositions at{nullptr, indices.get(), n, count};
+      const AtPositions<T> expected(scalar, at, values.get(), negative.get());
+      for (const KeptPositions& kept : {bits, at}) {
+        const AtPositions<T> found(kernels, kept, values.get(), negative.get());
+        if (!(found == expected)) std::abort();
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  const AllSumKernels &best = sum_kernels(), &scalar = sum_kernels(sparsefl::Isa::kScalar);
+  compare(best.float32, scalar.float32);
+  compare(best.float64, scalar.float64);
+  compare(best.int32, scalar.int32);
+  compare(scalar.float32, scalar.float32);
   for (size_t threads : {1, 3}) {
     run<float>("float32 small", false, SumType::kFloat32, kHeldBytes, threads);
     run<double>("float64 small", false, SumType::kFloat64, 0, threads);
