@@ -172,15 +172,16 @@ void try_geometrics(const uint32_t* counts, size_t n, ByteModel* best) {
 }  // namespace
 
 void count_bytes(const uint8_t* symbols, size_t n, uint32_t* counts) {
-  // Equal neighbours would wait for each other's count: four tables.
-  uint32_t part[4][256] = {};
+  // Equal neighbours would wait for each other's count: eight tables.
+  uint32_t part[8][256] = {};
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     const auto word = load<uint64_t>(symbols + i);
-    for (int j = 0; j < 8; ++j) ++part[j & 3][word >> (8 * j) & 0xFF];
+    for (int j = 0; j < 8; ++j) ++part[j][word >> (8 * j) & 0xFF];
   }
   for (; i < n; ++i) ++part[0][symbols[i]];
-  for (int s = 0; s < 256; ++s) counts[s] += part[0][s] + part[1][s] + part[2][s] + part[3][s];
+  for (const auto& counted : part)
+    for (int s = 0; s < 256; ++s) counts[s] += counted[s];
 }
 
 const SymbolTable& geometric_table(int index) { return kGeometrics[static_cast<size_t>(index)]; }

@@ -80,20 +80,21 @@ bool is_finished(const Rest& rest, const uint32_t* states, size_t lanes) {
   return std::all_of(states, states + lanes, [](uint32_t x) { return x == kLeastState; });
 }
 
-// One symbol of each of `count` lanes. Which of them take a word is not to be
-// foretold, so nothing branches on it; a word is read whether it is taken or
-// not.
+// One symbol of each of `count` lanes; returns what is left of the words. Which
+// lanes take a word is not to be foretold, so nothing branches on it; a word is
+// read whether it is taken or not.
 template <class Table>
-void decode_lanes(const Table& table, uint32_t* states, size_t count, const uint8_t** words,
-                  uint8_t* symbols) {
+const uint8_t* decode_lanes(const Table& table, uint32_t* states, size_t count,
+                            const uint8_t* words, uint8_t* symbols) {
   for (size_t j = 0; j < count; ++j) {
     const uint32_t entry = entry_of(table, states[j] & kSlotMask);
-    symbols[j] = static_cast<uint8_t>(entry);
     const uint32_t x = (entry >> 8 & kSlotMask) * (states[j] >> kProbabilityBits) + (entry >> 20);
     const uint32_t takes = x < kLeastState;
-    states[j] = x << 16 * takes | (load<uint16_t>(*words) & -takes);
-    *words += 2 * takes;
+    states[j] = x << 16 * takes | (load<uint16_t>(words) & -takes);
+    symbols[j] = static_cast<uint8_t>(entry);
+    words += 2 * takes;
   }
+  return words;
 }
 
 // Groups of a few lanes whose states stay in registers, while words for all are
@@ -106,9 +107,25 @@ size_t decode_few(const Table& table, uint32_t* states, Rest* rest, size_t n, ui
   const uint8_t* const end = rest->end[0];
   size_t i = 0;
   for (; i + kLanes <= n && end - words >= static_cast<ptrdiff_t>(2 * kLanes); i += kLanes)
-    decode_lanes(table, x, kLanes, &words, symbols + i);
+    words = decode_lanes(table, x, kLanes, words, symbols + i);
   std::copy_n(x, kLanes, states);
   rest->words[0] = words;
+  return i;
+}
+
+// Groups of whole streams in the same way.
+template <class Table>
+size_t decode_many(const Table& table, uint32_t* states, size_t lanes, Rest* rest, size_t n,
+                   uint8_t* symbols) {
+  const size_t streams = streams_of(lanes);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    for (size_t s = 0; s < streams; ++s)
+      if (rest->end[s] - rest->words[s] < static_cast<ptrdiff_t>(2 * kStreamLanes)) return i;
+    for (size_t s = 0; s < streams; ++s)
+      rest->words[s] = decode_lanes(table, states + kStreamLanes * s, kStreamLanes, rest->words[s],
+                                    symbols + i + kStreamLanes * s);
+  }
   return i;
 }
 
@@ -118,6 +135,7 @@ bool decode_each(const Table& table, uint32_t* states, size_t lanes, Rest rest, 
   size_t i = 0;
   if (lanes == 1) i = decode_few<1>(table, states, &rest, n, symbols);
   if (lanes == 4) i = decode_few<4>(table, states, &rest, n, symbols);
+  if (lanes >= kStreamLanes) i = decode_many(table, states, lanes, &rest, n, symbols);
   for (; i < n; ++i) {
     const size_t lane = i & (lanes - 1);
     const size_t stream = lane / kStreamLanes;
@@ -125,8 +143,7 @@ bool decode_each(const Table& table, uint32_t* states, size_t lanes, Rest rest, 
     uint8_t none[2] = {};
     const bool ended = rest.words[stream] == rest.end[stream];
     const uint8_t* word = ended ? none : rest.words[stream];
-    const uint8_t* next = word;
-    decode_lanes(table, states + lane, 1, &next, symbols + i);
+    const uint8_t* const next = decode_lanes(table, states + lane, 1, word, symbols + i);
     if (ended && next != word) return false;
     if (!ended) rest.words[stream] = next;
   }
@@ -170,10 +187,11 @@ bool decode_wide(const Table& table, Kernel kernel, uint32_t* states, size_t lan
 }
 #endif
 
-// x / frequency = x * reciprocal >> 44, for x < frequency * 2^20.
+// x / frequency = x * reciprocal >> 44, for x < limit = frequency * 2^20.
 struct EncoderSymbol {
   uint64_t reciprocal;
-  uint32_t frequency, start;
+  uint32_t limit;
+  uint16_t start, others;  // others: all other frequencies together
 };
 constexpr int kReciprocalBits = 44;
 
@@ -195,26 +213,40 @@ void visit_symbols(const Frequencies& frequencies, int escape, const Put& put) {
 
 void fill_encoder(const Frequencies& frequencies, int escape, EncoderSymbol* table) {
   visit_symbols(frequencies, escape, [&](int s, uint32_t f, uint32_t start) {
-    table[s] = {((uint64_t{1} << kReciprocalBits) + f - 1) / f, f, start};
+    table[s] = {((uint64_t{1} << kReciprocalBits) + f - 1) / f, f << 20,
+                static_cast<uint16_t>(start), static_cast<uint16_t>(kProbabilityOne - f)};
   });
 }
 
-// The symbols [begin, n) of one stream of `lanes` lanes, from the last to the
-// first.
-uint8_t* encode_each(const EncoderSymbol* table, const uint8_t* symbols, size_t begin, size_t n,
-                     size_t lanes, size_t stream, uint32_t* states, uint8_t* end) {
-  for (size_t i = n; i-- > begin;) {
-    const size_t lane = i & (lanes - 1);
-    if (lane / kStreamLanes != stream) continue;
-    const EncoderSymbol s = table[symbols[i]];
-    uint32_t x = states[lane];
-    const uint32_t gives = x >> 20 >= s.frequency;
+// One symbol of each of `count` lanes, from the last to the first; returns
+// where the words begin.
+uint8_t* encode_lanes(const EncoderSymbol* table, const uint8_t* symbols, size_t count,
+                      uint32_t* states, uint8_t* end) {
+  for (size_t j = count; j-- > 0;) {
+    const EncoderSymbol& s = table[symbols[j]];
+    uint32_t x = states[j];
+    const uint32_t gives = x >= s.limit;
     store(end - 2, static_cast<uint16_t>(x));
     end -= 2 * gives;
     x >>= 16 * gives;
     const auto q = static_cast<uint32_t>(x * s.reciprocal >> kReciprocalBits);
-    states[lane] = x + s.start + q * (kProbabilityOne - s.frequency);
+    states[j] = x + s.start + q * s.others;
   }
+  return end;
+}
+
+// The groups [begin, n) of the lanes of one stream, and what is left of it
+// after whole ones.
+uint8_t* encode_each(const EncoderSymbol* table, const uint8_t* symbols, size_t begin, size_t n,
+                     size_t lanes, size_t stream, uint32_t* states, uint8_t* end) {
+  const size_t first = kStreamLanes * stream;
+  const size_t own = std::min(lanes, kStreamLanes);
+  size_t i = n - n % lanes;
+  if (i + first < n)
+    end =
+        encode_lanes(table, symbols + i + first, std::min(own, n - i - first), states + first, end);
+  for (; i > begin; i -= lanes)
+    end = encode_lanes(table, symbols + i - lanes + first, own, states + first, end);
   return end;
 }
 
@@ -236,6 +268,15 @@ void fill_divisors(const Frequencies& frequencies, int escape, DivisorTable* tab
   for (int i = 0; i < 32; ++i) table->iota[i] = static_cast<uint16_t>(i);
   for (int i = 0; i < 64; ++i) table->zip[i] = static_cast<uint8_t>(i / 2 + i % 2 * 32);
 }
+
+void fill_quotients(const Frequencies& frequencies, int escape, QuotientTable* table) {
+  std::memset(table, 0, sizeof *table);
+  visit_symbols(frequencies, escape, [&](int s, uint32_t f, uint32_t start) {
+    constexpr float kLess = 1.0f - 1.0f / (1 << 21);
+    table->of[s] = {static_cast<uint16_t>(f), static_cast<uint16_t>(start),
+                    kLess / static_cast<float>(f)};
+  });
+}
 #endif
 
 }  // namespace
@@ -255,18 +296,22 @@ void encode_rans(const Frequencies& frequencies, int escape, const uint8_t* symb
   const size_t streams = streams_of(lanes);
   size_t groups = 0;
 #if defined(__x86_64__)
-  const bool wide = lanes >= kStreamLanes && has_wide_kernels();
-  if (wide) groups = n / lanes;
+  if (lanes >= kStreamLanes && isa() != Isa::kScalar) groups = n / lanes;
 #endif
   EncoderSymbol table[256];
   fill_encoder(frequencies, escape, table);
   for (size_t s = 0; s < streams; ++s)
     ends[s] = encode_each(table, symbols, groups * lanes, n, lanes, s, states, ends[s]);
 #if defined(__x86_64__)
-  if (!wide) return;
-  DivisorTable divisors;
-  fill_divisors(frequencies, escape, &divisors);
-  encode_groups_avx512(divisors, symbols, groups, streams, states, ends);
+  if (groups == 0) return;
+  if (has_wide_kernels()) {
+    DivisorTable divisors;
+    fill_divisors(frequencies, escape, &divisors);
+    return encode_groups_avx512(divisors, symbols, groups, streams, states, ends);
+  }
+  QuotientTable quotients;
+  fill_quotients(frequencies, escape, &quotients);
+  encode_groups_avx2(quotients, symbols, groups, streams, states, ends);
 #endif
 }
 

@@ -47,6 +47,17 @@ struct alignas(64) DivisorTable {
   uint8_t zip[64];
 };
 
+// The same for lanes of 32 bits.
+struct alignas(64) QuotientTable {
+  struct Symbol {
+    uint16_t frequency, start;
+    // 1 / frequency, less 2^-21 of it: a quotient below 2^20 that this gives
+    // after three more roundings is right or one less.
+    float reciprocal;
+  };
+  Symbol of[256];
+};
+
 #if defined(__x86_64__)
 // Whether this process uses the kernels of AVX-512. They take more than the
 // sets that Isa::kAvx512 stands for: VBMI, VBMI2 and BITALG too.
@@ -69,6 +80,8 @@ size_t decode_steps_avx512(const RankTable& table, uint32_t* states, size_t stre
 
 // Encodes groups of 32 symbols a stream from the last to the first, as
 // encode_rans does, downward from the ends of the streams, which it moves.
+void encode_groups_avx2(const QuotientTable& table, const uint8_t* symbols, size_t groups,
+                        size_t streams, uint32_t* states, uint8_t** ends);
 void encode_groups_avx512(const DivisorTable& table, const uint8_t* symbols, size_t groups,
                           size_t streams, uint32_t* states, uint8_t** ends);
 #endif
