@@ -5,10 +5,12 @@ PROGRAMS; it must then print the same here, optimised in any way, and on AArch64
 """
 
 import concurrent.futures
+import functools
 import os
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = {
     "streams": ["csrc/codec/normal*.cpp", "csrc/cpu/isa.cpp"],
     "messages": ["csrc/codec/*.cpp"],
+    "every_coder": ["csrc/codec/*.cpp"],
     "kernels": [
         *("csrc/cpu/plan.cpp", "csrc/cpu/dense_weight.cpp"),
         *("csrc/cpu/batch_last_*.cpp", "csrc/cpu/sparse_*.cpp", "csrc/cpu/sign_codes_*.cpp"),
@@ -58,6 +61,31 @@ large coded bytes 226081 crc32c 5a5ae631 refused 0
 large coded cut 56 flipped 46 damaged 0:13 1:17 2:5 4:1 6:1 7:2 8:13 10:5 11:10 12:3 13:1 14:1 \
 15:1 16:8 17:10 18:14 19:2 20:8 21:19 23:2 25:6 30:1 31:57
 """,
+    # Codes and sections by every coder, all read back.
+    "every_coder": """\
+bits 0 codes 12 crc32c b88fce02
+bits 1 codes 12 crc32c 901eb1a9
+bits 2 codes 12 crc32c 5335f6b8
+bits 3 codes 12 crc32c 9d63fd17
+bits 4 codes 12 crc32c e68e5f3b
+bits 5 codes 3 crc32c 7c138869
+bytes lanes 1 crc32c 96b36c4b
+bytes lanes 2 crc32c 8ab3b4f9
+bytes lanes 4 crc32c 2f77dce4
+bytes lanes 8 crc32c 4eda8d6e
+bytes lanes 16 crc32c 48537c1c
+bytes lanes 32 crc32c 40045c6b
+bytes lanes 64 crc32c 926764e9
+fp32 sections f8d72a84 values ea685e3e
+bf16 sections d14c84f2 values 9afa3e10
+int8 sections 604936b5 values 3499aef0
+int4 sections 1397d3fb values a5ff535a
+ternary sections f8564305 values c734621a
+float16 sections 821b87c9 values 4086f5e1
+float64 sections 2fb2200c values 6f17e1c9
+int64 sections 27272818 values 6f17e1c9
+modular sections ea685e3e values ea685e3e
+""",
     "kernels": """\
 spmm 00000000e6311077
 gradients ffffffffe7147957
@@ -78,7 +106,7 @@ max_pool2d 84
 }
 
 # Integers are rounded by adding 1.5 * 2^23 and taking it away again, which is not to be dropped.
-FLAGS_OF = {"messages": ["-fno-associative-math"]}
+FLAGS_OF = dict.fromkeys(("messages", "every_coder"), ("-fno-associative-math",))
 
 
 def tool(name: str) -> str:
@@ -88,23 +116,33 @@ def tool(name: str) -> str:
     return found
 
 
-def output(name: str, compiler: str, flags: list[str], folder: pathlib.Path, *run: str) -> str:
-    sources = [p for pattern in PROGRAMS[name] for p in sorted(ROOT.glob(pattern))]
-    sources.append(ROOT / "tests" / "csrc" / f"{name}.cpp")
-    command = [compiler, "-std=c++20", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags]
-    command += FLAGS_OF.get(name, [])
+Output = Callable[..., str]
 
-    def compiled(source: pathlib.Path) -> str:
-        target = folder / f"{source.stem}.o"
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """A function that builds a program and gives what it prints."""
+
+    @functools.cache
+    def compiled(command: tuple[str, ...], source: pathlib.Path) -> str:
+        """Programs share their objects."""
+        target = tmp_path_factory.mktemp("object") / f"{source.stem}.o"
         subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
         return str(target)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sources))
-    program = folder / name
-    subprocess.run([*command, *objects, "-o", str(program)], check=True)
-    done = subprocess.run([*run, str(program)], check=True, capture_output=True, text=True)
-    return done.stdout
+    def build_and_run(name: str, compiler: str, flags: list[str], *run: str) -> str:
+        sources = [p for pattern in PROGRAMS[name] for p in sorted(ROOT.glob(pattern))]
+        sources.append(ROOT / "tests" / "csrc" / f"{name}.cpp")
+        command = (compiler, "-std=c++20", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags)
+        command += FLAGS_OF.get(name, ())
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(functools.partial(compiled, command), sources))
+        program = tmp_path_factory.mktemp("program") / name
+        subprocess.run([*command, *objects, "-o", str(program)], check=True)
+        done = subprocess.run([*run, str(program)], check=True, capture_output=True, text=True)
+        return done.stdout
+
+    return build_and_run
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -116,14 +154,12 @@ def output(name: str, compiler: str, flags: list[str], folder: pathlib.Path, *ru
         pytest.param(["-O3", "-ffast-math", "-ffp-contract=fast"], id="fast-math"),
     ],
 )
-def test_compiler_flags_leave_the_bits_alone(
-    name: str, flags: list[str], tmp_path: pathlib.Path
-) -> None:
-    assert output(name, tool("g++"), flags, tmp_path) == EXPECTED[name]
+def test_compiler_flags_leave_the_bits_alone(name: str, flags: list[str], output: Output) -> None:
+    assert output(name, tool("g++"), flags) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_aarch64_gives_the_same_bits(name: str, tmp_path: pathlib.Path) -> None:
+def test_aarch64_gives_the_same_bits(name: str, output: Output) -> None:
     compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64")
     flags = ["-O3", "-static", "-ffp-contract=fast"]
-    assert output(name, compiler, flags, tmp_path, emulator) == EXPECTED[name]
+    assert output(name, compiler, flags, emulator) == EXPECTED[name]
