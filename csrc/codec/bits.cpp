@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "codec/format.h"
+#include "cpu/isa.h"
 
 namespace sparsefl::codec {
 namespace {
@@ -38,12 +39,7 @@ constexpr size_t kBlockBytes = 16 * 8;
 constexpr uint64_t kEvenBytes = 0x00FF00FF00FF00FF;
 constexpr uint64_t kEvenOnes = 0x0001000100010001;
 
-}  // namespace
-
-// Plain 64-bit words in one path for all machines: 7 G signs/s packed or unpacked and 8
-// GB/s counted on one Zen 4 core, more than a message's other passes over memory allow.
-
-uint64_t popcount(const uint8_t* data, size_t bytes) {
+uint64_t popcount_of_words(const uint8_t* data, size_t bytes) {
   uint64_t total = 0;
   size_t i = 0;
   for (; i + kBlockBytes <= bytes; i += kBlockBytes) {
@@ -53,6 +49,32 @@ uint64_t popcount(const uint8_t* data, size_t bytes) {
   }
   for (; i < bytes; ++i) total += static_cast<uint64_t>(std::popcount(data[i]));
   return total;
+}
+
+#if defined(__x86_64__)
+// Every other instruction set than scalar has it. Four sums, as an addition waits for the last.
+__attribute__((target("popcnt"))) uint64_t popcount_by_instruction(const uint8_t* data,
+                                                                   size_t bytes) {
+  uint64_t sums[4] = {};
+  size_t i = 0;
+  for (; i + 32 <= bytes; i += 32)
+    for (size_t j = 0; j < 4; ++j)
+      sums[j] += static_cast<uint64_t>(__builtin_popcountll(load<uint64_t>(data + i + 8 * j)));
+  for (; i < bytes; ++i) sums[0] += static_cast<uint64_t>(__builtin_popcount(data[i]));
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
+#endif
+
+}  // namespace
+
+// Plain 64-bit words in one path for all machines: 7 G signs/s packed or unpacked on one Zen 4
+// core, more than a message's other passes over memory allow.
+
+uint64_t popcount(const uint8_t* data, size_t bytes) {
+#if defined(__x86_64__)
+  if (isa() != Isa::kScalar) return popcount_by_instruction(data, bytes);
+#endif
+  return popcount_of_words(data, bytes);
 }
 
 bool pack_signs(const int8_t* signs, size_t n, uint8_t* out) {

@@ -23,8 +23,15 @@ struct GapKernels {
   // for count + kGapSlack.
   bool (*find_gaps)(const uint8_t* bits, size_t n, size_t count, uint16_t* gaps);
 
-  // The sum of gaps[i] >> shift, below 2^32.
-  uint64_t (*sum_quotients)(const uint16_t* gaps, size_t count, int shift);
+  // Writes the sums of gaps[i] >> shift, of those >> shift + 1 and of those >> shift + 2, each
+  // below 2^32. shift >= 1.
+  void (*sum_quotients)(const uint16_t* gaps, size_t count, int shift, uint64_t* sums);
+
+  // Writes gaps[i] >> shift, or `most` where that is more. `out` has room for kGapSlack more.
+  void (*clip_heads)(const uint16_t* gaps, size_t count, int shift, uint16_t most, uint16_t* out);
+
+  // Writes gaps[i] >> shift, below 256.
+  void (*find_heads)(const uint16_t* gaps, size_t count, int shift, uint8_t* out);
 
   // Writes the lower `width` <= kMaxPackedLow bits of each gap, the first in the lowest bits: ceil
   // (count * width / 8) bytes, whose last bits are zero, and kGapSlack bytes of no meaning.

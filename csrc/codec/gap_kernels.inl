@@ -22,10 +22,26 @@ bool find_gaps(const uint8_t* bits, size_t n, size_t, uint16_t* gaps) {
   return all < 65536;
 }
 
-uint64_t sum_quotients(const uint16_t* gaps, size_t count, int shift) {
-  uint32_t sum = 0;
-  for (size_t i = 0; i < count; ++i) sum += static_cast<uint32_t>(gaps[i] >> shift);
-  return sum;
+void sum_quotients(const uint16_t* gaps, size_t count, int shift, uint64_t* sums) {
+  uint32_t sum[3] = {};
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t quotient = static_cast<uint32_t>(gaps[i]) >> shift;
+    sum[0] += quotient;
+    sum[1] += quotient >> 1;
+    sum[2] += quotient >> 2;
+  }
+  for (int j = 0; j < 3; ++j) sums[j] = sum[j];
+}
+
+void clip_heads(const uint16_t* gaps, size_t count, int shift, uint16_t most, uint16_t* out) {
+  for (size_t i = 0; i < count; ++i) {
+    const auto head = static_cast<uint16_t>(gaps[i] >> shift);
+    out[i] = head < most ? head : most;
+  }
+}
+
+void find_heads(const uint16_t* gaps, size_t count, int shift, uint8_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<uint8_t>(gaps[i] >> shift);
 }
 
 void pack_lows(const uint16_t* gaps, size_t count, int width, uint8_t* out) {
@@ -106,5 +122,5 @@ uint32_t make_indices(const uint16_t* quotients, const uint8_t* lows, size_t cou
 
 #include "codec/set_bits.inl"
 
-constexpr GapKernels kTable = {find_gaps,      sum_quotients, pack_lows, write_unary,
-                               find_quotients, make_indices,  set_bits};
+constexpr GapKernels kTable = {find_gaps,   sum_quotients,  clip_heads,   find_heads, pack_lows,
+                               write_unary, find_quotients, make_indices, set_bits};

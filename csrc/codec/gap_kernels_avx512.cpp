@@ -13,23 +13,48 @@ namespace {
 #include "codec/gap_positions_avx512.inl"
 #include "codec/set_bits.inl"
 
-uint64_t sum_quotients(const uint16_t* gaps, size_t count, int shift) {
-  const __m128i by = _mm_cvtsi32_si128(shift);
-  const __m512i ones = _mm512_set1_epi16(1);
-  __m512i sums = zeros();
-  size_t i = 0;
-  // A quotient has fewer than 16 bits: its sign is clear.
-  const auto add = [&](__m512i g) {
-    const __m512i q = _mm512_maskz_srl_epi16(~__mmask32{0}, g, by);
-    sums = _mm512_add_epi32(sums, _mm512_madd_epi16(q, ones));
-  };
-  for (; i + kLanes <= count; i += kLanes) add(load(gaps + i));
-  if (i < count) add(_mm512_maskz_loadu_epi16((1u << (count - i)) - 1, gaps + i));
+constexpr __mmask32 kAllLanes = ~__mmask32{0};
+
+__m512i shifted(__m512i gaps, __m128i by) { return _mm512_maskz_srl_epi16(kAllLanes, gaps, by); }
+
+uint64_t sum_of_lanes(__m512i sums) {
   uint32_t each[16];
   store(each, sums);
   uint64_t sum = 0;
   for (const uint32_t lane : each) sum += lane;
   return sum;
+}
+
+void sum_quotients(const uint16_t* gaps, size_t count, int shift, uint64_t* sums) {
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  const __m512i ones = _mm512_set1_epi16(1);
+  __m512i sum[3] = {zeros(), zeros(), zeros()};
+  size_t i = 0;
+  // A quotient has fewer than 16 bits: its sign is clear.
+  const auto add = [&](__m512i g) {
+    const __m512i q = shifted(g, by);
+    sum[0] = _mm512_add_epi32(sum[0], _mm512_madd_epi16(q, ones));
+    sum[1] = _mm512_add_epi32(sum[1], _mm512_madd_epi16(_mm512_srli_epi16(q, 1), ones));
+    sum[2] = _mm512_add_epi32(sum[2], _mm512_madd_epi16(_mm512_srli_epi16(q, 2), ones));
+  };
+  for (; i + kLanes <= count; i += kLanes) add(load(gaps + i));
+  if (i < count) add(_mm512_maskz_loadu_epi16((1u << (count - i)) - 1, gaps + i));
+  for (int j = 0; j < 3; ++j) sums[j] = sum_of_lanes(sum[j]);
+}
+
+void clip_heads(const uint16_t* gaps, size_t count, int shift, uint16_t most, uint16_t* out) {
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  const __m512i limit = _mm512_set1_epi16(static_cast<short>(most));
+  for (size_t i = 0; i < count; i += kLanes)
+    store(out + i, _mm512_maskz_min_epu16(kAllLanes, shifted(load(gaps + i), by), limit));
+}
+
+void find_heads(const uint16_t* gaps, size_t count, int shift, uint8_t* out) {
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    store(out + i, _mm512_maskz_cvtepi16_epi8(kAllLanes, shifted(load(gaps + i), by)));
+  for (; i < count; ++i) out[i] = static_cast<uint8_t>(gaps[i] >> shift);
 }
 
 // Bytes [0, 4 width) of the lows of 32 gaps, zeros after them or anything.
@@ -178,7 +203,7 @@ size_t find_quotients(const uint8_t* words, size_t count, uint32_t* before, uint
                       bool* wide) {
   uint16_t held[32 + kIndexBlock + kGapSlack];
   uint16_t* positions = held + 32;
-  const size_t found = find_positions<false>(words, count, positions);
+  const size_t found = find_positions<false>(words, count, 0, positions);
   const uint32_t total = static_cast<uint32_t>(64 * count);
   if (found == 0) {
     *before += total;
@@ -240,7 +265,8 @@ uint32_t make_indices(const uint16_t* quotients, const uint8_t* lows, size_t cou
 
 }  // namespace
 
-const GapKernels avx512::kGapKernels = {find_gaps,      sum_quotients, pack_lows, write_unary,
+const GapKernels avx512::kGapKernels = {find_gaps,      sum_quotients, clip_heads,
+                                        find_heads,     pack_lows,     write_unary,
                                         find_quotients, make_indices,  set_bits};
 
 bool avx512::has_gap_kernels() {

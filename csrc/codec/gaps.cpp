@@ -48,12 +48,13 @@ void indices_of(const uint8_t* bits, size_t n, uint32_t* indices) {
   visit_set_bits(bits, n, [&indices](uint32_t at) { *indices++ = at; });
 }
 
-uint64_t sum_quotients(const Gaps& gaps, int shift) {
-  if (shift == 0) return gaps.sum;
-  if (!gaps.is_wide) return gap_kernels().sum_quotients(gaps.narrow.data(), gaps.count, shift);
-  uint64_t sum = 0;
-  for (size_t i = 0; i < gaps.count; ++i) sum += gaps.wide[i] >> shift;
-  return sum;
+void sum_quotients(const Gaps& gaps, int shift, uint64_t* sums) {
+  if (!gaps.is_wide)
+    return gap_kernels().sum_quotients(gaps.narrow.data(), gaps.count, shift, sums);
+  for (int j = 0; j < 3; ++j) {
+    sums[j] = 0;
+    for (size_t i = 0; i < gaps.count; ++i) sums[j] += gaps.wide[i] >> (shift + j);
+  }
 }
 
 void append_lows(const Gaps& gaps, int width, std::vector<uint8_t>* out) {

@@ -25,8 +25,8 @@ void find_gaps(const uint8_t* bits, size_t n, size_t count, Gaps* gaps);
 // Writes the positions of the set bits in increasing order.
 void indices_of(const uint8_t* bits, size_t n, uint32_t* indices);
 
-// The sum of the gaps, each shifted right.
-uint64_t sum_quotients(const Gaps& gaps, int shift);
+// Writes the sums of the gaps shifted right by `shift` >= 1 and by one and two more.
+void sum_quotients(const Gaps& gaps, int shift, uint64_t* sums);
 
 // Appends the lower `width` bits of each gap, the first in the lowest bits: whole bytes.
 void append_lows(const Gaps& gaps, int width, std::vector<uint8_t>* out);

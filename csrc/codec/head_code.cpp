@@ -7,10 +7,25 @@
 #include "codec/bits.h"
 #include "codec/byte_code.h"
 #include "codec/gap_code.h"
+#include "codec/gap_kernels.h"
 #include "codec/positions.h"
 
 namespace sparsefl::codec {
 namespace {
+
+// Heads of which some take more than one symbol.
+template <class Gap>
+void find_long_heads(const Gap* gaps, size_t count, int shift, std::vector<uint8_t>* symbols) {
+  size_t more = 0;
+  for (size_t i = 0; i < count; ++i) more += (gaps[i] >> shift) / kMoreHeads;
+  symbols->resize(count + more);
+  uint8_t* to = symbols->data();
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t head = static_cast<uint32_t>(gaps[i]) >> shift;
+    for (; head >= kMoreHeads; head -= kMoreHeads) *to++ = uint8_t{kMoreHeads};
+    *to++ = static_cast<uint8_t>(head);
+  }
+}
 
 // Numbers of seven bits a byte, the lowest first; all but the last byte have their top bit set.
 void append_number(uint64_t number, std::vector<uint8_t>* out) {
@@ -81,19 +96,11 @@ Reason put_wide_heads(std::span<const uint8_t> symbols, const uint8_t* data, siz
 
 void find_heads(const Gaps& gaps, const HeadPlan& plan, std::vector<uint8_t>* symbols) {
   const int shift = plan.parameter;
+  if (gaps.is_wide) return find_long_heads(gaps.wide.data(), gaps.count, shift, symbols);
+  const uint16_t* const narrow = gaps.narrow.data();
+  if (plan.is_long) return find_long_heads(narrow, gaps.count, shift, symbols);
   symbols->resize(gaps.count);
-  if (!gaps.is_wide && !plan.is_long) {
-    const uint16_t* const narrow = gaps.narrow.data();
-    uint8_t* const to = symbols->data();
-    for (size_t i = 0; i < gaps.count; ++i) to[i] = static_cast<uint8_t>(narrow[i] >> shift);
-    return;
-  }
-  symbols->clear();
-  for (size_t i = 0; i < gaps.count; ++i) {
-    uint32_t head = gaps.at(i) >> shift;
-    for (; head >= kMoreHeads; head -= kMoreHeads) symbols->push_back(uint8_t{kMoreHeads});
-    symbols->push_back(static_cast<uint8_t>(head));
-  }
+  gap_kernels().find_heads(narrow, gaps.count, shift, symbols->data());
 }
 
 void append_rans_gaps(const Gaps& gaps, const HeadPlan& plan, HeadScratch* scratch,

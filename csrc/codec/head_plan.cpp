@@ -4,6 +4,7 @@
 #include "codec/byte_code.h"
 #include "codec/entropy.h"
 #include "codec/gap_code.h"
+#include "codec/gap_kernels.h"
 
 namespace sparsefl::codec {
 namespace {
@@ -34,16 +35,14 @@ void count_block(const uint16_t* heads, size_t n, uint32_t* counts) {
 // bins that are not empty.
 uint32_t count_heads(const Gaps& gaps, int shift, uint32_t* counts) {
   std::fill_n(counts, 2 * kBins, 0u);
-  uint16_t heads[kBlock];
+  uint16_t heads[kBlock + kGapSlack];
   for (size_t begin = 0; begin < gaps.count; begin += kBlock) {
     const size_t n = std::min(kBlock, gaps.count - begin);
     if (gaps.is_wide) {
       for (size_t i = 0; i < n; ++i)
         heads[i] = static_cast<uint16_t>(std::min(gaps.wide[begin + i] >> shift, kBins - 1));
     } else {
-      const uint16_t* const narrow = gaps.narrow.data() + begin;
-      for (size_t i = 0; i < n; ++i)
-        heads[i] = std::min(static_cast<uint16_t>(narrow[i] >> shift), uint16_t{kBins - 1});
+      gap_kernels().clip_heads(gaps.narrow.data() + begin, n, shift, kBins - 1, heads);
     }
     count_block(heads, n, counts);
   }

@@ -89,13 +89,22 @@ RicePlan plan_rice(const Gaps& gaps) {
   const uint64_t count = gaps.count;
   const uint64_t half_life = gaps.sum * 11 / 16 / count;
   int r = std::max(1, static_cast<int>(std::bit_width(half_life)) - 1);
-  uint64_t here = sum_quotients(gaps, r);
+  // Three at once: most searches end with these.
+  uint64_t sums[3];
+  int first = 0;
+  const auto quotients = [&](int shift) {
+    if (first == 0 || shift < first || shift > first + 2) {
+      first = std::max(1, shift - 1);
+      sum_quotients(gaps, first, sums);
+    }
+    return sums[shift - first];
+  };
+  uint64_t here = quotients(r);
   const int begin = r;
   // One more bit a low costs `count` bits and saves the difference of the sums.
-  for (uint64_t above; here - (above = sum_quotients(gaps, r + 1)) > count; ++r) here = above;
+  for (uint64_t above; here - (above = quotients(r + 1)) > count; ++r) here = above;
   if (r == begin)
-    for (uint64_t below; r > 1 && (below = sum_quotients(gaps, r - 1)) - here <= count; --r)
-      here = below;
+    for (uint64_t below; r > 1 && (below = quotients(r - 1)) - here <= count; --r) here = below;
   const auto width = static_cast<uint64_t>(r);
   return {static_cast<uint8_t>(r), 1 + bytes_of(count * width) + bytes_of(count + here)};
 }
