@@ -2,10 +2,12 @@
 
 from typing import Literal, TypeAlias, get_args
 
-METHODS = ("fedavg", "fedpt", "hidenseek")
+METHODS = ("fedavg", "fedprox", "scaffold", "fedpm", "fedpt", "hidenseek")
 # Softmax regression under FedAvg: the row of a comparison below which a method has shown nothing.
 LINEAR = "linear"
 ROWS = (LINEAR, *METHODS)
+# The rows of a comparison that names none: what `make demo` has minutes for.
+COMPARED = (LINEAR, "fedavg", "fedpt", "hidenseek")
 
 # What a run leaves in its folder, and a comparison in its own.
 MODEL = "model.pt"

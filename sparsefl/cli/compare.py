@@ -13,7 +13,7 @@ from sparsefl.cli.progress import Progress, describe
 from sparsefl.cli.report import show
 from sparsefl.cli.resolve import resolve
 from sparsefl.cli.settings import add_flags
-from sparsefl.names import COMPARISON, ROWS, run_folder
+from sparsefl.names import COMPARED, COMPARISON, ROWS, run_folder
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
         "--methods",
         metavar="NAME,NAME",
         default=argparse.SUPPRESS,
-        help=f"comma-separated (default: {','.join(ROWS)})",
+        help=f"comma-separated, of {', '.join(ROWS)} (default: {','.join(COMPARED)})",
     )
     add_flags(compare, "compare")
     compare.set_defaults(command=_compare)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsefl import defaults
 from sparsefl.cli.values import to_text
-from sparsefl.names import ROWS
+from sparsefl.names import COMPARED
 
 # name: (placeholder, help). What both commands take, in the order of --help.
 FLAGS = {
@@ -57,7 +57,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     # So that `make demo` ends within six minutes on two cores, installs included.
     "compare": {
         **_SHARED,
-        "methods": list(ROWS),
+        "methods": list(COMPARED),
         "rounds": 25,
         "local_steps": 12,
         "batch_size": 16,

@@ -5,9 +5,12 @@ import pytest
 from sparsefl import cli
 from sparsefl.fl.experiment import Setting, load_problem
 from sparsefl.fl.forecast import forecast
-from sparsefl.names import METHODS
+from sparsefl.names import COMPARED, METHODS
 
 QUICK = {"hidenseek": {"iterations": 5}}
+# Bounds of what broadcasts take, of the first one's bytes: SCAFFOLD's control variates are 0 in it,
+# which costs nothing, and scores of FedPM take few values once they have been voted on.
+BROADCASTS = {"scaffold": (1.0, 2.1), "fedpm": (0.5, 1.0)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -17,7 +20,8 @@ def test_the_bytes_are_those_of_the_run(method, run, tiny):
     options = [f"--set={key}={value}" for key, value in QUICK.get(method, {}).items()]
     spent = run(method, *tiny, *options)["ledger"]
     # Values are entropy-coded: those of a trained model take some other bytes than the first ones.
-    assert spent["downlink_bytes"] == pytest.approx(2 * 3 * said.downlink_bytes, rel=0.05)
+    low, high = BROADCASTS.get(method, (0.95, 1.05))
+    assert low <= spent["downlink_bytes"] / (2 * 3 * said.downlink_bytes) <= high
     assert spent["setup_bytes"] == 3 * said.setup_bytes
     least, most = sorted([said.uplink_bytes, said.trained_uplink_bytes])
     assert 0.95 * 2 * 3 * least <= spent["uplink_bytes"] <= 1.05 * 2 * 3 * most
@@ -38,7 +42,7 @@ def test_nothing_is_trained_and_nothing_written(tiny, tmp_path, capsys):
     assert cli.main(["compare", *tiny, *quick, "--dry-run"]) == 0
     assert not out.exists()
     text = capsys.readouterr().out
-    assert all(f"{name}: layers" in text for name in ("linear", *METHODS))
+    assert all(f"{name}: layers" in text for name in COMPARED)
     assert re.search(r"SignLinear +\w+ +0\.\d+ +[\d,]+ +sparse kernels", text)
     assert re.search(r"FrozenLinear .*no weight gradient", text)
     assert "minutes in all" in text

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from sparsefl import codec
-from sparsefl.fl import Federation, Result, Schedule, Task, load_method, run
+from sparsefl.fl import METHODS, Federation, Result, Schedule, Task, load_method, run
 from sparsefl.fl.pool import Mean, Pool
 
 PIXELS = (1, 8, 8)
@@ -65,7 +65,7 @@ def test_data() -> TensorDataset:
     return clusters(200, 999)
 
 
-@pytest.fixture(params=["fedavg", "fedpt", "hidenseek"])
+@pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -36,6 +36,9 @@ def played(result):
 
 OPTIONS = {
     "fedavg": {"server_optimizer": "adam", "server_lr": 0.02, "lr_schedule": "cosine"},
+    "fedprox": {"mu": 0.1, "momentum": 0.5},
+    "scaffold": {"server_optimizer": "momentum", "server_lr": 0.5},
+    "fedpm": {"reset_every": 3, "prior": 2.0},
     "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},
     "hidenseek": {"iterations": 10},
 }

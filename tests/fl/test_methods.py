@@ -43,6 +43,19 @@ DENSE = [
 ]
 OWN = {
     "fedavg": DENSE,
+    "fedprox": [*DENSE, ("mu", -0.01, ValueError)],
+    "scaffold": [*DENSE, ("momentum", 1.0, ValueError), ("clients", -1, ValueError)],
+    "fedpm": [
+        ("gain", 0.0, ValueError),
+        ("score_std", 0.0, ValueError),
+        ("prior", 0.5, ValueError),
+        ("reset_every", 0, ValueError),
+        ("reset_every", 1.5, TypeError),
+        ("clip", 0.0, ValueError),
+        ("clip", 0.5, ValueError),
+        ("score_format", "int4", ValueError),
+        ("evaluated", "median", ValueError),
+    ],
     "fedpt": [*DENSE, ("frozen_fraction", 1.0, ValueError)],
     "hidenseek": [
         ("dense_lr", -0.1, ValueError),

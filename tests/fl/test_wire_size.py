@@ -57,7 +57,7 @@ def weights_of(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_parameters() if "weight" in name}
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedpt", "hidenseek"])
+@pytest.mark.parametrize("method", fl.METHODS)
 def test_claimed_bytes_are_realised(method):
     density = {"density": 0.1, "options": {"iterations": 10}} if method == "hidenseek" else {}
     row = one_round(method, **density).row()

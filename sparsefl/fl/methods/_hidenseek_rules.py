@@ -19,7 +19,6 @@ differ, where that is shorter. Scores go down quantised, ``score_format``. The c
 stateless.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -31,13 +30,12 @@ from torch import Tensor
 
 from sparsefl.codec import Entry, Signs, Sparse, Update
 from sparsefl.fl.aggregation import as_tensor
+from sparsefl.fl.methods._votes import count_votes, sample_bits
 from sparsefl.fl.options import check_positive
 from sparsefl.support import Support
 
 Scores: TypeAlias = npt.NDArray[np.float32]
 
-# exp stays finite in float32 far below it, and sigmoid is 0 or 1 well above it.
-_MAX_LOGIT = 50.0
 # Largest integer and block length of the codec's value formats with block scales (FORMAT.md).
 _QUANTISED = {"int8": (127, 1024), "int4": (7, 64)}
 # Of a block's step: rounds away from zero although the codec rounds its scales up by 2**-8 at most.
@@ -152,16 +150,9 @@ def signs_of_change(support: Support, change: npt.NDArray[Any], round: int) -> S
 def sampled_signs(trained: Trained) -> Signs:
     """Draw each sign, +1 with probability ``sigmoid(s_k / tau)``, so that its mean is unbiased.
 
-    A client has no random stream of its own that the messages do not carry: the draw is Philox
-    keyed by the scores themselves, so that equal clients draw equal signs and others do not.
-
     Source: the sampled mask of FedPM, Isik et al. 2023, arXiv 2209.15328.
     """
-    digest = hashlib.blake2b(np.ascontiguousarray(trained.after).tobytes(), digest_size=8).digest()
-    key = [int.from_bytes(digest, "little"), trained.round]
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    odds = np.exp(np.clip(trained.after / trained.options["tau"], -_MAX_LOGIT, _MAX_LOGIT))
-    up = generator.random(trained.after.size) * (1.0 + odds) < odds
+    up = sample_bits(trained.after / trained.options["tau"], trained.round, of=trained.after)
     return Signs(trained.support, np.where(up, 1, -1).astype(np.int8), 1.0)
 
 
@@ -208,11 +199,7 @@ def _update_posterior(pooled: Pooled) -> Moved:
     """
     prior = torch.full_like(pooled.mean, float(pooled.options["beta_prior"]))
     fade = pooled.options["beta_decay"]
-    ups = pooled.clients * (1.0 + pooled.mean) / 2.0
-    counts = {
-        "ups": fade * pooled.memory.get("ups", 0.0) + ups,
-        "downs": fade * pooled.memory.get("downs", 0.0) + (pooled.clients - ups),
-    }
+    counts = count_votes(pooled.memory, (1.0 + pooled.mean) / 2.0, pooled.clients, fade)
     odds = (prior + counts["ups"]) / (prior + counts["downs"])
     return pooled.options["tau"] * torch.log(odds), counts
 
