@@ -4,6 +4,8 @@ All take row-major operands: a boolean ``mask`` of the weight's shape and the ke
 in row-major order. Autograd supplies the gradients.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -151,3 +153,19 @@ def max_pool2d(
 def batch_last(x: Tensor) -> Tensor:
     """Return ``x`` in memory order C, H, W, N."""
     return x.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def growth(
+    x: Tensor, grad: Tensor, mask: Tensor, count: int, **geometry: Any
+) -> tuple[Tensor, Tensor]:
+    """Return positions and values of the ``count`` largest weight gradients where ``mask`` is off.
+
+    By increasing position, of equal magnitudes those of the lowest; a linear map without geometry.
+    """
+    weight = torch.zeros(mask.shape, dtype=x.dtype, requires_grad=True)
+    y = F.conv2d(x, weight, None, **geometry) if geometry else F.linear(x, weight)
+    (dense,) = torch.autograd.grad(y, weight, grad)
+    flat = dense.flatten()
+    scores = flat.abs().masked_fill(mask.flatten(), -1.0)
+    indices = scores.sort(descending=True, stable=True).indices[:count].sort().values
+    return indices, flat[indices]

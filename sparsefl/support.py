@@ -223,6 +223,38 @@ class Support:
             object.__setattr__(self, "_digest", state.digest())
         return cast("bytes", self._digest)
 
+    def exchanged(self, dropped: npt.NDArray[np.int64], grown: npt.NDArray[np.int64]) -> Support:
+        """Keep ``grown`` in place of ``dropped``: time for the kept positions, not for all.
+
+        Args:
+            dropped: Flat row-major positions kept so far, int64, strictly increasing.
+            grown: Positions not kept so far, int64, strictly increasing.
+
+        Returns:
+            The support.
+
+        Raises:
+            ValueError: if one does not increase strictly within the tensor, a dropped position is
+                not kept, or a grown one is.
+        """
+        packed = self._packed.copy()
+        for name, flat, kept in (("dropped", dropped, 1), ("grown", grown, 0)):
+            if flat.size and not (
+                flat[0] >= 0 and flat[-1] < self.numel and bool(np.all(flat[:-1] < flat[1:]))
+            ):
+                raise ValueError(f"{name} must increase strictly within [0, {self.numel})")
+            shifts = (flat & 7).astype(np.uint8)
+            if not bool(np.all(self._packed[flat >> 3] >> shifts & 1 == kept)):
+                raise ValueError(f"{name} must hold {'only' if kept else 'no'} kept positions")
+            np.bitwise_xor.at(packed, flat >> 3, np.uint8(1) << shifts)
+        changed = Support._trusted(self._shape, packed, self._nnz - dropped.size + grown.size)
+        if self._indices is not None:
+            left = np.delete(self._indices, np.searchsorted(self._indices, dropped))
+            flat = np.insert(left, np.searchsorted(left, grown), grown)
+            flat.flags.writeable = False
+            object.__setattr__(changed, "_indices", flat)
+        return changed
+
     def to_numpy_mask(self) -> npt.NDArray[np.bool_]:
         """Returns a fresh bool array of ``shape``, true where kept."""
         bits = np.unpackbits(self._packed, count=self.numel, bitorder="little")

@@ -4,6 +4,7 @@
 #include "cpu/batch_norm.h"
 #include "cpu/gated_conv2d.h"
 #include "cpu/gated_norm.h"
+#include "cpu/growth.h"
 #include "cpu/group_norm.h"
 #include "cpu/isa.h"
 #include "cpu/max_pool2d.h"
@@ -49,5 +50,6 @@ SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
 SPARSEFL_KERNELS(BatchNorm, batch_norm_kernels)
 SPARSEFL_KERNELS(GroupNorm, group_norm_kernels)
 SPARSEFL_KERNELS(MaxPool2d, max_pool2d_kernels)
+SPARSEFL_KERNELS(Growth, growth_kernels)
 
 }  // namespace sparsefl

@@ -9,6 +9,7 @@ from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
 from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
 from sparsefl.ops.group_norm import group_norm
+from sparsefl.ops.growth import Call, Growth, conv2d_growth, linear_growth
 from sparsefl.ops.max_pool2d import max_pool2d
 from sparsefl.ops.memory_pool import MemoryCounts, memory_counts, release_memory
 from sparsefl.ops.packed_sign import (
@@ -24,10 +25,12 @@ from sparsefl.ops.sparse_conv2d import sparse_conv2d
 from sparsefl.ops.sparse_linear import sparse_linear
 
 __all__ = [
+    "Call",
     "Conv2dPlan",
     "GatedGeometry",
     "GatedOptions",
     "GatedTensors",
+    "Growth",
     "Layout",
     "LinearPlan",
     "MemoryCounts",
@@ -37,10 +40,12 @@ __all__ = [
     "View",
     "batch_last",
     "batch_norm",
+    "conv2d_growth",
     "gated_conv2d",
     "gated_layout",
     "group_norm",
     "isa",
+    "linear_growth",
     "max_pool2d",
     "memory_counts",
     "pack_signs",

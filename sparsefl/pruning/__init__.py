@@ -1,16 +1,42 @@
-"""Masks for pruning at initialisation: which weights of a dense model are kept.
+"""Which weights of a model are kept: masks at initialisation, and their change in training.
 
-Every function takes a plain ``torch.nn`` model and gives ``{parameter name: bool tensor}`` for the
+A rule of masks takes a plain ``torch.nn`` model and gives ``{parameter name: bool tensor}`` for the
 weights that :func:`sparsefl.sparsify` makes sparse, depthwise convolutions left out; biases and
 norms are never pruned, and what else stays dense (embeddings, recurrent layers, transposed
 convolutions) :func:`left_dense` names. ``include_dense=True`` prunes linear and convolution layers
 of every kind. The masks fit :func:`sparsefl.sparsify` and :meth:`sparsefl.Support.from_mask`. The
 model is left untouched.
+
+While a sparse model trains, ``watch_growth`` finds the largest gradients of its pruned weights on a
+client, ``grow_prune`` gives them the place of the weakest weights, and ``growth_rate`` and
+``cursor`` say how many, and of which layers.
 """
 
 from sparsefl.pruning._prunable import left_dense
+from sparsefl.pruning.candidates import candidate, candidates
+from sparsefl.pruning.grow_prune import Adjustment, grow_prune, mean_growth, replace_weakest
+from sparsefl.pruning.growth import watch_growth
 from sparsefl.pruning.magnitude import magnitude
 from sparsefl.pruning.random import erdos_renyi, random
+from sparsefl.pruning.schedule import Cursor, blocks, cursor, growth_counts, growth_rate
 from sparsefl.pruning.synflow import synflow
 
-__all__ = ["erdos_renyi", "left_dense", "magnitude", "random", "synflow"]
+__all__ = [
+    "Adjustment",
+    "Cursor",
+    "blocks",
+    "candidate",
+    "candidates",
+    "cursor",
+    "erdos_renyi",
+    "grow_prune",
+    "growth_counts",
+    "growth_rate",
+    "left_dense",
+    "magnitude",
+    "mean_growth",
+    "random",
+    "replace_weakest",
+    "synflow",
+    "watch_growth",
+]

@@ -6,13 +6,16 @@ ICML 2020, arXiv 1911.11134 (its kernel form). They are the controls of every pr
 a method's machinery earns is its lead over these at the same density.
 """
 
-import math
-
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from sparsefl import random as streams
+from sparsefl.pruning._densities import (
+    Select,
+    check_select,
+    drawn,
+    erdos_renyi_targets,
+    largest,
+    rounded_counts,
+)
 from sparsefl.pruning._prunable import check_density, prunable_weights
 
 
@@ -36,7 +39,7 @@ def random(
     """
     check_density(density)
     weights = prunable_weights(model, include_dense)
-    return _draw(weights, {name: round(density * w.numel()) for name, w in weights.items()}, seed)
+    return drawn(weights, {name: round(density * w.numel()) for name, w in weights.items()}, seed)
 
 
 def erdos_renyi(
@@ -45,18 +48,22 @@ def erdos_renyi(
     seed: int = 0,
     kernel: bool = True,
     *,
+    select: Select = "random",
     include_dense: bool = False,
 ) -> dict[str, Tensor]:
-    """Keep weights drawn at random, layers thinner the larger they are.
+    """Keep ``round(density * N)`` weights over all layers, these thinner the larger they are.
 
     Layer densities are ``d_l = min(1, e * (n_in + n_out + kh + kw) / (n_in * n_out * kh * kw))``
-    with one ``e`` such that the whole model has ``density`` (to one weight a layer by rounding).
+    with one ``e`` such that the whole model has ``density``: what a full layer cannot take goes to
+    the others, and of the counts the largest fractions are rounded up.
 
     Args:
-        model: Plain torch model; only its shapes are read.
+        model: Plain torch model; left untouched.
         density: Share of weights kept over all layers, in (0, 1].
-        seed: One seed, one set of masks.
+        seed: One seed, one set of masks drawn at random.
         kernel: Count the kernel's sides (ERK); without them the plain Erdos-Renyi form.
+        select: Which weights of a layer are kept: drawn at "random", or of the largest "magnitude",
+            ties by the lowest index.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -64,36 +71,11 @@ def erdos_renyi(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if ``density`` is out of range, or there is nothing to prune.
+        ValueError: if ``density`` or ``select`` is out of range, or there is nothing to prune.
     """
     check_density(density)
+    check_select(select)
     weights = prunable_weights(model, include_dense)
-    budget = density * sum(w.numel() for w in weights.values())
-    raw: dict[str, float] = {}
-    for name, weight in weights.items():
-        sides = weight.shape if kernel else weight.shape[:2]
-        raw[name] = sum(sides) / math.prod(sides) * weight.numel()
-    counts: dict[str, int] = {}
-    # A layer whose share exceeds its size stays full; the others divide what is left.
-    while raw:
-        scale = max(budget, 0.0) / sum(raw.values())
-        full = [name for name in raw if raw[name] * scale >= weights[name].numel()]
-        if not full:
-            counts |= {name: round(raw[name] * scale) for name in raw}
-            break
-        for name in full:
-            counts[name] = weights[name].numel()
-            budget -= counts[name]
-            del raw[name]
-    return _draw(weights, counts, seed)
-
-
-def _draw(weights: dict[str, nn.Parameter], counts: dict[str, int], seed: int) -> dict[str, Tensor]:
-    """Draw ``counts[name]`` positions of each weight, one Philox stream a layer."""
-    masks = {}
-    for name, weight in weights.items():
-        generator = streams.generator(seed, f"random mask of {name}")
-        flat = np.zeros(weight.numel(), dtype=np.bool_)
-        flat[generator.choice(weight.numel(), counts[name], replace=False)] = True
-        masks[name] = torch.from_numpy(flat).reshape(weight.shape).to(weight.device)
-    return masks
+    total = round(density * sum(w.numel() for w in weights.values()))
+    counts = rounded_counts(erdos_renyi_targets(weights, density, kernel), total)
+    return largest(weights, counts) if select == "magnitude" else drawn(weights, counts, seed)
