@@ -25,6 +25,7 @@ PROGRAMS = {
     ],
     "norms": ["csrc/cpu/batch_norm_*.cpp"],
     "group_norm": ["csrc/cpu/group_norm_*.cpp"],
+    "growth": ["csrc/cpu/growth*.cpp"],
     "max_pool2d": ["csrc/cpu/max_pool2d_*.cpp"],
 }
 EXPECTED = {
@@ -99,6 +100,9 @@ batch_norm 224
 """,
     "group_norm": """\
 group_norm 800
+""",
+    "growth": """\
+growth 168
 """,
     "max_pool2d": """\
 max_pool2d 84

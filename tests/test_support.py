@@ -153,3 +153,39 @@ print(hash(Support.from_indices((3, 5), [0, 7, 14])))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert int(done.stdout) == hash(Support.from_indices((3, 5), [0, 7, 14]))
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["bitmap", "indices"])
+@pytest.mark.parametrize("shape", [(1,), (7,), (65,), (257, 129), (2, 3, 5, 7)], ids=str)
+def test_positions_are_exchanged(shape, cached):
+    support = Support.random(shape, 0.4, seed=1)
+    pruned = np.flatnonzero(~support.to_numpy_mask())
+    kept = np.flatnonzero(support.to_numpy_mask())
+    dropped, grown = kept[::3], pruned[1::2]
+    if cached:
+        assert len(support.indices) == support.nnz
+
+    changed = support.exchanged(dropped, grown)
+
+    mask = support.to_numpy_mask().ravel()
+    mask[dropped], mask[grown] = False, True
+    assert np.array_equal(changed.to_numpy_mask().ravel(), mask)
+    assert changed == Support.from_mask(mask.reshape(shape))
+    assert np.array_equal(changed.indices, np.flatnonzero(mask))
+    assert not changed.indices.flags.writeable
+    assert support == Support.random(shape, 0.4, seed=1)
+
+
+def test_bad_exchanges_are_named():
+    support = Support.from_indices((2, 4), [1, 2, 6])
+    none = np.array([], dtype=np.int64)
+    for dropped, grown, match in [
+        ([0], none, "dropped must hold only kept positions"),
+        (none, [2], "grown must hold no kept positions"),
+        ([2, 1], none, "dropped must increase strictly"),
+        (none, [3, 3], "grown must increase strictly"),
+        (none, [8], r"within \[0, 8\)"),
+        ([-1], none, r"within \[0, 8\)"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            support.exchanged(np.array(dropped), np.array(grown))

@@ -66,7 +66,7 @@ def grow_prune(support: Support, values: Tensor, growth: Growth, count: int) -> 
         raise ValueError(f"count must be in [0, {most}], got {count}")
     indices, gradients = _check_growth(support, growth)
     seen = gradients != 0
-    grown = indices[seen]
+    grown = indices[seen.numpy()]
     if len(grown) > count:
         chosen = keep_largest(gradients[seen].abs(), count)
         grown = grown[chosen.numpy()]

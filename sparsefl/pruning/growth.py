@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
-from sparsefl.ops import Call, Growth, conv2d_growth, linear_growth
+from sparsefl.ops import Call, Growth, LinearPlan, conv2d_growth, linear_growth
 from sparsefl.ops._recompute import Recipe, keep
 
 Watched = SparseLinear | SparseConv2d
@@ -106,12 +106,12 @@ class _Watcher:
         self.calls.append(self._as_call(take().detach(), grad.detach()))
         if len(self.calls) < self.uses:
             return
-        layer = self.layer
+        plan = self.layer.plan
         try:
-            if isinstance(layer, SparseLinear):
-                self.found[self.name] = linear_growth(self.calls, layer.plan, self.count)
+            if isinstance(plan, LinearPlan):
+                self.found[self.name] = linear_growth(self.calls, plan, self.count)
             else:
-                self.found[self.name] = conv2d_growth(self.calls, layer.plan, self.count)
+                self.found[self.name] = conv2d_growth(self.calls, plan, self.count)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         self.calls.clear()

@@ -25,6 +25,7 @@ PROGRAMS = {
     "gated_norm": (("gated_norm_*.cpp",), ["gated_norm"]),
     "norms": (("batch_norm_*.cpp",), ["batch_norm"]),
     "group_norm": (("group_norm_*.cpp",), ["group_norm"]),
+    "growth": (("growth*.cpp",), ["growth"]),
     "max_pool2d": (("max_pool2d_*.cpp",), ["max_pool2d"]),
     "memory_pool": (("memory_pool.cpp",), ["random", "steps", "forgetting", "release", "none"]),
     "packed_sign": (

@@ -46,7 +46,7 @@ def test_random_masks_repeat_with_the_seed_and_differ_without():
 def test_erdos_renyi_meets_the_density_and_keeps_small_layers_denser(density, kernel):
     masks = erdos_renyi(net(), density, kernel=kernel)
     total = sum(mask.numel() for mask in masks.values())
-    assert abs(kept(masks) - density * total) <= len(masks)
+    assert kept(masks) == round(density * total)
     share = {name: mask.float().mean().item() for name, mask in masks.items()}
     assert share["0.weight"] >= share["3.weight"]
 
@@ -58,11 +58,30 @@ def test_erdos_renyi_layer_counts_follow_the_formula():
     assert first / second == pytest.approx(400 / 310, rel=0.01)
 
 
+def test_what_a_full_layer_cannot_take_goes_to_the_others():
+    model = nn.Sequential(nn.Linear(100, 300), nn.Linear(300, 10), nn.Linear(10, 2))
+    first, second, third = (int(mask.sum()) for mask in erdos_renyi(model, 0.1).values())
+    assert third == 20
+    assert first + second == round(0.1 * 33020) - 20
+    assert first / second == pytest.approx(400 / 310, rel=0.01)
+
+
+def test_erdos_renyi_by_magnitude_keeps_the_largest_of_each_layer():
+    model = net()
+    drawn = erdos_renyi(model, 0.1)
+    for name, mask in erdos_renyi(model, 0.1, select="magnitude").items():
+        weight = model.get_parameter(name).detach().abs()
+        assert int(mask.sum()) == int(drawn[name].sum())
+        assert bool(mask.all()) or weight[mask].min() >= weight[~mask].max()
+
+
 def test_bad_scope_and_density_are_named():
     with pytest.raises(ValueError, match="scope"):
         magnitude(net(), 0.5, scope="row")
     with pytest.raises(ValueError, match="density"):
         random(net(), 0.0)
+    with pytest.raises(ValueError, match="select"):
+        erdos_renyi(net(), 0.5, select="largest")
 
 
 def test_depthwise_layers_stay_dense_and_are_named():
