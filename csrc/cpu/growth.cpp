@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <limits>
 
 namespace sparsefl {
 namespace {
@@ -20,6 +21,13 @@ Key<T> make_key(T element, int64_t position) {
   const Bits<T> inverted = ~static_cast<Bits<T>>(position);
   return static_cast<Key<T>>(bits << 1) << kWidth<T> | static_cast<Key<T>>(inverted) << 1 |
          bits >> (kWidth<T> - 1);
+}
+
+// By its bits: a compiler may assume that there are none.
+template <class T>
+bool is_nan(T element) {
+  constexpr Bits<T> kInfinity = std::bit_cast<Bits<T>>(std::numeric_limits<T>::infinity());
+  return static_cast<Bits<T>>(std::bit_cast<Bits<T>>(element) << 1) > kInfinity << 1;
 }
 
 template <class T>
@@ -56,7 +64,7 @@ bool collect_stretch(const T* x, int64_t n, int64_t first, const uint8_t* kept, 
   const int64_t found = growth_kernels<T>().reach(x, n, least, at);
   for (int64_t i = 0; i < found; ++i) {
     const T element = x[at[i]];
-    if (element != element) return false;
+    if (is_nan(element)) return false;
     const int64_t position = first + at[i];
     if (bit(kept, position)) continue;
     const Key<T> key = make_key(element, position);
