@@ -20,23 +20,34 @@ struct Magnitude<double> {
   static constexpr Type kBits = 0x7fffffffffffffff;
 };
 
+// Vectors that are passed over together where all of their elements are below.
+constexpr int kTogether = 4;
+
 template <class T>
 int64_t reach(const T* x, int64_t n, T least, uint16_t* at) {
   typedef typename Magnitude<T>::Type Bits;
   typedef typename Vec<Bits>::Type V;
-  constexpr int kLanes = Vec<T>::kLanes;
+  typedef typename Vec<int64_t>::Type Words;
+  constexpr int kLanes = Vec<T>::kLanes, kStep = kTogether * kLanes;
   const Bits bound = __builtin_bit_cast(Bits, least);
   int64_t found = 0, i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const V bits = __builtin_bit_cast(V, load(x + i)) & broadcast(Magnitude<T>::kBits);
-    const V below = bits < broadcast(bound);
-    bool all = true;
-    for (int lane = 0; lane < kLanes; ++lane) all &= below[lane] != 0;
-    if (all) continue;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      // A lane that is below is overwritten by the next.
-      at[found] = static_cast<uint16_t>(i + lane);
-      found += below[lane] == 0 ? 1 : 0;
+  for (; i + kStep <= n; i += kStep) {
+    V below[kTogether], all = V{} - 1;
+    for (int k = 0; k < kTogether; ++k) {
+      const V bits = __builtin_bit_cast(V, load(x + i + k * kLanes));
+      below[k] = (bits & broadcast(Magnitude<T>::kBits)) < broadcast(bound);
+      all &= below[k];
+    }
+    const Words words = __builtin_bit_cast(Words, all);
+    int64_t every = -1;
+    for (int word = 0; word < Vec<int64_t>::kLanes; ++word) every &= words[word];
+    if (every == -1) continue;
+    for (int k = 0; k < kTogether; ++k) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        // A lane that is below is overwritten by the next.
+        at[found] = static_cast<uint16_t>(i + k * kLanes + lane);
+        found += below[k][lane] == 0 ? 1 : 0;
+      }
     }
   }
   for (; i < n; ++i) {

@@ -26,6 +26,8 @@ _TILE_ROWS = 512
 _WINDOWS = 1 << 19
 # Positions that a candidate of float32 has room for (csrc/cpu/growth.h).
 _MOST_POSITIONS = 1 << 32
+# Columns of a tile below which a product with it would read more than it computes.
+_LEAST_COLUMNS = 128
 # Candidates held beyond twice those wanted: thinning so few would take its time from the calls.
 _LEAST_HELD = 1 << 12
 
@@ -126,7 +128,7 @@ def conv2d_growth(calls: Sequence[Call], plan: Conv2dPlan, count: int) -> Growth
     found = _Candidates(plan.support, count, dtype)
     taps, in_group = kh * kw, out // plan.groups
     rows = min(in_group, _TILE_ROWS, max(1, _TILE // taps))
-    channels = max(1, min(inner, _TILE // max(rows * taps, 1)))
+    channels = max(1, min(inner, _TILE // max(rows * taps, 1), _most_channels(calls, taps)))
     scratch = torch.empty(0, dtype=dtype)
     for group in range(plan.groups):
         for row in range(group * in_group, (group + 1) * in_group, rows):
@@ -257,6 +259,15 @@ def _check_images(calls: Sequence[Call], plan: Conv2dPlan) -> None:
             )
 
 
+def _most_channels(calls: Sequence[Call], taps: int) -> int:
+    """Return of how many channels the scratch holds the windows of a row of all samples.
+
+    No fewer than make a product worth its time.
+    """
+    row = max(grad.shape[0] * grad.shape[3] for _, grad in calls)
+    return max(_WINDOWS // max(row * taps, 1), _LEAST_COLUMNS // taps, 1)
+
+
 def _parts(call: Call, plan: Conv2dPlan, columns: int) -> Iterator[_Part]:
     """Cut a call into parts whose windows are about as many elements as the scratch holds."""
     batch, _, height, width = call.grad.shape
@@ -311,16 +322,20 @@ def _windows(
         for s in range(kw):
             to_columns, from_columns = _meets(plan, 1, s, slice(0, width), x.shape[at + 1])
             tap = windows[:, r, s]
-            inside = tap.narrow(at, *_span(to_rows)).narrow(at + 1, *_span(to_columns))
-            if inside.numel() < tap.numel():
-                tap.zero_()
+            inside = _zero_around(_zero_around(tap, at, to_rows), at + 1, to_columns)
             lead = (slice(None),) * at
             inside.copy_(x[(*lead, from_rows, from_columns)])
     return windows.view(channels * kh * kw, -1), scratch
 
 
-def _span(places: slice) -> tuple[int, int]:
-    return places.start, places.stop - places.start
+def _zero_around(tensor: Tensor, dimension: int, places: slice) -> Tensor:
+    """Zero a tensor before and after some places of a dimension; return what lies at them."""
+    begin, end, size = places.start, places.stop, tensor.shape[dimension]
+    if begin > 0:
+        tensor.narrow(dimension, 0, begin).zero_()
+    if end < size:
+        tensor.narrow(dimension, end, size - end).zero_()
+    return tensor.narrow(dimension, begin, end - begin)
 
 
 def _meets(plan: Conv2dPlan, axis: int, tap: int, pixels: slice, size: int) -> tuple[slice, slice]:
