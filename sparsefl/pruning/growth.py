@@ -96,14 +96,15 @@ class _Watcher:
         if not output.requires_grad or again:
             return
         self.uses += 1
-        take = _keep_input(args[0] if args else kwargs["x"])
-        output.register_hook(lambda grad: self.receive(take, grad))
+        # The hook lives as long as the graph: it is not to hold the input so long.
+        kept = [_keep_input(args[0] if args else kwargs["x"])]
+        output.register_hook(lambda grad: self.receive(kept, grad))
 
-    def receive(self, take: Callable[[], Tensor], grad: Tensor) -> None:
+    def receive(self, kept: list[Callable[[], Tensor]], grad: Tensor) -> None:
         """Take the gradient of an output; of the last one, find what is wanted."""
-        if self.name in self.found:
+        if self.name in self.found or not kept:
             raise RuntimeError(f"a second backward pass within watch_growth reached {self.name}")
-        self.calls.append(self._as_call(take().detach(), grad.detach()))
+        self.calls.append(self._as_call(kept.pop()().detach(), grad.detach()))
         if len(self.calls) < self.uses:
             return
         plan = self.layer.plan

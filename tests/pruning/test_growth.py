@@ -127,7 +127,6 @@ def test_the_input_is_freed_with_the_backward_pass():
         y = model[1](hidden).sum()
         del hidden
         y.backward()
-        del y
         assert held() is None
 
 
