@@ -83,7 +83,7 @@ SIZE_AIMS: Mapping[str, float] = {
 }
 # Of supports without rANS: up to the density, and above it.
 PLAIN_DENSITY, PLAIN_AIMS = 0.05, (1.02, 1.045)
-# Below as many changes what frames a message counts.
+# A code of fewer changes is small enough for its own parameters to count.
 LEAST_CHANGES = 10_000
 # Of the length of the tensors in float32, a message at density .1 in int8.
 DENSE_SHARE = 0.034
@@ -141,7 +141,9 @@ def speed_goal(op: str, variant: str, mode: str, density: float) -> SpeedGoal | 
 
 
 def size_aim(op: str, density: float, rans: bool, changes: int) -> float | None:
-    """Return what the ratio of a message to its bound is to stay within, if anything.
+    """Return what the ratio of a code to its bound is to stay within, if anything.
+
+    Of ``message`` it is the ratio of the whole message, header and all.
 
     Args:
         op: What is sent; the part before the first underscore names its aim.

@@ -1,4 +1,4 @@
-"""Table ``codec_sizes``: lengths of messages, headers and all, against the bits that they hold."""
+"""Table ``codec_sizes``: lengths of messages, and of the codes in them, against what they hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from sparsefl.codec import Update, decode, encode
+from sparsefl.codec import Header, Update, decode, encode
 from sparsefl.support import Support
 
 from ..goals import CODEC_SIZES as TABLE
@@ -190,9 +190,11 @@ def rows_of(case: Case, described: Row) -> list[Row]:
         bound_bytes = bound_of(content, data, decoded)
         own = {"provider": OURS, "variant": variant, "correct": content.holds(decoded)}
         own |= against(len(data), bound_bytes)
+        own["code_ratio"] = round((len(data) - framing_bytes(data)) / bound_bytes, 5)
         # What the receiver drops by itself is no change that is sent.
         changes = case.changes * (1 if case.op == inputs.additions.__name__ else 2)
-        own |= judged(size_aim(case.op, case.density, rans, changes), own["ratio"])
+        seen = own["ratio" if content.dense_bytes is not None else "code_ratio"]
+        own |= judged(size_aim(case.op, case.density, rans, changes), seen)
         if content.dense_bytes is not None:
             share = len(data) / content.dense_bytes
             own |= {"dense_share": round(share, 5), "dense_share_reached": share <= DENSE_SHARE}
@@ -212,6 +214,12 @@ def bound_of(content: Content, data: bytes, decoded: Update) -> float:
         counts = entropy.chunk_counts(data, decoded[name])
         bits += entropy.value_bits(np.ravel(decoded[name].values), chosen, counts)
     return bits / 8
+
+
+def framing_bytes(data: bytes) -> int:
+    """Return the bytes of a message that are no code: header, descriptors and directory."""
+    header = Header.of(data)
+    return 64 + 24 * header.tensors + 16 * header.chunks
 
 
 def against(length: int, bound_bytes: float) -> Row:

@@ -58,6 +58,8 @@ def line(row: Row) -> str:
         return f"{head} WRONG RESULT"
     if row["table"] == CODEC_SIZES:
         text = f"{head}{row['bytes']:>12,} bytes {row['ratio']:10.4f} of the bound"
+        if "code_ratio" in row:
+            text += f", its code {row['code_ratio']:.4f}"
         if "dense_share" in row:
             text += f", {row['dense_share']:.4f} of dense"
         return text + _verdict(row)
@@ -104,13 +106,15 @@ def size_table(rows: Sequence[Row]) -> str:
         yield _label(ours) or ""
         yield f"{ours['bytes']:,}"
         yield f"{ours['ratio']:.4f}"
+        yield f"{ours['code_ratio']:.4f}"
         yield f"{ours['aim']:g}"
         plain = found.get("plain")
-        yield "-" if plain is None else f"{plain['ratio']:.4f}"
+        yield "-" if plain is None else f"{plain['code_ratio']:.4f}"
         for peer in SHOWN_PEERS:
             yield f"{found[peer]['ratio']:.3f}" if peer in found else "-"
 
-    head = ["bytes over the information bound", "bytes", "sparsefl", "aim", "without rANS"]
+    head = ["bytes over the information bound", "bytes", "message", "its code", "aim"]
+    head += ["without rANS"]
     head += ["zstd", "roaring", "pcodec"]
     judged = [found for found in points.values() if "aim" in found["rans"]]
     table = markdown(head, map(list, map(cells, judged))) + footing(sizes)

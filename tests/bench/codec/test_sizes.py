@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from sparsefl import codec
 from sparsefl.bench.codec import QUICK_NUMEL, inputs, sizes
 from sparsefl.bench.rows import point_of
 from sparsefl.codec import Update
@@ -29,6 +30,15 @@ def test_case_is_sent_and_comes_back(case):
     assert ours["rans"]["ratio"] == pytest.approx(
         ours["rans"]["bytes"] / ours["rans"]["bound_bytes"], rel=0.01
     )
+    assert all(row["code_ratio"] < row["ratio"] for row in ours.values())
+
+
+def test_a_code_is_what_its_descriptors_and_chunks_frame():
+    numel = 1 << 23
+    content = of(numel)
+    data = codec.encode(content.update, content.schema)
+    # A random bitmap of density 1/2 takes a bit a position.
+    assert len(data) - sizes.framing_bytes(data) == numel // 8
 
 
 def test_row_says_whether_the_aim_is_reached():
