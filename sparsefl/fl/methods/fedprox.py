@@ -29,7 +29,8 @@ from sparsefl.fl.methods import fedavg
 from sparsefl.fl.options import check_at_least
 
 # On the development set (Fashion-MNIST, cnn, 10 clients of Dirichlet 0.5, 12 steps of batch 16, 15
-# rounds, one seed, mean of the last four): mu .01 ends at .793, .1 at .811, FedAvg at .791.
+# rounds, one seed, mean of the last four): mu .01 ends at .793, .1 at .811, FedAvg at .791;
+# after 30 rounds mu .01 at .859, FedAvg at .860.
 DEFAULTS: Mapping[str, Any] = {**fedavg.DEFAULTS, "mu": 0.01}
 
 
