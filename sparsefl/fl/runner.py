@@ -85,7 +85,7 @@ def run(
     also when the run was interrupted and resumed.
 
     Args:
-        method: "fedavg", "fedpt" or "hidenseek", or a method of your own. A checkpoint needs its
+        method: One of ``sparsefl.fl.METHODS``, or a method of your own. A checkpoint needs its
             state plain: numbers, arrays, tensors and mappings of them.
         model: Builds the dense model, without arguments; any ``nn.Module`` with class outputs.
             Initial weights are drawn anew by HideNseek, all of linear and convolution layers, and
