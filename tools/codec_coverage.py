@@ -22,7 +22,7 @@ BESIDE = ("dense_", "kept.", "magnitudes.", "normal", "signs.inl", "top_k", "vot
 def build(folder):
     """Returns the fuzz program, compiled into a folder."""
     sources = [*ROOT.glob("csrc/codec/*.cpp"), *ROOT.glob("tests/csrc/fuzz/*.cpp")]
-    sources += ROOT.glob("tests/csrc/fuzz_*.cpp")
+    sources += [*ROOT.glob("tests/csrc/fuzz_*.cpp"), ROOT / "tests/csrc/steps.cpp"]
     commands = "\n".join(f"g++ {' '.join(FLAGS)} -c {source}" for source in sources)
     jobs = ["xargs", "-P", str(os.cpu_count()), "-I{}", "sh", "-c", "{}"]
     subprocess.run(jobs, input=commands, text=True, check=True, cwd=folder)

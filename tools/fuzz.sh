@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 compiler=${CXX:-g++}
 corpus=tests/codec/corpus
 flags="-std=c++20 -O1 -g1 -pthread -Wno-psabi -Wno-unknown-pragmas -Icsrc -Itests/csrc -fno-sanitize-recover=all"
-sources=(csrc/codec/*.cpp tests/csrc/fuzz/*.cpp tests/csrc/fuzz_messages.cpp)
+sources=(csrc/codec/*.cpp tests/csrc/fuzz/*.cpp tests/csrc/fuzz_messages.cpp tests/csrc/steps.cpp)
 is_clang=$("$compiler" --version | grep -c clang || true)
 if [ "$is_clang" != 0 ]; then
   flags+=" -fsanitize=fuzzer,address,undefined"
@@ -20,6 +20,8 @@ mkdir -p build/fuzz
 rm -f build/fuzz/*.o
 compile() {
   local machine=
+  # Counts the steps of the codec.
+  if [ "$is_clang" = 0 ] && [[ $1 = csrc/* ]]; then machine=-fsanitize-coverage=trace-pc; fi
   # Clang does not know the pragmas that name a file's instruction set.
   if [ "$is_clang" != 0 ]; then
     case $1 in

@@ -339,14 +339,16 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib
     if compiler is None:
         pytest.skip("g++ is not installed")
 
-    def compiled(folder: str, sources: list[pathlib.Path]) -> list[str]:
+    def compiled(folder: str, sources: list[pathlib.Path], *flags: str) -> list[str]:
         into = tmp_path_factory.mktemp(folder)
-        jobs = ["xargs", "-P", str(os.cpu_count()), "-n1", compiler, *SANITIZED, "-c"]
+        jobs = ["xargs", "-P", str(os.cpu_count()), "-n1", compiler, *SANITIZED, *flags, "-c"]
         names = "\n".join(map(str, sources))
         subprocess.run(jobs, input=names, text=True, check=True, cwd=into)
         return [str(path) for path in into.glob("*.o")]
 
-    codec_objects = compiled("codec", [*ROOT.glob("csrc/codec/*.cpp")])
+    sources = [*ROOT.glob("csrc/codec/*.cpp")]
+    codec_objects = compiled("codec", sources, "-fsanitize-coverage=trace-pc")
+    codec_objects += compiled("steps", [ROOT / "tests/csrc/steps.cpp"])
 
     @functools.cache
     def build(name: str, *patterns: str) -> pathlib.Path:

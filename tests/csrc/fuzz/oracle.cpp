@@ -1,11 +1,10 @@
 #include "oracle.h"
 
-#include <ctime>
-
 #include "allocation.h"
 #include "codec/bits.h"
 #include "codec/message.h"
 #include "decoded.h"
+#include "steps.h"
 #include "sums.h"
 
 namespace sparsefl::fuzz {
@@ -21,21 +20,20 @@ using codec::ValueMode;
 // What a decoder holds: chunks and descriptors are larger in memory than in the message; bitmaps,
 // gaps and planes of one span.
 constexpr uint64_t kFixedBytes = 64 * 1024, kBytesPerPosition = 24, kBytesPerByte = 6;
-// CPU time, a hundred times that of the slowest message under sanitizers: time that grows faster
-// than linearly is far beyond.
-constexpr double kFixedSeconds = 0.5, kSecondsPerPosition = 5e-6;
+// Steps: a code of a few bytes has a table of 4096 slots.
+constexpr uint64_t kFixedSteps = 100'000, kStepsPerPosition = 100, kStepsPerByte = 1000;
 
 // Measures one step of a decoder against the linear bound.
 class Bounds {
  public:
   Bounds(const Case& c) : positions_(positions_of(c)), bytes_(c.message.size()) {
     watch_allocation();
-    begin_ = std::clock();
+    begin_ = steps_taken();
   }
   void check() const {
-    const double seconds = static_cast<double>(std::clock() - begin_) / CLOCKS_PER_SEC;
-    const auto linear = static_cast<double>(positions_ + bytes_);
-    require(seconds <= kFixedSeconds + kSecondsPerPosition * linear, "decoding takes too long");
+    require(steps_taken() - begin_ <=
+                kFixedSteps + kStepsPerPosition * positions_ + kStepsPerByte * bytes_,
+            "decoding takes too many steps");
     require(
         peak_allocation() <= kFixedBytes + kBytesPerPosition * positions_ + kBytesPerByte * bytes_,
         "decoding takes too much memory");
@@ -43,7 +41,7 @@ class Bounds {
 
  private:
   uint64_t positions_, bytes_;
-  std::clock_t begin_;
+  size_t begin_;
 };
 
 Decoded decode(const Case& c, uint8_t fill) {

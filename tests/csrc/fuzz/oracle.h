@@ -14,7 +14,7 @@ struct Verdict {
 
 // Decodes the message of a case. Ends the program, saying why, where the decoder
 // - writes outside its targets or reads outside the message,
-// - takes more memory or time than a linear pass over schema and message,
+// - takes more memory or steps than a linear pass over schema and message,
 // - adds a message up to something else than it decodes, or anything of one that it refuses,
 // - accepts a message whose content is not what its counts say, depends on what lay in the targets
 //   before, has a value that the format has no place for, or, where `encodes`, is not the same
