@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from sparsefl.codec import Header, Update, decode, encode
+from sparsefl.codec import Update, decode, encode, outline
 from sparsefl.support import Support
 
 from ..goals import CODEC_SIZES as TABLE
@@ -190,7 +190,7 @@ def rows_of(case: Case, described: Row) -> list[Row]:
         bound_bytes = bound_of(content, data, decoded)
         own = {"provider": OURS, "variant": variant, "correct": content.holds(decoded)}
         own |= against(len(data), bound_bytes)
-        own["code_ratio"] = round((len(data) - framing_bytes(data)) / bound_bytes, 5)
+        own["code_ratio"] = round(code_bytes(data) / bound_bytes, 5)
         # What the receiver drops by itself is no change that is sent.
         changes = case.changes * (1 if case.op == inputs.additions.__name__ else 2)
         seen = own["ratio" if content.dense_bytes is not None else "code_ratio"]
@@ -216,10 +216,10 @@ def bound_of(content: Content, data: bytes, decoded: Update) -> float:
     return bits / 8
 
 
-def framing_bytes(data: bytes) -> int:
-    """Return the bytes of a message that are no code: header, descriptors and directory."""
-    header = Header.of(data)
-    return 64 + 24 * header.tensors + 16 * header.chunks
+def code_bytes(data: bytes) -> int:
+    """Return the bytes of a message's codes: without header, descriptors and directory."""
+    found = outline(data)
+    return found.support_bytes + found.value_bytes
 
 
 def against(length: int, bound_bytes: float) -> Row:

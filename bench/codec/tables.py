@@ -118,6 +118,10 @@ def size_table(rows: Sequence[Row]) -> str:
     head += ["zstd", "roaring", "pcodec"]
     judged = [found for found in points.values() if "aim" in found["rans"]]
     table = markdown(head, map(list, map(cells, judged))) + footing(sizes)
+    table += (
+        "\n*Its code* leaves out header, descriptors and directory; the aims are of it, those of "
+        "whole updates of the message.\n"
+    )
     return table + _dense_shares([found["rans"] for found in judged])
 
 

@@ -38,7 +38,7 @@ def test_a_code_is_what_its_descriptors_and_chunks_frame():
     content = of(numel)
     data = codec.encode(content.update, content.schema)
     # A random bitmap of density 1/2 takes a bit a position.
-    assert len(data) - sizes.framing_bytes(data) == numel // 8
+    assert sizes.code_bytes(data) == numel // 8
 
 
 def test_row_says_whether_the_aim_is_reached():
