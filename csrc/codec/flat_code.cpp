@@ -170,29 +170,20 @@ BitCoder append_flat_code(const uint8_t* bits, size_t n, size_t count, Profile p
 
 bool append_flat_code_as(BitCoder coder, const uint8_t* bits, size_t n, size_t count,
                          Scratch* scratch, std::vector<uint8_t>* out) {
-  if (coder == BitCoder::kBitmap) {
-    append_bitmap(bits, n, count, out);
-    return true;
+  if (coder > BitCoder::kRansGaps) return false;
+  if (coder != BitCoder::kBitmap && bitmap_bytes(n, count) == 0) return false;
+  FlatPlan plan;
+  plan.bytes = ~uint64_t{0};
+  if (coder == BitCoder::kRice || coder == BitCoder::kRansGaps) {
+    find_coded_gaps(bits, n, count, scratch);
+    plan.rice = plan_rice(scratch->gaps);
   }
-  if (bitmap_bytes(n, count) == 0) return false;
-  switch (coder) {
-    case BitCoder::kRice:
-      find_coded_gaps(bits, n, count, scratch);
-      append_rice(scratch->gaps, plan_rice(scratch->gaps), out);
-      return true;
-    case BitCoder::kRansBytes:
-      append_byte_code(bits, bytes_of(n), Profile::kRans, out);
-      return true;
-    case BitCoder::kRansGaps:
-      find_coded_gaps(bits, n, count, scratch);
-      append_rans_gaps(
-          scratch->gaps,
-          plan_heads(scratch->gaps, plan_rice(scratch->gaps).parameter, &scratch->heads),
-          &scratch->heads, out);
-      return true;
-    default:
-      return false;
-  }
+  if (coder == BitCoder::kRansGaps)
+    plan.heads = plan_heads(scratch->gaps, plan.rice.parameter, &scratch->heads);
+  if (coder == BitCoder::kRansBytes) plan_bytes(bits, n, &plan);
+  plan.coder = coder;
+  append_planned(bits, n, count, plan, scratch, out);
+  return true;
 }
 
 Reason read_flat_code(BitCoder coder, const uint8_t* data, size_t bytes, size_t n, size_t count,
