@@ -13,7 +13,7 @@ import torch
 
 from sparsefl.allocator import describe_allocator
 from sparsefl.fl.experiment import Setting, check, load_problem, play
-from sparsefl.fl.ledger import Round
+from sparsefl.fl.ledger import SPENT, Round
 from sparsefl.fl.plots import plot_clients, plot_factors, plot_memory, plot_seeds
 from sparsefl.fl.result import Result
 from sparsefl.fl.saved import Run, name_runs
@@ -59,7 +59,7 @@ def compare(
     folder = pathlib.Path(folder)
     results = []
     for seed in seeds:
-        problem = load_problem(setting, seed)
+        problem = load_problem(setting, seed, methods)
         for method in methods:
             check(method, setting, problem, seed, options.get(method))
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,7 @@ def draw(runs: Sequence[Run], folder: str | os.PathLike[str]) -> list[pathlib.Pa
     """
     folder = pathlib.Path(folder)
     named = name_runs(runs)
-    spent = ("setup_bytes", "downlink_bytes", "uplink_bytes")
-    by_bytes = {name: [run.curve(*spent) for run in own] for name, own in named.items()}
+    by_bytes = {name: [run.curve(*SPENT) for run in own] for name, own in named.items()}
     by_seconds = {name: [run.curve("train_s") for run in own] for name, own in named.items()}
     memory = _memory_cells(named)
     clients = {name: _client_accuracies(own) for name, own in named.items()}

@@ -32,6 +32,8 @@ ROW = {
     "uplink_bytes": int,
     "downlink_bytes": int,
     "setup_bytes": int,
+    # Ours: what clients sent before the first round.
+    "setup_uplink_bytes": int,
     "uplink_bound_bytes": int,
     "downlink_bound_bytes": int,
     "uplink_claimed_bytes": int,

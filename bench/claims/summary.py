@@ -14,6 +14,7 @@ from typing import Any
 
 from sparsefl.bench.markdown import markdown
 from sparsefl.figures import COLOURS, MARKERS
+from sparsefl.fl.ledger import SPENT
 from sparsefl.fl.seeds import Spread
 from sparsefl.fl.table import size
 
@@ -87,7 +88,8 @@ def summarise(study: Study, results: Results) -> Iterator[Found]:
             if not runs:
                 continue
             spent = [
-                sum(run["ledger"][f"{kind}_bytes"] for kind in ("setup", "downlink", "uplink"))
+                # Runs of older versions had no set-up up.
+                sum(run["ledger"].get(name, 0) for name in SPENT)
                 for run in runs
             ]
             judged = [run["accuracy_per_client"] for run in runs]

@@ -13,7 +13,7 @@ def dry_run(plan: Plan) -> int:
     """Print bytes a round, minutes expected and the layout of each method; return status 0."""
     experiment = importlib.import_module("sparsefl.fl.experiment")
     forecast = importlib.import_module("sparsefl.fl.forecast")
-    problem = experiment.load_problem(plan.setting, plan.seeds[0])
+    problem = experiment.load_problem(plan.setting, plan.seeds[0], plan.methods)
     forecasts = [
         forecast.forecast(
             method, plan.setting, problem, plan.seeds[0], plan.options.get(method, {})
@@ -46,7 +46,7 @@ def _costs(forecasts: Sequence[Any], plan: Plan, width: int) -> str:
 
     def total(one: Any) -> int:
         each = one.rounds * one.cohort * (one.uplink_bytes + one.downlink_bytes)
-        return int(each + one.clients * one.setup_bytes)
+        return int(each + one.clients * one.setup_bytes + one.prepare_bytes)
 
     size = importlib.import_module("sparsefl.fl.table").size
     columns = [
@@ -54,11 +54,16 @@ def _costs(forecasts: Sequence[Any], plan: Plan, width: int) -> str:
         ["up, B", *(dense(one.uplink_bytes, one) for one in forecasts)],
         ["down, B", *(dense(one.downlink_bytes, one) for one in forecasts)],
         ["set-up, B", *(f"{one.setup_bytes:,}" for one in forecasts)],
+        ["before, B", *(f"{one.prepare_bytes:,}" for one in forecasts)],
         ["whole run", *(size(total(one)) for one in forecasts)],
         ["step, ms", *(f"{1000 * one.step_s:.3g}" for one in forecasts)],
         ["minutes", *(f"{one.wall_s / 60 * len(plan.seeds):.2g}" for one in forecasts)],
     ]
+    if not any(one.prepare_bytes for one in forecasts):
+        del columns[4]
     head = "Bytes of one client in one round (set-up: once), encoded messages (x: dense / this)"
+    if any(one.prepare_bytes for one in forecasts):
+        head += ";\nbefore: what all clients exchange before the first round"
     return f"{head}\n" + "\n".join(align(columns, width))
 
 

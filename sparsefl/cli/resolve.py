@@ -32,7 +32,10 @@ _OWN = {
 }
 _ALIASES = {"data": "dataset", "seed": "seeds"}
 # What an own data set or an own model brings itself.
-_BROUGHT = {"dataset": ("data_dir", "clients", "partition", "dev_examples"), "model": ("norm",)}
+_BROUGHT = {
+    "dataset": ("data_dir", "clients", "partition", "dev_examples", "public_examples"),
+    "model": ("norm",),
+}
 # Table of the model's options; its name is among them, because TOML has no second "model".
 _MODEL, _NAME = "model", "name"
 _FLAG_NAMES = (*FLAGS, *SWITCHES, *_ALIASES, "method", "methods", "lr")

@@ -69,7 +69,7 @@ def _play(
     results = []
     with Logs(plan.values["csv"], plan.values["tensorboard"], append=resume) as logs:
         for seed, folder in folders.items():
-            problem = experiment.load_problem(plan.setting, seed)
+            problem = experiment.load_problem(plan.setting, seed, [method])
             name = method if len(folders) == 1 else f"{method} seed {seed}"
 
             def on_round(entry: Any, name: str = name, folder: pathlib.Path = folder) -> None:

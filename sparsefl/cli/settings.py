@@ -84,7 +84,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         "--data",
         metavar="PKG.MOD:CLIENTS",
         default=argparse.SUPPRESS,
-        help="own data: gives ([(train, dev), ...], test)",
+        help="own data: gives ([(train, dev), ...], test), or with public data after it",
     )
     parser.add_argument(
         "--seed", metavar="N", default=argparse.SUPPRESS, help="the same as --seeds N"

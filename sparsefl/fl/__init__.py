@@ -7,11 +7,13 @@ print(result.table())
 
 from sparsefl.fl import logs
 from sparsefl.fl.costs import Costs
-from sparsefl.fl.engine import Federation, Schedule
+from sparsefl.fl.engine import Federation
+from sparsefl.fl.exchange import Exchange
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire, load_method
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
+from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.seeds import SeedResults, Spread, run_seeds
 from sparsefl.names import METHODS
 
@@ -20,6 +22,7 @@ __all__ = [
     "Client",
     "Costs",
     "Description",
+    "Exchange",
     "Federation",
     "Ledger",
     "Method",

@@ -23,7 +23,7 @@ from sparsefl.codec import Schema
 from sparsefl.support import Support
 
 FILE = "checkpoint.pt"
-_FORMAT = 1
+_FORMAT = 2
 _KIND = "kind"
 _OWN = "sparsefl."
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from sparsefl.fl.batches import Dataset, Reader
-from sparsefl.fl.engine import Schedule
 from sparsefl.fl.options import check_count, check_whole
+from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import floating_dtype, seeded, seeded_model
 
 _logger = logging.getLogger(__name__)

@@ -7,66 +7,32 @@ overwrites everything that travels; what a client keeps between rounds is what i
 What a model holds outside its state_dict (attributes, buffers not persistent) is not reset.
 """
 
+import contextlib
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.nn.functional import cross_entropy
 
 from sparsefl import codec
 from sparsefl.fl.batches import Dataset, stream
+from sparsefl.fl.exchange import Exchange
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.options import check_count
 from sparsefl.fl.pool import Pool
-from sparsefl.fl.sampling import RULES, Rule, draw_cohort
-from sparsefl.fl.training import LocalWork, Loss, train
+from sparsefl.fl.sampling import draw_cohort
+from sparsefl.fl.schedule import Schedule
+from sparsefl.fl.serving import Served, answer, holding, read, serve, valued
+from sparsefl.fl.training import LocalWork, Loss, Watch, train
 from sparsefl.random import generator
 
 _logger = logging.getLogger(__name__)
 
 # Everything of a federation that a round changes.
-_KEPT = ("state", "ledger", "memories", "_seen", "_succeeded")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How much every client does.
-
-    Attributes:
-        clients_per_round: Cohort size; ``None`` is everyone.
-        batch_size: Examples a step.
-        local_epochs: Passes over the client's data in one round.
-        local_steps: Most steps in one round, or ``None``.
-        sampling: How a cohort is drawn: "uniform", or by "examples" (see
-            :func:`sparsefl.fl.sampling.draw_cohort`).
-    """
-
-    clients_per_round: int | None = None
-    batch_size: int = 32
-    local_epochs: int = 1
-    local_steps: int | None = None
-    sampling: Rule = "uniform"
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError: if there is no such sampling."""
-        if self.sampling not in RULES:
-            raise ValueError(f"sampling must be one of {', '.join(RULES)}, got {self.sampling!r}")
-
-    def check(self) -> None:
-        """Refuse counts that are none.
-
-        Raises:
-            TypeError: if one is no whole number.
-            ValueError: if one is below 1.
-        """
-        for name in ("batch_size", "local_epochs"):
-            check_count(name, getattr(self, name))
-        for name in ("local_steps", "clients_per_round"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+_KEPT = ("state", "ledger", "memories", "versions", "_seen", "_succeeded")
 
 
 @dataclass
@@ -75,7 +41,7 @@ class Federation:
 
     Attributes:
         method: The federated method.
-        task: What both sides agreed on.
+        task: What both sides agreed on; the number of clients is filled in.
         datasets: Training data of each client.
         schedule: How much each does.
         ledger: What it has cost so far.
@@ -84,6 +50,10 @@ class Federation:
         memories: What each client has kept for itself, for methods that remember.
         saved: A snapshot to go on from; ``None`` begins anew.
         loss: What clients minimise, of outputs and labels.
+        devs: Development data of each client, for methods that prepare; none if empty.
+        versions: Version of the supports that each client holds, for methods whose supports change.
+        exchanged_bytes: What preparing has sent to clients, and they to the server; the ledger
+            counts it in the first round.
     """
 
     method: Method
@@ -96,6 +66,9 @@ class Federation:
     memories: dict[int, Any] = field(default_factory=dict)
     saved: Mapping[str, Any] | None = None
     loss: Loss = cross_entropy
+    devs: Sequence[Dataset] = ()
+    versions: dict[int, int] = field(default_factory=dict)
+    exchanged_bytes: tuple[int, int] = (0, 0)
     _resident: Client | None = None
     _seen: set[int] = field(default_factory=set)
     _succeeded: bool = False
@@ -105,7 +78,9 @@ class Federation:
 
         Raises:
             TypeError: if an option or a count of the schedule is of another type.
-            ValueError: if one is out of range, or no client owns an example.
+            ValueError: if one is out of range, no client owns an example, or the method needs
+                public data that the task has not.
+            RuntimeError: if a method prepares and no client answers.
         """
         self.schedule.check()
         self.method.with_defaults(self.task.options)
@@ -114,6 +89,11 @@ class Federation:
             raise ValueError("clients must own training data, all datasets are empty")
         if empty := self._examples.count(0):
             _logger.info("%d clients own no training example and are never sampled", empty)
+        if self.method.trains_on_public and not self.task.public:
+            raise ValueError(
+                f"public must be given: {self.method.name} trains on the server's data"
+            )
+        self.task = replace(self.task, clients=len(self._examples) - empty)
         if self.saved is not None:
             for name in _KEPT:
                 setattr(self, name, self.saved[name])
@@ -121,8 +101,25 @@ class Federation:
             return
         started = time.perf_counter()
         self.state = self.method.init(self.task)
+        if self.method.prepare is not None:
+            self._prepare()
         self.setup_message = self.method.setup(self.state)
         self.ledger.setup_s += time.perf_counter() - started
+
+    def _prepare(self) -> None:
+        """Let the method exchange messages with the clients before the first round."""
+        assert self.method.prepare is not None
+        exchange = Exchange(
+            self.method,
+            self.task,
+            self.datasets,
+            self.devs or [()] * len(self.datasets),
+            self._draw,
+            self.loss,
+            self.schedule.batch_size,
+        )
+        self.state = self.method.prepare(self.task, self.state, exchange)
+        self.exchanged_bytes = exchange.downlink_bytes, exchange.uplink_bytes
 
     def snapshot(self) -> dict[str, Any]:
         """Return what another federation of the same task needs as ``saved`` to go on from here."""
@@ -135,43 +132,25 @@ class Federation:
 
     def cohort(self, round: int) -> dict[int, float]:
         """Draw the clients of a round, from a stream of its own, with their chances."""
+        return self._draw(f"cohort of round {round}")
+
+    def _draw(self, name: str) -> dict[int, float]:
+        """Draw clients from the stream of a name, with their chances."""
         size = self.schedule.clients_per_round or len(self.datasets)
-        draws = generator(self.task.seed, f"cohort of round {round}")
+        draws = generator(self.task.seed, name)
         return draw_cohort(self._examples, size, self.schedule.sampling, draws)
 
     def broadcast(self, round: int) -> bytes:
-        """Encode what the server sends in a round."""
-        return self._written(self.method.broadcast(self.state, round))
-
-    def _written(self, broadcast: codec.Update) -> bytes:
-        """Encode what the server sends."""
-        wire = self.wire
-        return codec.encode(
-            broadcast, wire.schema, value_format=wire.downlink_format, base=wire.supports
-        )
-
-    def broadcast_bound_bytes(self, broadcast: codec.Update) -> int:
-        """Return the information bound of what the server sends, bytes."""
-        wire = self.wire
-        return codec.bound_bytes(
-            broadcast, wire.schema, value_format=wire.downlink_format, base=wire.supports
-        )
+        """Encode what the server sends to a newcomer in a round."""
+        return serve(self.method, self.state, self.method.broadcast(self.state, round)).message
 
     def new_client(self) -> Client:
         """Build a client from the bytes of the set-up message alone."""
         return self.method.new_client(self.task, self.setup_message)
 
     def receive(self, client: Client, message: bytes) -> codec.Update:
-        """Decode a broadcast into a client's model.
-
-        Raises:
-            CodecError: if the message is refused; the model is untouched.
-            ValueError: if it does not fit the model, which is untouched.
-        """
-        wire = client.wire
-        update = codec.decode(message, wire.schema, base=wire.supports)
-        self.method.receive(client, update)
-        return update
+        """Decode a broadcast into the model of a newcomer; see :func:`sparsefl.fl.serving.read`."""
+        return read(self.method, client, message)
 
     def play(self, round: int) -> Round:
         """Play one round: broadcast, local training, aggregation.
@@ -185,24 +164,25 @@ class Federation:
             RuntimeError: if no client has ever succeeded; the last failure is its cause.
         """
         entry = Round(round)
+        if not self.ledger.rounds:
+            entry.setup_bytes, entry.setup_uplink_bytes = self.exchanged_bytes
         started = time.perf_counter()
         sent = self.method.broadcast(self.state, round)
-        message = self._written(sent)
-        base = self._base(message)
         entry.encode_s += time.perf_counter() - started
-        bound_bytes = self.broadcast_bound_bytes(sent)
-        pool = self._pool(sent)
+        served: dict[int, Served] = {}
+        pool = Pool(self.wire.schema, self.wire.supports, valued(sent))
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
         for client, chance in self.cohort(round).items():
-            entry.downlink_bytes += len(message)
-            entry.downlink_bound_bytes += bound_bytes
+            own = self._served(sent, self.versions.get(client, 0), served, entry)
+            entry.downlink_bytes += len(own.message)
+            entry.downlink_bound_bytes += own.bound_bytes
             if client not in self._seen:
                 self._seen.add(client)
                 entry.setup_bytes += len(self.setup_message or b"")
             try:
-                reply, work = self._client_round(client, message, entry)
-                self._accept(reply, work.examples / chance, base, pool, entry)
+                reply, work = self._client_round(client, own, entry)
+                self._accept(reply, work.examples / chance, own, pool, entry)
                 self._remember(client)
                 losses.append((work.steps, work.loss))
             except Exception as error:  # whatever a client's data or model raises
@@ -216,15 +196,24 @@ class Federation:
         self.ledger.rounds.append(entry)
         return entry
 
-    def _client_round(self, client: int, message: bytes, entry: Round) -> tuple[bytes, LocalWork]:
-        """Receive, train and encode the reply on the client's side."""
-        if self._resident is None:
+    def _served(
+        self, sent: codec.Update, version: int, served: dict[int, Served], entry: Round
+    ) -> Served:
+        """Return what clients that hold the supports of a version get, encoded once for all."""
+        if version not in served:
             started = time.perf_counter()
-            self._resident = self.new_client()
-            self.ledger.setup_s += time.perf_counter() - started
-        resident = self._resident
+            served[version] = own = serve(self.method, self.state, sent, version)
+            _ = own.message, own.base
+            entry.encode_s += time.perf_counter() - started
+        return served[version]
+
+    def _client_round(self, client: int, own: Served, entry: Round) -> tuple[bytes, LocalWork]:
+        """Receive, train and encode the reply on the client's side."""
+        resident = self._standing_in(own)
         started = time.perf_counter()
-        received = self.receive(resident, message)
+        received = read(self.method, resident, own.message)
+        if self.method.version is not None:
+            self.versions[client] = self.method.version(self.state)
         if self.method.recall is not None:
             self.method.recall(resident, self.memories.get(client))
         entry.decode_s += time.perf_counter() - started
@@ -237,52 +226,42 @@ class Federation:
             max_steps=self.schedule.local_steps,
             generator=stream(self.task.seed, received.round, client),
             loss=self.loss,
+            last_step=self._last_step(resident),
         )
         entry.train_s += work.train_s
         started = time.perf_counter()
-        reply = codec.encode(
-            self.method.report(resident, received, received.round),
-            resident.wire.schema,
-            value_format=resident.wire.uplink_format,
-            base={**resident.wire.supports, **received},
-        )
+        reply = answer(self.method, resident, received)
         entry.encode_s += time.perf_counter() - started
         return reply, work
+
+    def _standing_in(self, own: Served) -> Client:
+        """Return the resident client as one that holds what these clients hold."""
+        if self._resident is None:
+            started = time.perf_counter()
+            self._resident = self.new_client()
+            self.ledger.setup_s += time.perf_counter() - started
+        if self.method.version is None:
+            return self._resident
+        return holding(self._resident, own.held)
+
+    def _last_step(self, client: Client) -> Watch:
+        """Return what opens the context of a client's last step."""
+        if self.method.last_step is None:
+            return contextlib.nullcontext
+        return functools.partial(self.method.last_step, client)
 
     def _remember(self, client: int) -> None:
         """Let a client whose update was accepted keep what its method remembers."""
         if self.method.remember is not None and self._resident is not None:
             self.memories[client] = self.method.remember(self._resident)
 
-    def _base(self, message: bytes) -> codec.Base:
-        """Return what replies to a broadcast are coded against: the supports, and what was sent.
-
-        The server decodes its own message, so that both sides hold the same after any rounding.
-        """
-        wire = self.wire
-        if not wire.supports:
-            return {}
-        return {**wire.supports, **codec.decode(message, wire.schema, base=wire.supports)}
-
-    def _pool(self, sent: codec.Update) -> Pool:
-        """Return where replies are added up; each must bring what the broadcast had values of."""
-        wire = self.wire
-        valued = [
-            name
-            for name, entry in sent.items()
-            if not isinstance(entry, codec.Regenerated | codec.SupportOnly)
-        ]
-        return Pool(wire.schema, wire.supports, valued)
-
-    def _accept(
-        self, reply: bytes, weight: float, base: codec.Base, pool: Pool, entry: Round
-    ) -> None:
+    def _accept(self, reply: bytes, weight: float, own: Served, pool: Pool, entry: Round) -> None:
         """Check a reply on the server's side and add it up, with its bound in the ledger.
 
         Args:
             reply: The client's message.
             weight: Its weight.
-            base: What it is coded against.
+            own: What the client was served.
             pool: Where it is added.
             entry: The ledger's entry of the round.
 
@@ -291,13 +270,12 @@ class Federation:
             ValueError: if it lacks a tensor.
         """
         entry.uplink_bytes += len(reply)
-        wire = self.wire
-        update = codec.decode(reply, wire.schema, base=base)
         started = time.perf_counter()
-        pool.add(reply, update, weight, base)
+        update = codec.decode(reply, own.wire.schema, base=own.base)
+        pool.add(reply, update, weight, own.base)
         entry.decode_s += time.perf_counter() - started
         entry.uplink_bound_bytes += codec.bound_bytes(
-            update, wire.schema, value_format=wire.uplink_format, base=base
+            update, own.wire.schema, value_format=own.wire.uplink_format, base=own.base
         )
 
     def _aggregate(self, pool: Pool, entry: Round, failure: Exception | None) -> None:

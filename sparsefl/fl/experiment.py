@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +11,22 @@ from torch import nn
 from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.checks import check_clients, check_counts, try_model
-from sparsefl.fl.engine import Schedule
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
 from sparsefl.fl.method import load_method
+from sparsefl.fl.options import check_count
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
+from sparsefl.fl.schedule import Schedule
 from sparsefl.names import LINEAR
 from sparsefl.timing import TIMED_STEPS
 
 # Images of the training set that the server holds out, to choose learning rates on: never the test
 # set. Where they would be more than a fifth of a small data set, a fifth is.
 HELD_OUT = 5000
+# Images of the training set that the server trains on itself, where a method does; ours, FedTiny
+# says "small" (arXiv 2212.01977). A fifth of a small data set at most.
+PUBLIC_EXAMPLES = 1000
 # Each client keeps a tenth of its data to judge the global model by.
 CLIENT_DEV_SHARE = 0.1
 # Chosen on the development data like every method's own: with FedAvg's defaults softmax regression
@@ -36,7 +40,7 @@ class Setting:
 
     Attributes:
         dataset: Name of a data set, or "package.module:function" that gives
-            ``([(train, dev), ...], test)``.
+            ``([(train, dev), ...], test)``, with ``public`` after it where the server has data.
         model: Name of a model, or "package.module:function" that gives a module.
         data_dir: Folder of the data set's files.
         norm: Normalisation of a named model.
@@ -49,6 +53,9 @@ class Setting:
         density: Share of weights kept, for methods that prune.
         schedule: Cohort, batch and local work.
         dev_examples: Held-out images that judge a round; the curve's, not the result's.
+        public_examples: Images held out for the server to train on, neither a client's nor
+            development nor test data; ``None`` is ``PUBLIC_EXAMPLES`` where a method of the
+            comparison trains on them, and none elsewhere.
         evaluate_every: Rounds between two points of the curve.
         threads: Threads of torch.
         timed_steps: Local steps that are timed.
@@ -66,6 +73,7 @@ class Setting:
     density: float = defaults.DENSITY
     schedule: Schedule = field(default_factory=Schedule)
     dev_examples: int | None = None
+    public_examples: int | None = None
     evaluate_every: int = 1
     threads: int | None = None
     timed_steps: int = TIMED_STEPS
@@ -84,6 +92,7 @@ class Problem:
         in_shape: Shape of a sample, where the data set says so.
         classes: Number of labels, where it does.
         label: What reports call the data; a copy that is not the official one says so.
+        public: The server's own examples to train on, where there are any.
     """
 
     clients: list[tuple[Dataset, ...]]
@@ -92,22 +101,33 @@ class Problem:
     in_shape: tuple[int, int, int] | None = None
     classes: int | None = None
     label: str = "own data"
+    public: Dataset | None = None
 
 
-def load_problem(setting: Setting, seed: int) -> Problem:
+def load_problem(setting: Setting, seed: int, methods: Sequence[str] = ()) -> Problem:
     """Load the data and divide it among the clients.
 
     The server's held-out images do not depend on ``seed``; partition and local splits do.
+
+    Args:
+        setting: What is trained on what.
+        seed: Of the run.
+        methods: Those that will be compared: where one trains on public data, all do without them
+            at the clients.
 
     Raises:
         FileNotFoundError: if the data set's files are not there.
         ValueError: if there is no such data set, or it cannot be divided so.
     """
     if ":" in setting.dataset:
-        clients, test = load_data(setting.dataset)
-        return Problem(clients, None, test, label=setting.dataset)
+        clients, test, public = load_data(setting.dataset)
+        return Problem(clients, None, test, label=setting.dataset, public=public)
     train, test, info = data.load(setting.dataset, setting.data_dir)
-    rest, dev = data.hold_out(train, min(HELD_OUT, len(train) // 5), seed=0)
+    most = len(train) // 5
+    rest, dev = data.hold_out(train, min(HELD_OUT, most), seed=0)
+    public = None
+    if wanted := _public_examples(setting, methods):
+        rest, public = data.hold_out(rest, min(wanted, most), seed=0)
     parts = data.partition.split(
         setting.partition, data.labels_of(rest), setting.clients, seed=seed
     )
@@ -118,7 +138,16 @@ def load_problem(setting: Setting, seed: int) -> Problem:
     if setting.dev_examples is not None:
         dev = data.subset(dev, range(min(setting.dev_examples, len(dev))))
     label = f"{info.label or setting.dataset}, {setting.partition}"
-    return Problem(clients, dev, test, info.in_shape, info.num_classes, label)
+    return Problem(clients, dev, test, info.in_shape, info.num_classes, label, public)
+
+
+def _public_examples(setting: Setting, methods: Sequence[str]) -> int:
+    """Return how many examples the server keeps to train on itself."""
+    if setting.public_examples is not None:
+        check_count("public_examples", setting.public_examples, least=0)
+        return setting.public_examples
+    needed = any(load_method(name).trains_on_public for name in methods if name != LINEAR)
+    return PUBLIC_EXAMPLES if needed else 0
 
 
 def _local_splits(own: Any, test_share: float, seed: int) -> tuple[Dataset, ...]:
@@ -308,6 +337,7 @@ def play(
         schedule=setting.schedule,
         options=prepared.options,
         dev=problem.dev,
+        public=problem.public,
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
         timed_steps=setting.timed_steps,

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparsefl import codec
 from sparsefl.fl.batches import Reader, batch_indices, stream
 from sparsefl.fl.checks import check_clients, check_counts, try_model
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.experiment import Problem, Setting, prepare
 from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.method import Client, Task, load_method
+from sparsefl.fl.serving import answer
 from sparsefl.fl.training import accuracy, local_step
 from sparsefl.measuring import torch_threads
 from sparsefl.nn import FrozenConv2d, FrozenLinear
@@ -68,6 +68,7 @@ class Forecast:
     Attributes:
         method: Name of the row.
         setup_bytes: What a client gets once.
+        prepare_bytes: What server and clients exchange before the first round, all together.
         downlink_bytes: What a client gets in a round.
         uplink_bytes: What a client sends, encoded right after the broadcast.
         trained_uplink_bytes: The same after the timed steps: differs where a message's size depends
@@ -87,6 +88,7 @@ class Forecast:
 
     method: str
     setup_bytes: int
+    prepare_bytes: int
     downlink_bytes: int
     uplink_bytes: int
     trained_uplink_bytes: int
@@ -145,18 +147,19 @@ def _forecast(
     prepared = prepare(method, setting, problem, options)
     schedule = setting.schedule
     check_counts(setting.rounds, setting.evaluate_every, seed, schedule)
-    trains = [client.train for client in check_clients(problem.clients)]
+    data = check_clients(problem.clients)
+    trains, devs = [client.train for client in data], [client.dev for client in data]
     chosen = load_method(prepared.method)
     given = with_horizon(chosen.with_defaults(prepared.options), setting.rounds)
     example, _ = try_model(prepared.factory, seed, next(t for t in trains if len(t) > 0))
-    task = Task(prepared.factory, example, seed, setting.density, given)
-    federation = Federation(chosen, task, trains, schedule)
+    task = Task(prepared.factory, example, seed, setting.density, given, public=problem.public)
+    federation = Federation(chosen, task, trains, schedule, devs=devs)
     eligible = sum(len(train) > 0 for train in trains)
     client = federation.new_client()
     started = time.perf_counter()
     message = federation.broadcast(1)
     received = federation.receive(client, message)
-    uplink_bytes = len(_reply(federation, client, received))
+    uplink_bytes = len(answer(chosen, client, received))
     exchange_s = 2 * (time.perf_counter() - started)
     step_s = _time_steps(federation, client)
     evaluated = problem.test if problem.dev is None else problem.dev
@@ -164,9 +167,10 @@ def _forecast(
     return Forecast(
         method=method,
         setup_bytes=len(federation.setup_message or b""),
+        prepare_bytes=sum(federation.exchanged_bytes),
         downlink_bytes=len(message),
         uplink_bytes=uplink_bytes,
-        trained_uplink_bytes=len(_reply(federation, client, received)),
+        trained_uplink_bytes=len(answer(chosen, client, received)),
         dense_bytes=sum(
             v.numel() * v.element_size() for v in task.new_model().state_dict().values()
         ),
@@ -180,16 +184,6 @@ def _forecast(
         evaluations=due + bool(setting.evaluate_every and setting.rounds % setting.evaluate_every),
         setup_s=federation.ledger.setup_s,
         layers=tuple(_plans(client.model)),
-    )
-
-
-def _reply(federation: Federation, client: Client, received: codec.Update) -> bytes:
-    """Encode what the client would send now, as the engine does."""
-    return codec.encode(
-        federation.method.report(client, received, received.round),
-        client.wire.schema,
-        value_format=client.wire.uplink_format,
-        base={**client.wire.supports, **received},
     )
 
 

@@ -5,6 +5,9 @@ Bytes are lengths of encoded messages, never formulas: each is counted where it 
 
 from dataclasses import asdict, dataclass, field, fields
 
+# Everything that was sent; what messages need at least is no part of it.
+SPENT = ("setup_bytes", "setup_uplink_bytes", "downlink_bytes", "uplink_bytes")
+
 
 @dataclass
 class Round:
@@ -14,7 +17,9 @@ class Round:
         round: Number of the round, from 1.
         clients: Clients whose update was aggregated.
         lost: Clients whose update was lost: they raised, or one side refused a message.
-        setup_bytes: Messages sent once to a client, on its first round (masks, seeds).
+        setup_bytes: Messages sent once to a client, on its first round (masks, seeds); in the first
+            round also those that a method has sent to prepare.
+        setup_uplink_bytes: What clients have answered to these, in the first round.
         downlink_bytes: Messages of the server to the cohort.
         uplink_bytes: Messages of the cohort to the server.
         uplink_bound_bytes: Information bound of those messages, as of ``codec.bound_bytes``: of
@@ -34,6 +39,7 @@ class Round:
     clients: int = 0
     lost: int = 0
     setup_bytes: int = 0
+    setup_uplink_bytes: int = 0
     downlink_bytes: int = 0
     uplink_bytes: int = 0
     uplink_bound_bytes: int = 0
@@ -50,7 +56,7 @@ class Round:
     @property
     def total_bytes(self) -> int:
         """Set-up, down and up together."""
-        return self.setup_bytes + self.downlink_bytes + self.uplink_bytes
+        return sum(getattr(self, name) for name in SPENT)
 
 
 _SUMMED = tuple(
@@ -63,7 +69,7 @@ class Ledger:
     """The rounds of a run, and what was spent before the first.
 
     Attributes:
-        setup_s: Seconds of the server's set-up (SynFlow, plans), counted apart.
+        setup_s: Seconds of the set-up (SynFlow, plans, what clients did to prepare), counted apart.
         rounds: One entry a round.
     """
 

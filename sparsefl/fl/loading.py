@@ -6,7 +6,10 @@ from typing import Any
 
 from sparsefl.fl.batches import Dataset
 
-_DATA = "clients, a sequence of (train, dev), and the test data: return [(train, dev), ...], test"
+_DATA = (
+    "clients, a sequence of (train, dev), the test data, and public data where the server has any: "
+    "return [(train, dev), ...], test or [(train, dev), ...], test, public"
+)
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
@@ -54,20 +57,23 @@ def call(spec: str) -> Any:
         ) from error
 
 
-def load_data(spec: str) -> tuple[list[tuple[Dataset, ...]], Dataset]:
-    """Call a function that gives ``([(train, dev), ...], test)``.
+def load_data(spec: str) -> tuple[list[tuple[Dataset, ...]], Dataset, Dataset | None]:
+    """Call a function that gives ``([(train, dev), ...], test)``, or with ``public`` after it.
+
+    Returns:
+        Clients, test data, and the server's own examples or ``None``.
 
     Raises:
         TypeError: if it gives something else.
         ValueError: if it cannot be loaded, or fails.
     """
     given = call(spec)
-    if not isinstance(given, Sequence) or len(given) != 2:
+    if not isinstance(given, Sequence) or len(given) not in (2, 3):
         raise TypeError(f"{spec} must give {_DATA}; it gave {_kind(given)}")
-    clients, test = given
+    clients, test, public = (*given, None)[:3]
     if not isinstance(clients, Sequence) or not all(isinstance(c, Sequence) for c in clients):
         raise TypeError(f"{spec} must give {_DATA}; its first part is {_kind(clients)}")
-    return [tuple(client) for client in clients], test
+    return [tuple(client) for client in clients], test, public
 
 
 def _kind(value: Any) -> str:

@@ -9,19 +9,24 @@ import importlib
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsefl.codec import Schema, Update
 from sparsefl.codec.plan import ValueFormat
+from sparsefl.fl.batches import Dataset
 from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.pool import Mean
 from sparsefl.fl.training import seeded_model
 from sparsefl.names import METHODS
 from sparsefl.support import Support
+
+if TYPE_CHECKING:
+    from sparsefl.fl.exchange import Exchange
 
 # Rounds of a run that is given no number of them.
 ROUNDS = 10
@@ -43,6 +48,9 @@ class Task:
         seed: Seed of the run.
         density: Share of weights kept, for methods that prune.
         options: The method's options, its defaults included.
+        public: The server's own labelled examples, none of a client's, development or test data;
+            ``None`` where it has none.
+        clients: Clients of the federation that own training data; filled in by it.
         rounds: Rounds planned. A schedule of the learning rate that ends with the run and is given
             no end takes it from here; more may be played.
     """
@@ -53,6 +61,8 @@ class Task:
     density: float
     options: Mapping[str, Any]
     rounds: int = ROUNDS
+    public: Dataset | None = None
+    clients: int = 0
 
     def __post_init__(self) -> None:
         """Fill in what the options leave to the task."""
@@ -122,6 +132,16 @@ class Method:
         recall: ``(client, memory | None)``: put it back, after the broadcast was received.
         personal_model: ``(task, state, memory | None) -> nn.Module | None``: a client's own model
             in plain torch, for methods whose clients have one; ``None`` where the options say so.
+        prepare: ``(task, state, exchange) -> state``: what follows ``init`` and needs the clients,
+            before the set-up message is made; see :class:`sparsefl.fl.exchange.Exchange`.
+        last_step: ``(client) -> context``, entered around forward and backward pass of a client's
+            last local step of a round.
+        version: ``(state) -> int``: how often the supports have changed, from 0, for methods whose
+            supports do; they then travel in the broadcasts, as their changes from those of the
+            version that a client was last served. The supports of ``server_wire`` are the newest,
+            the set-up message tells those of version 0.
+        supports_of: ``(state, version) -> supports`` of any version up to now; goes with it.
+        trains_on_public: Whether it needs ``Task.public``.
     """
 
     name: str
@@ -144,6 +164,22 @@ class Method:
     remember: Callable[[Client], Any] | None = None
     recall: Callable[[Client, Any], None] | None = None
     personal_model: Callable[[Task, Any, Any], nn.Module | None] | None = None
+    prepare: Callable[[Task, Any, "Exchange"], Any] | None = None
+    last_step: Callable[[Client], AbstractContextManager[object]] | None = None
+    version: Callable[[Any], int] | None = None
+    supports_of: Callable[[Any, int], Mapping[str, Support]] | None = None
+    trains_on_public: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: if it has versions without supports, or the other way round."""
+        if (self.version is None) != (self.supports_of is None):
+            raise ValueError(f"{self.name} must have both of version and supports_of, or neither")
+
+    def held_supports(self, state: Any, version: int) -> Mapping[str, Support]:
+        """Return the supports that a client holds which was last served at a version."""
+        if self.supports_of is None:
+            return self.server_wire(state).supports
+        return self.supports_of(state, version)
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill the options up with their defaults.

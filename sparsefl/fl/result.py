@@ -71,6 +71,7 @@ class Result:
             "uplink_bytes": sums["uplink_bytes"],
             "downlink_bytes": sums["downlink_bytes"],
             "setup_bytes": sums["setup_bytes"],
+            "setup_uplink_bytes": sums["setup_uplink_bytes"],
             "uplink_bound_bytes": sums["uplink_bound_bytes"],
             "downlink_bound_bytes": sums["downlink_bound_bytes"],
             "uplink_claimed_bytes": costs.uplink_claimed_bytes,

@@ -25,10 +25,11 @@ from sparsefl.fl.checks import (
     try_model,
 )
 from sparsefl.fl.costs import collect_costs
-from sparsefl.fl.engine import Federation, Schedule
+from sparsefl.fl.engine import Federation
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
+from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import Loss, accuracy
 from sparsefl.measuring import torch_threads
 from sparsefl.names import METHODS
@@ -76,6 +77,7 @@ def run(
     timed_steps: int = TIMED_STEPS,
     description: Description | None = None,
     on_round: Callable[[Round], None] | None = None,
+    public: Dataset | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> Result:
@@ -108,6 +110,8 @@ def run(
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
         description: Names for the report, and how to measure memory.
         on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
+        public: The server's own labelled examples, for methods that train on some: held out from
+            clients, development and test data alike.
         checkpoint: Folder of the checkpoint, written after each round.
         resume: Go on from the checkpoint where there is one; more ``rounds`` than before are fine.
             A cosine schedule keeps the end that it had; to leave room, begin with a larger option
@@ -131,12 +135,13 @@ def run(
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
     with torch_threads(threads):
-        task = _task(model, data, {"test": test, "dev": dev}, seed, density, given, rounds)
+        servers = {"test": test, "dev": dev, "public": public}
+        task = _task(model, data, servers, seed, density, given, rounds)
         config = _config(chosen, task, data, schedule, rounds, description, loss)
         kept = _checkpoint(checkpoint, config, data, task)
         saved = _saved(kept, resume, rounds)
-        trains = [own.train for own in data]
-        federation = Federation(chosen, task, trains, schedule, saved=saved, loss=loss)
+        trains, devs = [own.train for own in data], [own.dev for own in data]
+        federation = Federation(chosen, task, trains, schedule, saved=saved, loss=loss, devs=devs)
         judged_by = _round_data(dev, data)
         _play(federation, rounds, judged_by, evaluate_every, kept, on_round)
         final = chosen.global_model(task, federation.state)
@@ -180,7 +185,7 @@ def _task(
     named += [pair for number, client in enumerate(data) for pair in client.named(number)]
     for name, own in named:
         check_labels(own, name, classes)
-    return Task(model, example, seed, density, options, rounds)
+    return Task(model, example, seed, density, options, rounds, servers["public"])
 
 
 def _with_saved_horizon(
@@ -314,6 +319,7 @@ def _checkpoint(
         "train_sha256": {
             f"clients[{number}]": data_sha256(client.train) for number, client in enumerate(data)
         },
+        "public_sha256": None if task.public is None else data_sha256(task.public),
     }
     return Checkpoint(folder, same)
 

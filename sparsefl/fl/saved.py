@@ -40,7 +40,8 @@ class Run:
         """Return ``(sum of some columns of the log so far, accuracy)`` of the rounds evaluated."""
         points, total = [], 0.0
         for entry in self.rounds:
-            total += sum(entry[name] for name in spent)
+            # Logs of older versions lack some.
+            total += sum(entry.get(name, 0) for name in spent)
             if entry["accuracy"] is not None:
                 points.append((total, entry["accuracy"]))
         return points

@@ -169,6 +169,13 @@ def _of_bound(row: Row, way: str) -> str:
     return share(factor(row[f"{way}_bytes"], row.get(f"{way}_bound_bytes")))
 
 
+def _setup(row: Row) -> str:
+    """Format the bytes of the set-up, and those that clients sent for it where they sent any."""
+    answered = row.get("setup_uplink_bytes")
+    down = size(row["setup_bytes"])
+    return f"{down}, up {size(answered)}" if answered else down
+
+
 def _seeds(row: Row) -> str:
     return f"{row['seeds']} seeds" if "seeds" in row else str(row["seed"])
 
@@ -220,7 +227,7 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
                 "down x",
                 lambda row: times(factor(row["downlink_dense_bytes"], row["downlink_bytes"])),
             ),
-            ("set-up", lambda row: size(row["setup_bytes"])),
+            ("set-up", _setup),
         ),
     ),
     (

@@ -4,9 +4,9 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from sparsefl.fl.batches import Dataset, Reader, batch_indices, concatenated
 # examples at once take it 1.8 times as long each.
 EVALUATION_BATCH = 64
 
+Item = TypeVar("Item")
 
 # ``(outputs, labels) -> scalar``.
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+# Gives what is entered around the passes of a local step.
+Watch: TypeAlias = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ def local_step(
     inputs: Tensor,
     labels: Tensor,
     loss: Loss = nn.functional.cross_entropy,
+    watch: Watch = contextlib.nullcontext,
 ) -> Tensor:
-    """Make one step of a loss, and return it."""
+    """Make one step of a loss, and return it; ``watch()`` is entered around both passes."""
     optimizer.zero_grad(set_to_none=True)
-    value = loss(model(inputs), labels)
-    value.backward()
+    with watch():
+        value = loss(model(inputs), labels)
+        value.backward()
     optimizer.step()
     return value.detach()
 
@@ -89,6 +94,7 @@ def train(
     max_steps: int | None,
     generator: np.random.Generator,
     loss: Loss = nn.functional.cross_entropy,
+    last_step: Watch = contextlib.nullcontext,
 ) -> LocalWork:
     """Train ``model`` in place on a client's data.
 
@@ -101,6 +107,7 @@ def train(
         max_steps: Most steps, or ``None``.
         generator: Source of the order, and of the seed of dropout and augmentation.
         loss: Of the model's outputs and the labels, a scalar.
+        last_step: Gives what is entered around forward and backward pass of the last step.
 
     Raises:
         ValueError: if the client owns no example, or the loss is not finite.
@@ -112,13 +119,25 @@ def train(
     reader = Reader(dataset, floating_dtype(model))
     losses: list[Tensor] = []
     with seeded(int(generator.integers(2**62))):
-        for indices in batch_indices(len(dataset), batch_size, epochs, max_steps, generator):
+        batches = batch_indices(len(dataset), batch_size, epochs, max_steps, generator)
+        for indices, is_last in _with_last(batches):
             inputs, labels = reader.take(indices)
-            losses.append(local_step(model, optimizer, inputs, labels, loss))
+            watch = last_step if is_last else contextlib.nullcontext
+            losses.append(local_step(model, optimizer, inputs, labels, loss, watch))
     mean = float(torch.stack(losses).mean())
     if not math.isfinite(mean):
         raise ValueError("local training diverged: the loss is not finite")
     return LocalWork(len(losses), len(dataset), mean, time.perf_counter() - started)
+
+
+def _with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+    """Yield each item, and whether it is the last."""
+    rest = iter(items)
+    for held in rest:
+        for item in rest:
+            yield held, False
+            held = item
+        yield held, True
 
 
 def _enter_training(model: nn.Module, examples: int) -> None:

@@ -38,7 +38,10 @@ def test_ledger_counts_the_bytes_that_were_passed(method, federation, monkeypatc
         assert entry.uplink_bytes == sum(len(message) for message in up)
         assert 0 < entry.uplink_bound_bytes <= entry.uplink_bytes
         sent = codec.decode(down, run.wire.schema, base=run.wire.supports)
-        assert entry.downlink_bound_bytes == 3 * run.broadcast_bound_bytes(sent) > 0
+        bound = codec.bound_bytes(
+            sent, run.wire.schema, run.wire.downlink_format, run.wire.supports
+        )
+        assert entry.downlink_bound_bytes == 3 * bound > 0
     assert entries[0].setup_bytes == 3 * len(run.setup_message or b"")
     assert entries[1].setup_bytes == entries[2].setup_bytes == 0
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sparsefl import data
-from sparsefl.fl import Schedule
+from sparsefl.fl import Schedule, experiment, load_method
 from sparsefl.fl.experiment import Setting, load_problem, play
 
 SETTING = Setting(
@@ -69,3 +69,24 @@ def test_a_named_run_resumes(tmp_path):
     assert [entry.round for entry in seen] == [3]
     assert resumed.ledger.rounds[:2] == first.ledger.rounds
     assert resumed.model_sha256 == play("fedavg", longer, problem, 0).model_sha256
+
+
+def test_public_data_are_held_out_of_the_clients_for_all_methods_alike(monkeypatch):
+    plain, none = load_problem(SETTING, 3), load_problem(SETTING, 3, ["fedavg", "linear"])
+    assert none.public is None
+    assert [len(own) for own, _ in none.clients] == [len(own) for own, _ in plain.clients]
+    needy = dataclasses.replace(load_method("fedpt"), trains_on_public=True)
+    found = {"fedpt": needy, "fedavg": load_method("fedavg")}
+    monkeypatch.setattr(experiment, "load_method", found.__getitem__)
+    first, second = (load_problem(SETTING, seed, ["fedavg", "linear", "fedpt"]) for seed in (3, 4))
+    held, total = len(first.public), sum(len(part) for client in first.clients for part in client)
+    assert held == len(second.public) > 0
+    assert total == sum(len(part) for client in plain.clients for part in client) - held
+    assert positions(first.public) == positions(second.public)
+    own = {*positions(first.public)}
+    others = [first.dev, *(part for client in first.clients for part in client)]
+    assert not any(own & {*positions(part)} for part in others)
+    asked = load_problem(dataclasses.replace(SETTING, public_examples=17), 3)
+    assert len(asked.public) == 17
+    with pytest.raises(ValueError, match="public_examples must be at least 0, got -1"):
+        load_problem(dataclasses.replace(SETTING, public_examples=-1), 3)
