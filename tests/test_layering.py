@@ -40,7 +40,7 @@ LAYERS = {
     "sparsefl": 11,
 }
 # Heavy or optional: imported where they are used, so that importing sparsefl stays cheap.
-LAZY = {"matplotlib", "torch", "tqdm", "triton"}
+LAZY = {"dp_accounting", "matplotlib", "torch", "tqdm", "triton"}
 NUMPY_ONLY = ("sparsefl.support", "sparsefl.random", "sparsefl.codec")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

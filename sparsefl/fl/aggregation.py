@@ -155,6 +155,27 @@ class ServerOptimizer:
         return stepped, replace(self, first=first, second=second)
 
 
+def step_trained(
+    server: ServerOptimizer, tensors: Tensors, trained: Iterable[str], change: Tensors
+) -> tuple[dict[str, Tensor], ServerOptimizer]:
+    """Take the server's step along the clients' mean change; all that is not trained moves by it.
+
+    Args:
+        server: The server's optimizer.
+        tensors: The server's tensors.
+        trained: Names of those that the optimizer steps on; the rest is averaged plainly.
+        change: ``sum_k p_k D_k`` of each, float64.
+
+    Returns:
+        The new tensors, in their order, and the optimizer with its new moments.
+    """
+    stepped_on = {name: tensors[name] for name in trained}
+    others = {name: value for name, value in tensors.items() if name not in stepped_on}
+    stepped, server = server.step(stepped_on, change)
+    moved = {**stepped, **add_change(others, change)}
+    return {name: moved[name] for name in tensors}, server
+
+
 def load_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], needed: Iterable[str] = ()
 ) -> None:

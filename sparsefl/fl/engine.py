@@ -23,6 +23,7 @@ from sparsefl.fl.exchange import Exchange
 from sparsefl.fl.ledger import Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.pool import Pool
+from sparsefl.fl.privacy import Privacy
 from sparsefl.fl.sampling import draw_cohort
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.serving import Served, answer, holding, read, serve, valued
@@ -89,6 +90,8 @@ class Federation:
             raise ValueError("clients must own training data, all datasets are empty")
         if empty := self._examples.count(0):
             _logger.info("%d clients own no training example and are never sampled", empty)
+        if self.privacy and self.privacy.entropy == "seed":
+            _logger.warning("dp_entropy is 'seed': who knows the seed can take the noise off")
         if self.method.trains_on_public and not self.task.public:
             raise ValueError(
                 f"public must be given: {self.method.name} trains on the server's data"
@@ -126,6 +129,13 @@ class Federation:
         return {name: getattr(self, name) for name in _KEPT}
 
     @property
+    def privacy(self) -> Privacy | None:
+        """What clips and perturbs the updates; ``None`` where the options ask for no privacy."""
+        clients = len(self._examples) - self._examples.count(0)
+        size = min(self.schedule.clients_per_round or clients, clients)
+        return Privacy.of(self.task.options, self.schedule.sampling, clients, size)
+
+    @property
     def wire(self) -> Wire:
         """How the server encodes and decodes."""
         return self.method.server_wire(self.state)
@@ -137,7 +147,8 @@ class Federation:
     def _draw(self, name: str) -> dict[int, float]:
         """Draw clients from the stream of a name, with their chances."""
         size = self.schedule.clients_per_round or len(self.datasets)
-        draws = generator(self.task.seed, name)
+        privacy = self.privacy
+        draws = privacy.draws(self.task.seed, name) if privacy else generator(self.task.seed, name)
         return draw_cohort(self._examples, size, self.schedule.sampling, draws)
 
     def broadcast(self, round: int) -> bytes:
@@ -272,6 +283,8 @@ class Federation:
         entry.uplink_bytes += len(reply)
         started = time.perf_counter()
         update = codec.decode(reply, own.wire.schema, base=own.base)
+        if self.privacy:
+            weight = self.privacy.weight(update)
         pool.add(reply, update, weight, own.base)
         entry.decode_s += time.perf_counter() - started
         entry.uplink_bound_bytes += codec.bound_bytes(
@@ -281,16 +294,26 @@ class Federation:
     def _aggregate(self, pool: Pool, entry: Round, failure: Exception | None) -> None:
         """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.
 
-        Where the sampling was not uniform, ``n_k`` stands for the examples over the chance.
+        Where the sampling was not uniform, ``n_k`` stands for the examples over the chance. Under
+        privacy clients count alike, and a round without any update is a step of noise.
         """
+        privacy = self.privacy
+        if privacy:
+            entry.epsilon = privacy.epsilon(entry.round)
         if pool.clients == 0:
-            if not self._succeeded:
+            if failure and not self._succeeded:
                 raise RuntimeError(f"no client could train: {failure}") from failure
-            _logger.warning("round %d: all clients lost, the global model stays", entry.round)
-            return
-        self._succeeded = True
+            if not privacy:
+                _logger.warning("round %d: no update, the global model stays", entry.round)
+                return
+        self._succeeded |= pool.clients > 0
         started = time.perf_counter()
-        self.state = self.method.aggregate(self.state, pool.mean())
+        mean = (
+            privacy.noisy_mean(pool.sums(), pool.clients, self.task.seed, entry.round)
+            if privacy
+            else pool.mean()
+        )
+        self.state = self.method.aggregate(self.state, mean)
         entry.clients = pool.clients
         entry.aggregate_s += time.perf_counter() - started
 

@@ -33,6 +33,7 @@ class Round:
         local_steps: Optimizer steps, all clients.
         loss: Mean training loss of the local steps, ``None`` where none was made.
         accuracy: Accuracy of the new global model, ``None`` in a round without evaluation.
+        epsilon: Privacy spent so far, at the delta of the options; ``None`` without noise.
     """
 
     round: int
@@ -52,6 +53,7 @@ class Round:
     local_steps: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    epsilon: float | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -60,7 +62,7 @@ class Round:
 
 
 _SUMMED = tuple(
-    item.name for item in fields(Round) if item.name not in ("round", "loss", "accuracy")
+    item.name for item in fields(Round) if item.name not in ("round", "loss", "accuracy", "epsilon")
 )
 
 

@@ -47,6 +47,7 @@ class Pool:
         self._accumulator = codec.Accumulator(
             schema, dtype="float64", supports=supports, threads=torch.get_num_threads()
         )
+        self._schema, self._supports = schema, supports
         self._expected = frozenset(expected)
 
     @property
@@ -70,6 +71,21 @@ class Pool:
         if missing := sorted(self._expected - set(update)):
             raise ValueError(f"the update lacks {', '.join(missing)}")
         self._accumulator.add(message, weight, base)
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return ``sum_k n_k x_k`` of every expected tensor, zeros where no message came.
+
+        In the schema's order, float64: in its shape, ``[nnz]`` where its support is shared.
+        """
+        added, sums = self._accumulator.sum(), {}
+        for name in (name for name in self._schema if name in self._expected):
+            kept = self._supports.get(name)
+            shape = self._schema[name].shape if kept is None else (kept.nnz,)
+            came = name in added
+            sums[name] = (
+                torch.from_numpy(added[name]) if came else torch.zeros(shape, dtype=torch.float64)
+            )
+        return sums
 
     def mean(self) -> Mean:
         """Return ``sum_k n_k x_k / sum_k n_k``."""

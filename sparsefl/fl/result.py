@@ -87,7 +87,15 @@ class Result:
             "decode_s": sums["decode_s"],
             "aggregate_s": sums["aggregate_s"],
             "step_factor": costs.step_factor,
+            **self._privacy(),
         }
+
+    def _privacy(self) -> dict[str, Any]:
+        """Return what the run spent of its clients' privacy, where it was accounted for."""
+        spent = self.ledger.rounds[-1].epsilon if self.ledger.rounds else None
+        if spent is None:
+            return {}
+        return {"epsilon": spent, "delta": self.config["options"]["dp_delta"]}
 
     def report(self) -> dict[str, Any]:
         """Return what ``result.json`` holds."""

@@ -5,23 +5,25 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-Rule: TypeAlias = Literal["uniform", "examples"]
+Rule: TypeAlias = Literal["uniform", "examples", "poisson"]
 RULES: tuple[str, ...] = get_args(Rule)
 
 
 def draw_cohort(
     examples: npt.ArrayLike, size: int, rule: Rule, generator: np.random.Generator
 ) -> dict[int, float]:
-    """Draw clients without replacement.
+    """Draw clients without replacement, or each by itself.
 
     "uniform" gives each the same chance; an update then counts by the client's examples, as in
     FedAvg. "examples" gives each a chance in proportion to its examples n_k, and an update counts
     by n_k over that chance: all alike where no chance reaches 1. The mean update is unbiased.
+    "poisson" gives each the same chance, independently of the others: ``size`` is what a cohort has
+    on average, and one may be empty. Accountants of differential privacy assume it.
 
     Args:
         examples: Examples of each client, ``[clients]``; who owns none is never drawn.
         size: Clients to draw; everyone who owns an example where there are fewer.
-        rule: "uniform" or "examples".
+        rule: "uniform", "examples" or "poisson".
         generator: Source of the draw.
 
     Returns:
@@ -32,6 +34,9 @@ def draw_cohort(
     size = min(size, eligible.size)
     if rule == "uniform":
         return dict.fromkeys(sorted(generator.choice(eligible, size, replace=False).tolist()), 1.0)
+    if rule == "poisson":
+        taken = generator.random(eligible.size) < size / max(eligible.size, 1)
+        return dict.fromkeys(eligible[taken].tolist(), 1.0)
     chances = inclusion_chances(owned[eligible], size)
     drawn = np.sort(_systematic(chances, size, generator))
     return dict(zip(eligible[drawn].tolist(), chances[drawn].tolist(), strict=True))

@@ -15,7 +15,7 @@ class Schedule:
         batch_size: Examples a step.
         local_epochs: Passes over the client's data in one round.
         local_steps: Most steps in one round, or ``None``.
-        sampling: How a cohort is drawn: "uniform", or by "examples" (see
+        sampling: How a cohort is drawn: "uniform", by "examples", or "poisson" (see
             :func:`sparsefl.fl.sampling.draw_cohort`).
     """
 

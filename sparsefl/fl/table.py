@@ -184,6 +184,11 @@ def _client_accuracy(name: str) -> Callable[[Row], str]:
     return lambda row: share(row["accuracy_per_client"][name], row.get("spread", {}).get(name))
 
 
+def _privacy(row: Row, name: str) -> str:
+    value = row.get(name)
+    return _ABSENT if value is None else f"{value:.3g}"
+
+
 def _has_personal(row: Row) -> bool:
     return "personal" in row["accuracy_per_client"]
 
@@ -271,6 +276,17 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
 )
 
 
+_PRIVACY: tuple[str, tuple[_Column, ...]] = (
+    "Differential privacy of the clients: what the published models have spent",
+    (
+        _NAME,
+        ("epsilon", lambda row: _privacy(row, "epsilon")),
+        ("delta", lambda row: _privacy(row, "delta")),
+        ("sampling", lambda row: str(row.get("sampling", _ABSENT))),
+    ),
+)
+
+
 def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
     """Format rows of ``compare.json`` as aligned text, one section a question.
 
@@ -290,6 +306,8 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
     if any(_has_personal(row) for row in merged):
         title, columns = sections[0]
         sections[0] = (title, (*columns, ("own models' mean", _personal_accuracy)))
+    if any(row.get("epsilon") is not None for row in merged):
+        sections.append(_PRIVACY)
     return "\n\n".join(_section(title, columns, merged, width) for title, columns in sections)
 
 

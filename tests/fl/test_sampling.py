@@ -3,7 +3,7 @@ import pytest
 
 from sparsefl.fl import Schedule
 from sparsefl.fl.pool import Pool
-from sparsefl.fl.sampling import RULES, draw_cohort, inclusion_chances
+from sparsefl.fl.sampling import draw_cohort, inclusion_chances
 
 EXAMPLES = np.array([1, 50, 0, 10, 3, 30, 6])
 
@@ -12,7 +12,7 @@ def generator(seed=0):
     return np.random.Generator(np.random.Philox(seed))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["uniform", "examples"])
 @pytest.mark.parametrize("size", [1, 3, 6, 99])
 def test_a_cohort_has_its_size_and_nobody_without_examples(rule, size):
     for seed in range(20):
@@ -41,6 +41,19 @@ def test_clients_come_as_often_as_their_chances_say():
             drawn[client] += 1
     for client, chance in chances.items():
         assert abs(drawn[client] / 2000 - chance) < 4 * (chance * (1 - chance) / 2000) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("size", [2, 6, 99])
+def test_coins_of_their_own_draw_so_many_on_average(size):
+    cohorts = [draw_cohort(EXAMPLES, size, "poisson", generator(seed)) for seed in range(2000)]
+    chance = min(size, 6) / 6
+    assert all(set(cohort) <= {0, 1, 3, 4, 5, 6} for cohort in cohorts)
+    assert all(list(cohort) == sorted(cohort) for cohort in cohorts)
+    both = sum({0, 1} <= set(cohort) for cohort in cohorts) / 2000
+    assert abs(both - chance**2) < 4 * (chance**2 * (1 - chance**2) / 2000) ** 0.5 + 1e-9
+    for client in (0, 6):
+        drawn = sum(client in cohort for cohort in cohorts) / 2000
+        assert abs(drawn - chance) < 4 * (chance * (1 - chance) / 2000) ** 0.5 + 1e-9
 
 
 def test_the_weights_of_every_cohort_sum_to_all_examples():
@@ -78,5 +91,5 @@ def test_sampled_by_examples_updates_count_alike(federation, toy, monkeypatch):
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(ValueError, match="uniform, examples"):
+    with pytest.raises(ValueError, match="uniform, examples, poisson"):
         Schedule(sampling="by size")

@@ -12,10 +12,12 @@ Options:
     lr_schedule, lr_decay, ...    sparsefl.fl.learning_rate
     server_optimizer, ...         sparsefl.fl.aggregation.ServerOptimizer: a step along
                                   ``sum_k p_k w_k - w_t`` (Reddi et al. 2021, arXiv 2003.00295)
+    dp_clip, dp_noise, ...        sparsefl.fl.privacy: DP-FedAvg
 
 Departures: the cohort's own examples are the denominator of p_k, so that a lost client does not
 shrink the model. Buffers (running statistics of batch norm) travel and are always plainly averaged.
-A client sends its weights, not their change, as in the paper; both have the same size.
+A client sends its weights, not their change, as in the paper; both have the same size. Under
+privacy, which bounds the change, it sends that.
 """
 
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from sparsefl.codec import Schema, Update
 from sparsefl.fl import learning_rate as rates
+from sparsefl.fl import privacy
 from sparsefl.fl.aggregation import (
     SERVER_CHOICES,
     SERVER_DEFAULTS,
@@ -35,6 +38,7 @@ from sparsefl.fl.aggregation import (
     dense_entries,
     dense_tensors,
     load_tensors,
+    step_trained,
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
@@ -49,8 +53,10 @@ CLIENT_DEFAULTS: Mapping[str, Any] = {
     "weight_decay": 0.0,
     **rates.DEFAULTS,
 }
-DEFAULTS: Mapping[str, Any] = {**CLIENT_DEFAULTS, **SERVER_DEFAULTS}
-CHOICES = {**rates.CHOICES, **SERVER_CHOICES}
+# Of methods that send something else than this one's update, too.
+BASE_DEFAULTS: Mapping[str, Any] = {**CLIENT_DEFAULTS, **SERVER_DEFAULTS}
+DEFAULTS: Mapping[str, Any] = {**BASE_DEFAULTS, **privacy.DEFAULTS}
+CHOICES = {**rates.CHOICES, **SERVER_CHOICES, **privacy.CHOICES}
 
 
 def check_client(options: Mapping[str, Any]) -> None:
@@ -63,14 +69,25 @@ def check_client(options: Mapping[str, Any]) -> None:
     rates.check_options(options)
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Check all options.
+def check_base(options: Mapping[str, Any]) -> None:
+    """Check the options of both sides' optimizers.
 
     Raises:
         ValueError: if one is out of range.
     """
     check_client(options)
     ServerOptimizer.of(options)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Check all options.
+
+    Raises:
+        ModuleNotFoundError: if one needs an extra that is not installed.
+        ValueError: if one is out of range.
+    """
+    check_base(options)
+    privacy.check_options(options)
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,7 @@ class State:
         parameters: Number of their elements.
         wire: How messages are encoded.
         server: The server's optimizer.
+        changes: Whether clients send their change of the model, not the model.
     """
 
     tensors: Mapping[str, Tensor]
@@ -90,6 +108,12 @@ class State:
     parameters: int
     wire: Wire
     server: ServerOptimizer
+    changes: bool
+
+
+def sends_changes(options: Mapping[str, Any]) -> bool:
+    """Say whether the options are about a client's change of the model."""
+    return bool(options.get("dp_clip"))
 
 
 def init(task: Task) -> State:
@@ -99,7 +123,10 @@ def init(task: Task) -> State:
     trained = trained_names(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     server = ServerOptimizer.of(task.options)
-    return State(tensors, trained, parameters, Wire(Schema.of(model), {}), server)
+    wire, changes = Wire(Schema.of(model), {}), sends_changes(task.options)
+    if changes:
+        privacy.check_travelling(task.options, tensors, trained)
+    return State(tensors, trained, parameters, wire, server, changes)
 
 
 def trained_names(model: nn.Module) -> tuple[str, ...]:
@@ -149,12 +176,24 @@ def sgd(model: nn.Module, options: Mapping[str, Any], round: int) -> torch.optim
 
 
 def report(client: Client, received: Update, round: int) -> Update:
-    """Send the trained model."""
-    return Update(dense_entries(client.model.state_dict()), round=round)
+    """Send the trained model, or its change."""
+    changes = sends_changes(client.options)
+    sent = change_of(client, received) if changes else client.model.state_dict()
+    return Update(dense_entries(sent), round=round)
+
+
+def change_of(client: Client, received: Update) -> dict[str, Tensor]:
+    """Return ``D_k = w_k - w_t`` of all that was received, clipped where privacy is on."""
+    held = client.model.state_dict()
+    change = {name: held[name].detach() - old for name, old in dense_tensors(received).items()}
+    return privacy.clipped(change, client.options["dp_clip"])
 
 
 def aggregate(state: State, mean: Mean) -> State:
     """Take the mean of the clients' models, ``w = sum_k p_k w_k``, or step towards it."""
+    if state.changes:
+        moved, server = step_trained(state.server, state.tensors, state.trained, mean.tensors)
+        return replace(state, tensors=moved, server=server)
     averaged = cast_like(state.tensors, mean.tensors)
     if state.server.averages:
         return replace(state, tensors=averaged)

@@ -44,7 +44,7 @@ from sparsefl.fl.pool import Mean
 # rounds, one seed, mean of the last four): lr .05 ends at .768, .1 at .788, .2 diverges; FedAvg at
 # .791; after 30 rounds lr .1 at .837, FedAvg at .860. With 10 of 100 clients a round, lr .05: .745
 # with N given, .752 with N counted.
-DEFAULTS: Mapping[str, Any] = {**fedavg.DEFAULTS, "lr": 0.1, "momentum": 0.0, "clients": 0}
+DEFAULTS: Mapping[str, Any] = {**fedavg.BASE_DEFAULTS, "lr": 0.1, "momentum": 0.0, "clients": 0}
 
 # Names in the messages; no module of a model is called so.
 _CONTROL, _NEWCOMER = "scaffold:control/", "scaffold:newcomer"
@@ -56,7 +56,7 @@ def check(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if one is out of range.
     """
-    fedavg.check(options)
+    fedavg.check_base(options)
     check_at_least(options, {"clients": 0})
     if options["momentum"] >= 1:
         raise ValueError(f"momentum must be below 1, got {options['momentum']}")

@@ -1,0 +1,37 @@
+"""What FedPT puts in the place of frozen layers."""
+
+import torch
+from torch import nn
+
+from sparsefl.nn import FrozenConv2d, FrozenLinear
+
+
+def freeze(model: nn.Module, names: tuple[str, ...], seed: int) -> nn.Module:
+    """Replace layers by frozen ones whose weights come from ``seed``, in place; biases are kept."""
+    with torch.random.fork_rng(devices=[]):
+        for name in names:
+            _freeze_one(model, name, seed)
+    return model
+
+
+def _freeze_one(model: nn.Module, name: str, seed: int) -> None:
+    layer_name = name.rpartition(".")[0]
+    dense = model.get_submodule(layer_name)
+    frozen: FrozenLinear | FrozenConv2d
+    if isinstance(dense, nn.Linear | FrozenLinear):
+        plain = dense if isinstance(dense, nn.Linear) else dense.to_dense()
+        frozen = FrozenLinear.replacing(plain, seed=seed, name=name)
+    else:
+        assert isinstance(dense, nn.Conv2d | FrozenConv2d)
+        conv = dense if isinstance(dense, nn.Conv2d) else dense.to_dense()
+        frozen = FrozenConv2d.replacing(conv, seed=seed, name=name)
+    model.set_submodule(layer_name, frozen)
+
+
+def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """List the layers that are frozen already, by the name of their weight."""
+    return {
+        f"{name}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, FrozenLinear | FrozenConv2d)
+    }
