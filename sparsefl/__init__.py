@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
-    from sparsefl.nn import densify, export_sign, load_sign, sparsify
+    from sparsefl.nn import densify, export_sign, gate, load_sign, sparsify
     from sparsefl.ops import batch_last, row_major
     from sparsefl.profiling import profile, profile_crossover
     from sparsefl.support import Support
@@ -26,6 +26,7 @@ __all__ = [
     "densify",
     "export_sign",
     "fl",
+    "gate",
     "load_sign",
     "models",
     "nn",
@@ -44,6 +45,7 @@ _HOME_OF = {
     "batch_last": "sparsefl.ops",
     "densify": "sparsefl.nn",
     "export_sign": "sparsefl.nn",
+    "gate": "sparsefl.nn",
     "load_sign": "sparsefl.nn",
     "profile": "sparsefl.profiling",
     "profile_crossover": "sparsefl.profiling",

@@ -69,11 +69,26 @@ def sign_conv2d(
 def gates(x: Tensor, weight: Tensor, bias: Tensor, kept: int, sigmoid: bool = False) -> Tensor:
     """Return ``relu(weight @ p + bias)``, ``[N, out]``, the ``kept`` largest of every sample.
 
-    ``p`` is the mean of every channel of ``x`` ``[N, in, H, W]``, or the mean's sigmoid.
+    Of equal ones the first are kept. ``p`` is the mean of every channel of ``x`` ``[N, in, H, W]``,
+    or the mean's sigmoid.
     """
     p = x.mean((2, 3))
     g = F.relu(F.linear(p.sigmoid() if sigmoid else p, weight, bias))
-    return g * torch.zeros_like(g).scatter(1, g.topk(kept, dim=1).indices, 1.0)
+    largest = g.argsort(dim=1, descending=True, stable=True)[:, :kept]
+    return g * torch.zeros_like(g).scatter(1, largest, 1.0)
+
+
+def gated_moments(z: Tensor, g: Tensor, all_samples: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, biased variance and number of values ``[C]`` of the channels of ``z``.
+
+    Of the samples with an open gate, or of all; of none the mean is 0.
+    """
+    of = torch.ones_like(g) if all_samples else (g > 0).to(g.dtype)
+    of = of[:, :, None, None]
+    count = of.sum((0, 2, 3)) * z.shape[2] * z.shape[3]
+    mean = (z * of).sum((0, 2, 3)) / count.clamp(min=1)
+    variance = ((z - mean[:, None, None]).square() * of).sum((0, 2, 3)) / count.clamp(min=1)
+    return mean, variance, count
 
 
 def gated_norm(
@@ -90,14 +105,7 @@ def gated_norm(
 
     The batch's mean and variance are those of the samples with an open gate, or of all.
     """
-    if running is None:
-        of = torch.ones_like(g) if all_samples else (g > 0).to(g.dtype)
-        of = of[:, :, None, None]
-        count = (of.sum((0, 2, 3)) * z.shape[2] * z.shape[3]).clamp(min=1)
-        mean = (z * of).sum((0, 2, 3)) / count
-        variance = ((z - mean[:, None, None]).square() * of).sum((0, 2, 3)) / count
-    else:
-        mean, variance = running
+    mean, variance, _ = gated_moments(z, g, all_samples) if running is None else (*running, None)
     h = (z - mean[:, None, None]) * (variance[:, None, None] + eps).rsqrt()
     if weight is not None:
         h = h * weight[:, None, None]

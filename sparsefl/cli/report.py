@@ -25,6 +25,12 @@ def add_to(commands: Any) -> None:
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or a comparison")
     report.add_argument("--out", metavar="DIR", help="where the plots go (the folder of one RUN)")
     report.add_argument("--no-plots", action="store_true", help="draw nothing")
+    report.add_argument(
+        "--target",
+        type=float,
+        metavar="ACCURACY",
+        help="print the rounds and bytes that each run took to it, on the development data",
+    )
     report.set_defaults(command=_report)
 
 
@@ -34,7 +40,14 @@ def _report(args: argparse.Namespace) -> int:
     first = pathlib.Path(args.runs[0])
     out = pathlib.Path(args.out or (first if first.is_dir() else first.parent))
     runs = importlib.import_module("sparsefl.fl.saved").load_runs(*args.runs)
+    targets = ""
+    if args.target is not None:
+        targets = importlib.import_module("sparsefl.fl.targets").format_targets(
+            runs, args.target, terminal_width()
+        )
     written = show(runs, None if args.no_plots else out)
+    if targets:
+        print(f"\n{targets}")
     if written:
         print(f"\nWrote {', '.join(map(str, written))}")
     return 0

@@ -25,7 +25,7 @@ from sparsefl.fl.method import Client, Task, load_method
 from sparsefl.fl.serving import answer
 from sparsefl.fl.training import accuracy, local_step
 from sparsefl.measuring import torch_threads
-from sparsefl.nn import FrozenConv2d, FrozenLinear
+from sparsefl.nn import FrozenConv2d, FrozenLinear, GatedConvBN2d
 from sparsefl.ops import isa
 from sparsefl.ops._dispatch import layout
 from sparsefl.support import Support
@@ -236,13 +236,21 @@ def _mean_steps(examples: list[int], setting: Setting) -> float:
 def _plans(model: nn.Module) -> list[LayerPlan]:
     """List the layers that have a weight, sparse or dense."""
     plans = []
+    inside: set[nn.Module] = set()
     for name, module in model.named_modules():
+        if module in inside:
+            continue
         kind = type(module).__name__
         support = getattr(module, "support", None)
         if isinstance(support, Support):
             sparse = layout(support) == "sparse"
             computes = f"sparse kernels ({isa()})" if sparse else "dense torch, on a scratch weight"
             plans.append(LayerPlan(name, kind, support.shape, support.nnz, computes))
+        elif isinstance(module, GatedConvBN2d):
+            inside.update(module.children())
+            shape = tuple(module.conv.weight.shape)
+            computes = f"gated kernels ({isa()}), {module.density:.0%} of a sample's channels"
+            plans.append(LayerPlan(name, kind, shape, math.prod(shape), computes))
         elif isinstance(module, _WEIGHTED):
             shape = tuple(module.weight.shape)
             frozen = isinstance(module, _FROZEN)

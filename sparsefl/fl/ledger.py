@@ -3,7 +3,9 @@
 Bytes are lengths of encoded messages, never formulas: each is counted where it is handed over.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 # Everything that was sent; what messages need at least is no part of it.
 SPENT = ("setup_bytes", "setup_uplink_bytes", "downlink_bytes", "uplink_bytes")
@@ -101,6 +103,33 @@ class Ledger:
                 points.append((spent, entry.accuracy))
         return points
 
+    def rounds_to(self, target: float) -> int | None:
+        """Return the first round whose global model had at least that accuracy, if any had."""
+        return rounds_to(self.lines(), target)
+
     def lines(self) -> list[dict[str, object]]:
         """Return one JSON-ready record a round."""
         return [asdict(entry) for entry in self.rounds]
+
+
+def rounds_to(lines: Iterable[Mapping[str, Any]], target: float) -> int | None:
+    """Return the first round of a log with at least some accuracy.
+
+    Args:
+        lines: As of :meth:`Ledger.lines`.
+        target: Accuracy of a round's global model on the development data, within (0, 1].
+
+    Returns:
+        The round's number; ``None`` if no round that was evaluated reached it.
+
+    Raises:
+        ValueError: if the target is out of range.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"target must be an accuracy, over 0 and at most 1, got {target}")
+    reached = (
+        int(line["round"])
+        for line in lines
+        if line["accuracy"] is not None and line["accuracy"] >= target
+    )
+    return next(reached, None)

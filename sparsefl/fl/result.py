@@ -97,6 +97,14 @@ class Result:
             return {}
         return {"epsilon": spent, "delta": self.config["options"]["dp_delta"]}
 
+    def rounds_to(self, target: float) -> int | None:
+        """Return the first round with at least that accuracy on the development data, if any.
+
+        Raises:
+            ValueError: if ``target`` is not over 0 and at most 1.
+        """
+        return self.ledger.rounds_to(target)
+
     def report(self) -> dict[str, Any]:
         """Return what ``result.json`` holds."""
         return {

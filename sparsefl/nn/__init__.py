@@ -14,7 +14,8 @@ from sparsefl.nn.checkpoint import load_supports
 from sparsefl.nn.convert import SparsifyReport, densify, report, sparsify
 from sparsefl.nn.export import export_sign, load_sign
 from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
-from sparsefl.nn.gated import GatedConvBN2d
+from sparsefl.nn.gated import GatedConvBN2d, PlainGatedConvBN2d
+from sparsefl.nn.gating import GateReport, gate, gate_report
 from sparsefl.nn.packed_sign import PackedSignConv2d, PackedSignLinear
 from sparsefl.nn.sign import SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
@@ -27,9 +28,11 @@ __all__ = [
     "BatchLastMaxPool2d",
     "FrozenConv2d",
     "FrozenLinear",
+    "GateReport",
     "GatedConvBN2d",
     "PackedSignConv2d",
     "PackedSignLinear",
+    "PlainGatedConvBN2d",
     "SignConv2d",
     "SignLinear",
     "SparseConv2d",
@@ -37,6 +40,8 @@ __all__ = [
     "SparsifyReport",
     "densify",
     "export_sign",
+    "gate",
+    "gate_report",
     "load_sign",
     "load_supports",
     "report",

@@ -217,7 +217,7 @@ def _trace_steadily(module: nn.Module, attributes: dict[str, Any]) -> Graph:
                     graphs.append(_trace(twin))
     except Exception as error:
         # A user's forward may raise anything when it meets a proxy.
-        raise Unfusable(f"torch.fx cannot trace its forward: {_first_line(error)}") from error
+        raise Unfusable(f"torch.fx cannot trace its forward: {first_line(error)}") from error
     drew = not torch.equal(state[0], torch.get_rng_state()) or state[1] != random.getstate()
     torch.set_rng_state(state[0])
     random.setstate(state[1])
@@ -230,7 +230,8 @@ def _trace_steadily(module: nn.Module, attributes: dict[str, Any]) -> Graph:
     return graphs[0]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an error's class and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 

@@ -21,6 +21,7 @@ from sparsefl.nn._weights import (
 )
 from sparsefl.nn.batch_last import COUNTERPARTS, NORMS
 from sparsefl.nn.fused import fuse_norms, restore_torch, unfuse
+from sparsefl.nn.gated import GatedConvBN2d, to_plain
 from sparsefl.nn.sign import Magnitude, SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
 from sparsefl.ops._dispatch import DENSE_ABOVE, layout
@@ -200,6 +201,7 @@ def densify(model: nn.Module) -> nn.Module:
 
     Every sparsefl layer becomes the torch.nn layer that it stands for, with zeros off its support;
     no sparsefl module is left, and ``torch.export`` works on the result. ``model`` is untouched.
+    Gated layers, for which torch.nn has none, become :class:`PlainGatedConvBN2d`.
 
     Raises:
         TypeError: if ``model`` is no ``nn.Module``.
@@ -220,6 +222,9 @@ def densify(model: nn.Module) -> nn.Module:
     twin = copy_replacing(model, replaced)
     vars(twin).pop(_REPORT, None)
     restore_torch(twin)
+    for module in twin.modules():
+        if isinstance(module, GatedConvBN2d):
+            to_plain(module)
     return twin
 
 

@@ -11,16 +11,99 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from sparsefl import ops
+from sparsefl import ops, reference
 from sparsefl.nn._stand_in import refuse_transforms
 from sparsefl.nn._tracing import call_whole, refuse_script
 
 Stats = Literal["active", "all"]
 
-__all__ = ["GatedConvBN2d"]
+__all__ = ["GatedConvBN2d", "PlainGatedConvBN2d"]
 
 
-class GatedConvBN2d(nn.Module):
+class PlainGatedConvBN2d(nn.Module):
+    """``relu(g * bn(conv(x)))`` of :class:`GatedConvBN2d` by its formula in plain torch.
+
+    All channels are computed and then multiplied by their gates, which the layers before do not
+    hand on. Arguments, attributes and state_dict are those of :class:`GatedConvBN2d`.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        bn: nn.BatchNorm2d,
+        density: float = 0.7,
+        stats: Stats = "active",
+        *,
+        relu: bool = True,
+        gate_sigmoid: bool = False,
+    ) -> None:
+        """Create the layer around ``conv`` and ``bn``, with fresh gates."""
+        super().__init__()
+        _check_layers(conv, bn)
+        if not isinstance(density, int | float):
+            raise TypeError(f"density: expected a number, got {type(density).__name__}")
+        if not 0 < density <= 1:
+            raise ValueError(f"density: expected a number over 0 and at most 1, got {density}")
+        if stats not in get_args(Stats):
+            raise ValueError(f'stats: expected "active" or "all", got {stats!r}')
+        self.conv, self.bn = conv, bn
+        self.density, self.stats = float(density), stats
+        self.relu, self.gate_sigmoid = relu, gate_sigmoid
+        weight = conv.weight
+        self.gate = nn.Linear(
+            conv.in_channels, conv.out_channels, device=weight.device, dtype=weight.dtype
+        )
+        nn.init.kaiming_normal_(self.gate.weight, nonlinearity="relu")
+        nn.init.ones_(self.gate.bias)
+
+    @property
+    def kept_channels(self) -> int:
+        """Output channels that a sample keeps at most: ``round(out_channels * density)``, or 1."""
+        return max(1, round(self.conv.out_channels * self.density))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated ``[N, out_channels, P, Q]`` of ``x`` ``[N, in_channels, H, W]``."""
+        g = reference.gates(
+            x, self.gate.weight, self.gate.bias, self.kept_channels, self.gate_sigmoid
+        )
+        z, bn, everything = self.conv(x), self.bn, self.stats == "all"
+        running = self._running()
+        if running is None and bn.running_mean is not None and bn.running_var is not None:
+            with torch.no_grad():
+                mean, variance, count = reference.gated_moments(z, g, everything)
+                unbiased, momentum = variance * count / (count - 1), self._momentum()
+                bn.running_mean.copy_(_moved(bn.running_mean, mean, momentum, count > 0))
+                bn.running_var.copy_(_moved(bn.running_var, unbiased, momentum, count > 1))
+        return reference.gated_norm(
+            z, g, bn.weight, bn.bias, running, everything, bn.eps, self.relu
+        )
+
+    def _running(self) -> tuple[Tensor, Tensor] | None:
+        """Return the running statistics where they normalise, as in torch's batch norm."""
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        if self.bn.training or mean is None or variance is None:
+            return None
+        return mean, variance
+
+    def _momentum(self) -> float:
+        """Count a training step; return the share of its batch in the running statistics."""
+        momentum = self.bn.momentum
+        if self.bn.num_batches_tracked is not None:
+            self.bn.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(self.bn.num_batches_tracked)
+        assert momentum is not None
+        return momentum
+
+    def extra_repr(self) -> str:
+        """Describe the gates."""
+        return (
+            f"density={self.density}, stats={self.stats!r}, relu={self.relu}, "
+            f"gate_sigmoid={self.gate_sigmoid}"
+        )
+
+
+class GatedConvBN2d(PlainGatedConvBN2d):
     """Compute ``relu(g * bn(conv(x)))`` where every sample keeps its largest gates ``g`` alone.
 
     ``g = relu(gate.weight @ p + gate.bias)`` with ``p`` the mean of every channel of ``x``; of a
@@ -68,33 +151,12 @@ class GatedConvBN2d(nn.Module):
         previous: "GatedConvBN2d | None" = None,
     ) -> None:
         """Create the layer around ``conv`` and ``bn``, with fresh gates."""
-        super().__init__()
-        _check_layers(conv, bn)
-        if not isinstance(density, int | float):
-            raise TypeError(f"density: expected a number, got {type(density).__name__}")
-        if not 0 < density <= 1:
-            raise ValueError(f"density: expected a number over 0 and at most 1, got {density}")
-        if stats not in get_args(Stats):
-            raise ValueError(f'stats: expected "active" or "all", got {stats!r}')
         if previous is not None and not isinstance(previous, GatedConvBN2d):
             raise TypeError(f"previous: expected a GatedConvBN2d, got {type(previous).__name__}")
-        self.conv, self.bn = conv, bn
-        self.density, self.stats = float(density), stats
-        self.relu, self.gate_sigmoid = relu, gate_sigmoid
-        weight = conv.weight
-        self.gate = nn.Linear(
-            conv.in_channels, conv.out_channels, device=weight.device, dtype=weight.dtype
-        )
-        nn.init.kaiming_normal_(self.gate.weight, nonlinearity="relu")
-        nn.init.ones_(self.gate.bias)
+        super().__init__(conv, bn, density, stats, relu=relu, gate_sigmoid=gate_sigmoid)
         self.open_gates: Tensor | None = None
         # In a tuple, so that torch.nn does not take it for a part of this layer.
         self._previous = () if previous is None else (previous,)
-
-    @property
-    def kept_channels(self) -> int:
-        """Output channels that a sample keeps at most: ``round(out_channels * density)``, or 1."""
-        return max(1, round(self.conv.out_channels * self.density))
 
     def layout(self, height: int, width: int) -> ops.Layout:
         """Return what computes the convolution of images of that size.
@@ -151,13 +213,6 @@ class GatedConvBN2d(nn.Module):
             padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
         return ops.GatedGeometry(kernel, stride, (int(padding[0]), int(padding[1])), dilation)
 
-    def _running(self) -> tuple[Tensor, Tensor] | None:
-        """Return the running statistics where they normalise, as in torch's batch norm."""
-        mean, variance = self.bn.running_mean, self.bn.running_var
-        if self.bn.training or mean is None or variance is None:
-            return None
-        return mean, variance
-
     def _handed(self, x: Tensor) -> Tensor | None:
         """Return the gates that closed channels of ``x``, where they are known."""
         opened, version = getattr(x, "_sparsefl_open_gates", (None, None))
@@ -172,28 +227,35 @@ class GatedConvBN2d(nn.Module):
     @torch.no_grad()
     def _update_running(self, statistics: ops.Statistics, pixels: int) -> None:
         """Move the running statistics of the channels that were open in any sample."""
-        bn = self.bn
-        assert bn.running_mean is not None
-        assert bn.running_var is not None
-        momentum = bn.momentum
-        if bn.num_batches_tracked is not None:
-            bn.num_batches_tracked.add_(1)
-            if momentum is None:
-                momentum = 1.0 / float(bn.num_batches_tracked)
-        assert momentum is not None
-        running = (bn.running_mean, bn.running_var)
-        ops.update_running(running, statistics, pixels, momentum)
-
-    def extra_repr(self) -> str:
-        """Describe the gates."""
-        return (
-            f"density={self.density}, stats={self.stats!r}, relu={self.relu}, "
-            f"gate_sigmoid={self.gate_sigmoid}"
-        )
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None
+        assert variance is not None
+        ops.update_running((mean, variance), statistics, pixels, self._momentum())
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: without the last forward's gates."""
         return {**self.__dict__, "open_gates": None}
+
+
+def to_plain(layer: GatedConvBN2d) -> None:
+    """Make a layer plain torch, in place: a :class:`PlainGatedConvBN2d` with the same outputs."""
+    for name in ("open_gates", "_previous"):
+        delattr(layer, name)
+    layer.__class__ = PlainGatedConvBN2d  # type: ignore[assignment]
+
+
+def _moved(old: Tensor, new: Tensor, share: float, known: Tensor) -> Tensor:
+    """Return ``old`` moved towards ``new`` where it is known."""
+    return torch.where(known, old.lerp(new, share), old)
+
+
+def why_not_gated(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> str:
+    """Return what keeps a convolution and its batch norm from having gates, or nothing."""
+    try:
+        _check_layers(conv, bn)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_layers(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:

@@ -15,9 +15,12 @@ BROADCASTS = {"scaffold": (1.0, 2.1), "fedpm": (0.5, 1.0)}
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_bytes_are_those_of_the_run(method, run, tiny):
-    setting = Setting(dataset="digits", model="mlp", clients=3, rounds=2)
+    # ADP needs a convolution after the first, with batch norm.
+    model, norm = ("cnn", "batch") if method == "adp" else ("mlp", None)
+    setting = Setting(dataset="digits", model=model, norm=norm, clients=3, rounds=2)
     said = forecast(method, setting, load_problem(setting, 0), 0, QUICK.get(method, {}))
     options = [f"--set={key}={value}" for key, value in QUICK.get(method, {}).items()]
+    options += ["--model", model, *(["--norm", norm] if norm else [])]
     spent = run(method, *tiny, *options)["ledger"]
     # Values are entropy-coded: those of a trained model take some other bytes than the first ones.
     low, high = BROADCASTS.get(method, (0.95, 1.05))

@@ -38,6 +38,24 @@ def test_report_takes_several_runs(compared, run, tiny, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
 
 
+def test_rounds_to_a_target_are_printed(compared, refused, capsys):
+    capsys.readouterr()
+    folders = [
+        str(compared / f"{method}-{seed}") for method in ("linear", "fedpt") for seed in "01"
+    ]
+    assert cli.main(["report", *folders, "--no-plots", "--target", "0.001"]) == 0
+    text = capsys.readouterr().out
+    section = text[text.index("Rounds to accuracy 0.001") :].splitlines()
+    assert len(section) == 4
+    assert all(" 2    2, 2 " in line for line in section[2:])
+    assert cli.main(["report", *folders, "--no-plots", "--target", "1"]) == 0
+    assert "never, never" in capsys.readouterr().out
+    assert "target" in refused("report", *folders, "--no-plots", "--target", "80")
+    alone = compared.parent / "alone.json"
+    alone.write_bytes((compared / "compare.json").read_bytes())
+    assert "log" in refused("report", str(alone), "--no-plots", "--target", "1")
+
+
 def test_tables_fit_the_terminal(compared, monkeypatch, capsys):
     capsys.readouterr()
     monkeypatch.setenv("COLUMNS", "60")

@@ -57,6 +57,14 @@ OWN = {
         ("evaluated", "median", ValueError),
     ],
     "fedpt": [*DENSE, ("frozen_fraction", 1.0, ValueError)],
+    "adp": [
+        *DENSE,
+        ("mu", -0.01, ValueError),
+        ("algorithm", "fednova", ValueError),
+        ("stats", "open", ValueError),
+        ("gate_sigmoid", "maybe", ValueError),
+        ("row_uplink", 1, TypeError),
+    ],
     "hidenseek": [
         ("dense_lr", -0.1, ValueError),
         ("dense_momentum", -0.1, ValueError),
