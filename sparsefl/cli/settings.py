@@ -19,7 +19,7 @@ FLAGS = {
     "norm": ("NORM", "normalisation of a named model: batch or group"),
     "clients": ("N", "number of clients"),
     "clients_per_round": ("N", "cohort size (everyone)"),
-    "partition": ("RULE", "iid, dirichlet:ALPHA or shards:PER_CLIENT"),
+    "partition": ("RULE", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural"),
     "rounds": ("N", "rounds of training"),
     "local_epochs": ("N", "passes over a client's data"),
     "local_steps": ("N", "most steps of a client in a round"),

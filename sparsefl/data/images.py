@@ -1,7 +1,7 @@
 """Labelled images in memory and what is cut from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ class Info:
         mean: Mean that was subtracted, of pixels scaled to [0, 1]; one a channel for colours.
         std: Standard deviation that they were divided by, likewise.
         label: What reports call the data.
+        owners: Who each training example is of, ``[n]`` of ints from 0, where the data say so.
     """
 
     in_shape: tuple[int, int, int]
@@ -30,6 +31,7 @@ class Info:
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
     label: str = ""
+    owners: IndexArray | None = field(default=None, compare=False, repr=False)
 
 
 class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):

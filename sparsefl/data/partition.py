@@ -103,6 +103,27 @@ def dirichlet(
     )
 
 
+def by_owner(owners: npt.ArrayLike, num_clients: int) -> Part:
+    """Give each of the owners with most examples its own, those of others to nobody.
+
+    Args:
+        owners: Who each example is of, ``[n]`` of ints.
+        num_clients: Number of clients, in the order of their numbers; of equals the first.
+
+    Raises:
+        TypeError: if owners or num_clients are no ints.
+        ValueError: if there are fewer owners than clients.
+    """
+    owners = _labels(owners, num_clients)
+    known, counts = np.unique(owners, return_counts=True)
+    if num_clients > known.size:
+        raise ValueError(
+            f"num_clients must be at most {known.size}, who own examples, got {num_clients}"
+        )
+    most = known[np.sort(np.argsort(-counts, kind="stable")[:num_clients])]
+    return [np.flatnonzero(owners == owner) for owner in most]
+
+
 def split(spec: str, labels: npt.ArrayLike, num_clients: int, seed: int = 0) -> Part:
     """Divide by name: ``"iid"``, ``"dirichlet:ALPHA"`` or ``"shards:PER_CLIENT"``.
 

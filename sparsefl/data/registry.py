@@ -7,9 +7,11 @@ from sparsefl.data.digits import load_digits
 from sparsefl.data.fashion_mnist import find_folder, load_fashion_mnist
 from sparsefl.data.folders import Path
 from sparsefl.data.images import Images, Info
+from sparsefl.data.shakespeare import NAME as SHAKESPEARE
+from sparsefl.data.shakespeare import find_text, load_shakespeare
 
 _CIFAR = {layout.name: layout for layout in (cifar.CIFAR10, cifar.CIFAR100)}
-NAMES = ("fashion-mnist", *_CIFAR, "digits")
+NAMES = ("fashion-mnist", *_CIFAR, SHAKESPEARE, "digits")
 # Where the data that ship with the package are.
 SHIPPED = "shipped"
 
@@ -33,6 +35,8 @@ def load(
         return load_digits()
     if name == "fashion-mnist":
         return load_fashion_mnist(data_dir)
+    if name == SHAKESPEARE:
+        return load_shakespeare(data_dir)
     return cifar.load_cifar(_CIFAR[name], data_dir)
 
 
@@ -48,6 +52,8 @@ def locate(name: str, data_dir: Path | None = None) -> str:
         return SHIPPED
     if name == "fashion-mnist":
         return str(find_folder(data_dir))
+    if name == SHAKESPEARE:
+        return str(find_text(data_dir))
     return str(cifar.find(_CIFAR[name], data_dir).path)
 
 

@@ -134,11 +134,13 @@ class Reader:
         self._dtype = dtype
 
     def take(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Collate the examples at ``indices`` into ``(inputs [n, ...], labels [n])``.
+        """Collate the examples at ``indices`` into ``(inputs [n, ...], labels)``.
+
+        Labels are ``[n]``, or ``[n, positions]`` of sequences.
 
         Raises:
             TypeError: if the items are not pairs that collate to tensors, or labels no integers.
-            ValueError: if a label is more than one number.
+            ValueError: if labels are not one number an example, or one a position of it.
         """
         batch = self._source.take(indices)
         if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
@@ -152,18 +154,19 @@ class Reader:
         return inputs, _as_classes(labels)
 
     def labels(self) -> Tensor | None:
-        """Return all labels, ``[n]`` int64, or ``None`` where every item would have to be read."""
+        """Return all labels, int64, or ``None`` where every item would have to be read."""
         labels = self._source.labels()
         return None if labels is None else _as_classes(labels)
 
 
 def _as_classes(labels: Tensor) -> Tensor:
-    """Return labels as int64, one number an example."""
+    """Return labels as int64, one number an example or, of sequences, one a position."""
     if labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"labels must be integers, the numbers of classes, got {labels.dtype}")
-    if labels.dim() != 1:
+    if labels.dim() not in (1, 2):
         raise ValueError(
-            f"labels must be one class number an example, got shape {list(labels.shape[1:])}"
+            "labels must be one class number an example, or one a position of a sequence, got "
+            f"shape {list(labels.shape[1:])}"
         )
     return labels.to(torch.int64)
 

@@ -123,7 +123,7 @@ def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> 
     """
     with seeded(seed), torch.no_grad():
         model = seeded_model(factory, seed).eval()
-        example, _ = Reader(dataset, floating_dtype(model)).take(np.zeros(1, np.int64))
+        example, labels = Reader(dataset, floating_dtype(model)).take(np.zeros(1, np.int64))
         kind = f"{str(example.dtype).removeprefix('torch.')} {list(example.shape)}"
         try:
             scores: Any = model(example)
@@ -135,22 +135,33 @@ def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> 
             ) from error
     if not isinstance(scores, Tensor):
         raise TypeError(f"the model must give a tensor of scores, it gave {type(scores).__name__}")
-    if scores.dim() != 2 or scores.shape[0] != 1 or scores.shape[1] < 2:
+    wanted = "class scores [batch, classes] with at least two classes"
+    if labels.dim() == 2:
+        wanted = f"scores [batch, classes, {labels.shape[1]}], as there are labels"
+    shape = (1, *scores.shape[1:2], *labels.shape[1:])
+    if scores.shape != shape or scores.shape[1] < 2:
         raise ValueError(
-            f"the model must give class scores [batch, classes] with at least two classes, it gave "
-            f"{list(scores.shape)} for inputs {list(example.shape)}"
+            f"the model must give {wanted}, it gave {list(scores.shape)} for inputs "
+            f"{list(example.shape)}"
         )
     return example, scores.shape[1]
 
 
-def check_labels(data: Dataset, name: str, classes: int) -> None:
+def label_shape(data: Dataset) -> tuple[int, ...]:
+    """Return the shape of the first example's label: ``()``, or ``(positions,)`` of a sequence."""
+    with seeded(0):
+        _, labels = Reader(data).take(np.zeros(1, np.int64))
+    return tuple(labels.shape[1:])
+
+
+def check_labels(data: Dataset, name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
     """Compare labels with the model's classes: all that are in memory, else the first one.
 
     A dataset whose first example cannot be read is left to the round in which it fails.
 
     Raises:
         TypeError: if labels are no integers, or items no pairs.
-        ValueError: if a label is out of range.
+        ValueError: if a label is out of range, or of another shape than ``shape``.
     """
     reader = Reader(data)
     try:
@@ -165,6 +176,9 @@ def check_labels(data: Dataset, name: str, classes: int) -> None:
     except Exception as error:  # whatever a dataset of the user's raises
         _logger.warning("%s: its first example cannot be read: %s", name, error)
         return
+    if labels is not None and tuple(labels.shape[1:]) != shape:
+        wanted = f"labels of shape {list(shape)}" if shape else "one class number an example"
+        raise ValueError(f"{name} must have {wanted}, got shape {list(labels.shape[1:])}")
     if labels is not None and labels.numel() > 0:
         least, most = int(labels.min()), int(labels.max())
         if least < 0 or most >= classes:

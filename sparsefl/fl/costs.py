@@ -57,8 +57,9 @@ def collect_costs(
     Args:
         federation: The run, when its rounds are over.
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
-        memory_cell: "factory", "arguments", "input_shape", "classes" and, if it is not float32,
-            "dtype" of :class:`sparsefl.fl.memory.Cell`; ``None`` measures no memory.
+        memory_cell: "factory", "arguments", "input_shape", "classes" and, where they are not
+            its defaults, "dtype" and "label_shape" of :class:`sparsefl.fl.memory.Cell`; ``None``
+            measures no memory.
     """
     method, task, ledger = federation.method, federation.task, federation.ledger
     dense = _dense_twin(federation)
@@ -128,6 +129,7 @@ def _memory_arguments(
         input_shape=tuple(cell["input_shape"]),
         classes=cell["classes"],
         dtype=cell.get("dtype", "float32"),
+        label_shape=tuple(cell.get("label_shape", ())),
         batch_size=federation.schedule.batch_size,
         seed=task.seed,
         density=task.density,

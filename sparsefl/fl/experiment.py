@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
+from torch.utils.data import Subset
 
 from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
-from sparsefl.fl.checks import check_clients, check_counts, try_model
+from sparsefl.fl.checks import check_clients, check_counts, label_shape, try_model
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
 from sparsefl.fl.method import load_method
@@ -29,6 +31,8 @@ HELD_OUT = 5000
 PUBLIC_EXAMPLES = 1000
 # Each client keeps a tenth of its data to judge the global model by.
 CLIENT_DEV_SHARE = 0.1
+# Each client has the examples that the data say are its own.
+NATURAL = "natural"
 # Chosen on the development data like every method's own: with FedAvg's defaults softmax regression
 # oscillates.
 LINEAR_OPTIONS = {"lr": 0.02, "lr_decay": 0.95}
@@ -46,7 +50,8 @@ class Setting:
         norm: Normalisation of a named model.
         model_options: What else a named model takes, ``{"width": 0.5}`` for example.
         clients: Number of clients.
-        partition: "iid", "dirichlet:ALPHA" or "shards:PER_CLIENT".
+        partition: "iid", "dirichlet:ALPHA", "shards:PER_CLIENT", or "natural": as the data say
+            whose they are, those of the clients with most.
         client_test: Share of each client's examples that it is judged by at the end; without any,
             its development data serve.
         rounds: Rounds of federated training.
@@ -128,9 +133,7 @@ def load_problem(setting: Setting, seed: int, methods: Sequence[str] = ()) -> Pr
     public = None
     if wanted := _public_examples(setting, methods):
         rest, public = data.hold_out(rest, min(wanted, most), seed=0)
-    parts = data.partition.split(
-        setting.partition, data.labels_of(rest), setting.clients, seed=seed
-    )
+    parts = _divide(setting, rest, info.owners, seed)
     clients = [
         _local_splits(data.subset(rest, part), setting.client_test, seed=1 + number)
         for number, part in enumerate(parts)
@@ -148,6 +151,28 @@ def _public_examples(setting: Setting, methods: Sequence[str]) -> int:
         return setting.public_examples
     needed = any(load_method(name).trains_on_public for name in methods if name != LINEAR)
     return PUBLIC_EXAMPLES if needed else 0
+
+
+def _divide(setting: Setting, rest: Any, owners: Any, seed: int) -> data.partition.Part:
+    """Divide the examples of a ``Subset`` among the clients."""
+    if setting.partition == NATURAL:
+        if owners is None:
+            raise ValueError(f"partition {NATURAL}: {setting.dataset} does not say whose it is")
+        return data.partition.by_owner(owners[_positions(rest)], setting.clients)
+    labels = data.labels_of(rest)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"partition must be {NATURAL}: the examples of {setting.dataset} have many labels each,"
+            f" got {setting.partition!r}"
+        )
+    return data.partition.split(setting.partition, labels, setting.clients, seed=seed)
+
+
+def _positions(dataset: Any) -> data.partition.IndexArray:
+    """Return where the examples of a ``Subset``, or of one of one, were before it was cut."""
+    if isinstance(dataset, Subset):
+        return _positions(dataset.dataset)[np.asarray(dataset.indices, np.int64)]
+    return np.arange(len(dataset))
 
 
 def _local_splits(own: Any, test_share: float, seed: int) -> tuple[Dataset, ...]:
@@ -270,6 +295,7 @@ def _memory_cell(problem: Problem, prepared: Prepared, seed: int) -> dict[str, A
         "input_shape": tuple(example.shape[1:]),
         "classes": classes,
         "dtype": str(example.dtype).removeprefix("torch."),
+        "label_shape": label_shape(_first_examples(problem)),
     }
 
 

@@ -69,6 +69,7 @@ class Cell:
         options: Options of the method.
         threads: Threads of torch.
         dtype: Of the inputs: random where it is floating-point, else zeros.
+        label_shape: Shape of one example's label.
     """
 
     method: str
@@ -82,6 +83,7 @@ class Cell:
     options: Mapping[str, Any]
     threads: int
     dtype: str = "float32"
+    label_shape: tuple[int, ...] = ()
 
     def inputs(self, count: int) -> Tensor:
         """Return inputs of a batch."""
@@ -170,7 +172,7 @@ def _measure(folder: pathlib.Path) -> Memory:
     model = client.model.train()
     optimizer = load_method(cell.method).optimizer(client, 1)
     inputs = cell.inputs(cell.batch_size)
-    labels = torch.randint(cell.classes, (cell.batch_size,))
+    labels = torch.randint(cell.classes, (cell.batch_size, *cell.label_shape))
     for _ in range(_STEPS):
         local_step(model, optimizer, inputs, labels)
     peak = resident_bytes("VmHWM") - before

@@ -22,6 +22,7 @@ from sparsefl.fl.checks import (
     check_dataset,
     check_labels,
     data_sha256,
+    label_shape,
     try_model,
 )
 from sparsefl.fl.costs import collect_costs
@@ -179,12 +180,13 @@ def _task(
     """Try the model on the data, compare all labels with its classes, and put the task together."""
     first = next(client.train for client in data if len(client.train) > 0)
     example, classes = try_model(model, seed, first)
+    labels = label_shape(first)
     named = [(name, own) for name, own in servers.items() if own is not None]
     for name, own in named:
         check_dataset(own, name)
     named += [pair for number, client in enumerate(data) for pair in client.named(number)]
     for name, own in named:
-        check_labels(own, name, classes)
+        check_labels(own, name, classes, labels)
     return Task(model, example, seed, density, options, rounds, servers["public"])
 
 

@@ -160,7 +160,9 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
 
 
 def accuracy(model: nn.Module, dataset: Dataset) -> float:
-    """Return the share of examples whose largest output is at the label; NaN without examples.
+    """Return the share of labels at which the largest output is; NaN without examples.
+
+    An example has one label, or one a position of its sequence, which count alike.
 
     Whatever a dataset draws at random is the same in every evaluation.
     """
@@ -168,12 +170,13 @@ def accuracy(model: nn.Module, dataset: Dataset) -> float:
         return math.nan
     was_training = model.training
     model.eval()
-    correct = 0
+    correct, count = 0, 0
     with seeded(0), torch.no_grad():
         for inputs, labels in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
             correct += int((model(inputs).argmax(dim=1) == labels).sum())
+            count += labels.numel()
     model.train(was_training)
-    return correct / len(dataset)
+    return correct / count
 
 
 def seeded_model(factory: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -14,6 +14,7 @@ from sparsefl.models.mlp import mlp
 from sparsefl.models.mobilenet import mobilenet
 from sparsefl.models.registry import NAMES, build, options_of
 from sparsefl.models.resnet import resnet18, resnet32
+from sparsefl.models.transformer import transformer
 from sparsefl.models.vgg11 import vgg11
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "options_of",
     "resnet18",
     "resnet32",
+    "transformer",
     "vgg11",
 ]

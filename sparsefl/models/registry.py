@@ -15,11 +15,23 @@ from sparsefl.models.linear import linear
 from sparsefl.models.mlp import mlp
 from sparsefl.models.mobilenet import mobilenet
 from sparsefl.models.resnet import resnet18, resnet32
+from sparsefl.models.transformer import transformer
 from sparsefl.models.vgg11 import vgg11
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     factory.__name__: factory
-    for factory in (linear, mlp, cnn, lenet, conv2, vgg11, resnet18, resnet32, mobilenet)
+    for factory in (
+        linear,
+        mlp,
+        cnn,
+        lenet,
+        conv2,
+        vgg11,
+        resnet18,
+        resnet32,
+        mobilenet,
+        transformer,
+    )
 }
 NAMES = tuple(_FACTORIES)
 # What every factory takes; the rest of its arguments are its options.
@@ -42,7 +54,7 @@ def build(
 
     Args:
         name: One of ``NAMES``.
-        in_shape: Channels, height and width of an image.
+        in_shape: Channels, height and width of an image; ``(1, 1, T)`` of a text.
         num_classes: Size of the output.
         norm: Normalisation of the hidden layers: ``"batch"``, ``"group"``, or None for what the
             published model has, which is batch for the residual networks and MobileNet and none
