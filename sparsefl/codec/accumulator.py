@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -77,6 +77,7 @@ class Accumulator:
         into: Mapping[str, Floating] | None = None,
         votes: bool = False,
         per_position: bool = False,
+        left_out: Collection[str] = (),
         threads: int = 1,
     ) -> None:
         """Begins with nothing added.
@@ -95,6 +96,7 @@ class Accumulator:
                 scales are. Weights are then integers.
             per_position: Whether to keep ``sum_k w_k`` of the messages that keep a position, for
                 each: ``mean`` then divides by that.
+            left_out: Tensors that are checked, and not added.
             threads: On how many threads chunks are decoded and added.
 
         Raises:
@@ -110,6 +112,7 @@ class Accumulator:
         self._supports = checked_supports(supports, schema)
         self._known = known_tensors(self._supports if base is None else base, schema)
         self._votes, self._per_position = votes, per_position
+        self._left_out = frozenset(left_out)
         self._into = None if into is None else self._checked_targets(into)
         if votes and into is not None:
             raise ValueError("votes are counted in memory of their own: give votes or into")
@@ -283,7 +286,7 @@ class Accumulator:
         """
         ordinal, support_mode, value_mode, *_ = received.descriptors[where]
         name, reference = self._names[ordinal], received.references[where]
-        if self._into is not None and name not in self._into:
+        if name in self._left_out or (self._into is not None and name not in self._into):
             return None
         agreed = self._supports.get(name)
         shared = None if reference is None else reference.known.support

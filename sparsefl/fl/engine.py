@@ -79,8 +79,7 @@ class Federation:
 
         Raises:
             TypeError: if an option or a count of the schedule is of another type.
-            ValueError: if one is out of range, no client owns an example, or the method needs
-                public data that the task has not.
+            ValueError: if one is out of range, or no client owns an example.
             RuntimeError: if a method prepares and no client answers.
         """
         self.schedule.check()
@@ -92,10 +91,6 @@ class Federation:
             _logger.info("%d clients own no training example and are never sampled", empty)
         if self.privacy and self.privacy.entropy == "seed":
             _logger.warning("dp_entropy is 'seed': who knows the seed can take the noise off")
-        if self.method.trains_on_public and not self.task.public:
-            raise ValueError(
-                f"public must be given: {self.method.name} trains on the server's data"
-            )
         self.task = replace(self.task, clients=len(self._examples) - empty)
         if self.saved is not None:
             for name in _KEPT:
@@ -181,7 +176,8 @@ class Federation:
         sent = self.method.broadcast(self.state, round)
         entry.encode_s += time.perf_counter() - started
         served: dict[int, Served] = {}
-        pool = Pool(self.wire.schema, self.wire.supports, valued(sent))
+        wire = self.wire
+        pool = Pool(wire.schema, wire.supports, valued(sent), wire.gathered)
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
         for client, chance in self.cohort(round).items():

@@ -82,12 +82,14 @@ class Wire:
         supports: Supports that the set-up has made known; they never travel again.
         downlink_format: Value format of the server's messages.
         uplink_format: Value format of the clients' messages.
+        gathered: Names of tensors that are not averaged: the server gets what each client sent.
     """
 
     schema: Schema
     supports: Mapping[str, Support]
     downlink_format: ValueFormat = "fp32"
     uplink_format: ValueFormat = "fp32"
+    gathered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Method:
             version that a client was last served. The supports of ``server_wire`` are the newest,
             the set-up message tells those of version 0.
         supports_of: ``(state, version) -> supports`` of any version up to now; goes with it.
-        trains_on_public: Whether it needs ``Task.public``.
+        trains_on_public: Whether it trains on ``Task.public``, where there is any.
     """
 
     name: str

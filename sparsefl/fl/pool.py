@@ -1,11 +1,12 @@
 """The mean of a cohort, added up from the clients' messages as they come in.
 
 The server holds one message beside its sums: a message is checked whole, added, and let go, so that
-the memory does not grow with the cohort and the time grows with the bytes received.
+the memory does not grow with the cohort and the time grows with the bytes received. Only what a
+method wants of every client by itself is gathered.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ class Mean:
         tensors: ``sum_k p_k x_k`` of each tensor, float64: in its shape, or ``[nnz]``, row-major,
             where server and clients share its support. Signs count as ``scale_k * sign_k``.
         clients: Number of updates.
+        gathered: What each client sent of the tensors that the wire has gathered, by name.
     """
 
     tensors: Mapping[str, Tensor]
     clients: int
+    gathered: Mapping[str, Sequence[codec.Entry]] = field(default_factory=dict)
 
 
 class Pool:
@@ -35,7 +38,11 @@ class Pool:
     """
 
     def __init__(
-        self, schema: codec.Schema, supports: Mapping[str, Support], expected: Iterable[str]
+        self,
+        schema: codec.Schema,
+        supports: Mapping[str, Support],
+        expected: Iterable[str],
+        gathered: Collection[str] = (),
     ) -> None:
         """Begins with nothing added.
 
@@ -43,12 +50,18 @@ class Pool:
             schema: Of the messages.
             supports: Those that server and clients share, by name.
             expected: Names of the tensors that every message must bring.
+            gathered: Names of those that are kept as they come instead, where a message has them.
         """
         self._accumulator = codec.Accumulator(
-            schema, dtype="float64", supports=supports, threads=torch.get_num_threads()
+            schema,
+            dtype="float64",
+            supports=supports,
+            left_out=gathered,
+            threads=torch.get_num_threads(),
         )
         self._schema, self._supports = schema, supports
-        self._expected = frozenset(expected)
+        self._expected = frozenset(expected) - frozenset(gathered)
+        self._gathered: dict[str, list[codec.Entry]] = {name: [] for name in gathered}
 
     @property
     def clients(self) -> int:
@@ -71,6 +84,9 @@ class Pool:
         if missing := sorted(self._expected - set(update)):
             raise ValueError(f"the update lacks {', '.join(missing)}")
         self._accumulator.add(message, weight, base)
+        for name, entries in self._gathered.items():
+            if name in update:
+                entries.append(update[name])
 
     def sums(self) -> dict[str, Tensor]:
         """Return ``sum_k n_k x_k`` of every expected tensor, zeros where no message came.
@@ -90,4 +106,5 @@ class Pool:
     def mean(self) -> Mean:
         """Return ``sum_k n_k x_k / sum_k n_k``."""
         means = self._accumulator.mean()
-        return Mean({name: torch.from_numpy(mean) for name, mean in means.items()}, self.clients)
+        tensors = {name: torch.from_numpy(mean) for name, mean in means.items()}
+        return Mean(tensors, self.clients, self._gathered)

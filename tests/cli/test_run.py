@@ -45,7 +45,7 @@ def test_without_fashion_mnist_the_digits_take_its_place(run, tiny, monkeypatch,
     ("arguments", "says"),
     [
         ([], "METHOD"),
-        (["xyz"], "there are: adp, fedavg, fedpm, fedprox, fedpt, hidenseek, scaffold"),
+        (["xyz"], "there are: adp, fedavg, fedpm, fedprox, fedpt, fedtiny, hidenseek, scaffold"),
         (["hideandseek"], "did you mean hidenseek?"),
         (["linear"], "no method 'linear'"),
         (["fedavg", "--data-dir", "/nowhere", "--dataset", "fashion-mnist"], "/nowhere"),

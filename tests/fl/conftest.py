@@ -119,3 +119,24 @@ def small(toy, clients, test_data) -> Callable[..., Result]:
         return run(method, **(defaults | arguments))
 
     return play
+
+
+@pytest.fixture
+def fedtiny_run(toy, clients):
+    """Returns a builder of FedTiny federations; every client takes part."""
+
+    def build(factory=toy.cnn, density=0.3, public=True, schedule=None, datasets=None, **options):
+        method = load_method("fedtiny")
+        task = Task(
+            factory,
+            torch.zeros(1, *toy.pixels),
+            0,
+            density,
+            method.with_defaults(options),
+            rounds=20,
+            public=toy.clusters(40, 55) if public else None,
+        )
+        trains, devs = zip(*(clients if datasets is None else datasets), strict=True)
+        return Federation(method, task, trains, schedule or Schedule(batch_size=16), devs=devs)
+
+    return build

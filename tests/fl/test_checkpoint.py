@@ -40,6 +40,7 @@ OPTIONS = {
     "scaffold": {"server_optimizer": "momentum", "server_lr": 0.5},
     "fedpm": {"reset_every": 3, "prior": 2.0},
     "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},
+    "fedtiny": {"adjust_every": 1, "adjust_until": 4, "drops": "recomputed"},
     "hidenseek": {"iterations": 10},
 }
 

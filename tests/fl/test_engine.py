@@ -42,7 +42,7 @@ def test_ledger_counts_the_bytes_that_were_passed(method, federation, monkeypatc
             sent, run.wire.schema, run.wire.downlink_format, run.wire.supports
         )
         assert entry.downlink_bound_bytes == 3 * bound > 0
-    assert entries[0].setup_bytes == 3 * len(run.setup_message or b"")
+    assert entries[0].setup_bytes == 3 * len(run.setup_message or b"") + run.exchanged_bytes[0]
     assert entries[1].setup_bytes == entries[2].setup_bytes == 0
 
 

@@ -65,6 +65,18 @@ OWN = {
         ("gate_sigmoid", "maybe", ValueError),
         ("row_uplink", 1, TypeError),
     ],
+    "fedtiny": [
+        ("momentum", -0.5, ValueError),
+        ("weight_decay", -1e-4, ValueError),
+        ("initial", "snip", ValueError),
+        ("pool_size", -1, ValueError),
+        ("pretrain_epochs", 1.5, TypeError),
+        ("pretrain_lr", 0.0, ValueError),
+        ("adjust_every", -1, ValueError),
+        ("alpha", 1.1, ValueError),
+        ("granularity", "stage", ValueError),
+        ("drops", "kept", ValueError),
+    ],
     "hidenseek": [
         ("dense_lr", -0.1, ValueError),
         ("dense_momentum", -0.1, ValueError),

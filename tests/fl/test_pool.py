@@ -84,3 +84,16 @@ def test_a_refused_message_changes_nothing(damage, error, says):
     assert pool.clients == 2
     for name, tensor in pool.mean().tensors.items():
         assert torch.equal(tensor, before[name])
+
+
+def test_gathered_tensors_are_kept_as_they_come_and_need_not_come():
+    pool = Pool(SCHEMA, SHARED, SCHEMA, gathered={"b"})
+    sent = [update(0), codec.Update({n: e for n, e in update(1).items() if n != "b"}), update(2)]
+    for one in sent:
+        pool.add(message_of(one), one, 3.0, SHARED)
+    mean = pool.mean()
+    assert set(mean.tensors) == {"w", "batches"}
+    assert list(mean.gathered["b"]) == [sent[0]["b"], sent[2]["b"]]
+    with pytest.raises(codec.CodecError):
+        pool.add(message_of(sent[0])[:-1], sent[0], 1.0, SHARED)
+    assert len(pool.mean().gathered["b"]) == 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl.fl.method import Task
+from sparsefl.fl.methods._latents import support_layers
 from sparsefl.nn import SignConv2d, SignLinear, sparsify
 from sparsefl.nn import report as sparsity_report
 from sparsefl.pruning import left_dense, synflow
@@ -128,24 +129,7 @@ def sign_model(model: nn.Module, supports: Mapping[str, Support]) -> nn.Module:
 def sign_layers(model: nn.Module) -> dict[str, SignLinear | SignConv2d]:
     """List a model's sign layers by the name of their dense weight."""
     return {
-        f"{name}.{layer.dense_name}" if name else layer.dense_name: layer
-        for name, layer in model.named_modules()
+        name: layer
+        for name, layer in support_layers(model).items()
         if isinstance(layer, SignLinear | SignConv2d)
-    }
-
-
-def load_scores(
-    layers: Mapping[str, SignLinear | SignConv2d], scores: Mapping[str, Tensor]
-) -> None:
-    """Write row-major scores into the layers, in the order that each stores."""
-    with torch.no_grad():
-        for name, layer in layers.items():
-            layer.scores.copy_(layer.from_row_major(scores[name]))
-
-
-def row_major_scores(model: nn.Module) -> dict[str, Tensor]:
-    """Return the scores of every sign layer, ``[nnz]``, row-major, as tensors of their own."""
-    return {
-        name: layer.row_major(layer.scores.detach()).clone()
-        for name, layer in sign_layers(model).items()
     }

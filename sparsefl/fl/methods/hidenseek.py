@@ -53,9 +53,7 @@ from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods._hidenseek_model import (
     draw_kaiming,
     first_scores,
-    load_scores,
     prune,
-    row_major_scores,
     sign_layers,
     sign_model,
 )
@@ -70,6 +68,7 @@ from sparsefl.fl.methods._hidenseek_rules import (
     keep_signs,
     signs_of,
 )
+from sparsefl.fl.methods._latents import load_latents, row_major_latents
 from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.fl.pool import Mean
 from sparsefl.nn import densify
@@ -229,21 +228,21 @@ def receive(client: Client, update: Update) -> None:
         raise ValueError("the broadcast's scores do not cover this client's supports")
     needed = [name for name in client.wire.schema if name not in layers]
     load_tensors(client.model, dense_tensors(update), needed)
-    load_scores(layers, {name: contribution(update, name) for name in layers})
+    load_latents(layers, {name: contribution(update, name) for name in layers})
 
 
 def remember(client: Client) -> dict[str, Tensor] | None:
     """Keep the client's own scores, where the rule has clients that keep them."""
-    return row_major_scores(client.model) if RULES[client.options["rule"]].keeps else None
+    return row_major_latents(client.model) if RULES[client.options["rule"]].keeps else None
 
 
 def recall(client: Client, memory: Mapping[str, Tensor] | None) -> None:
     """Start from ``own_share * own + (1 - own_share) * received`` scores, once there are own."""
     if memory is None:
         return
-    share, received = client.options["own_share"], row_major_scores(client.model)
+    share, received = client.options["own_share"], row_major_latents(client.model)
     mixed = {name: share * own + (1 - share) * received[name] for name, own in memory.items()}
-    load_scores(sign_layers(client.model), mixed)
+    load_latents(sign_layers(client.model), mixed)
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -266,7 +265,7 @@ def report(client: Client, received: Update, round: int) -> Update:
     """
     rule = RULES[client.options["rule"]]
     entries: dict[str, Entry] = {}
-    for name, after in row_major_scores(client.model).items():
+    for name, after in row_major_latents(client.model).items():
         if not bool(after.isfinite().all()):
             raise ValueError(f"the scores of {name} are not finite after training")
         support = client.wire.supports[name]
@@ -318,7 +317,7 @@ def model_of(task: Task, state: State, scores: Mapping[str, Tensor]) -> nn.Modul
     """Return the plain torch model of some scores and the server's dense parameters."""
     model = sign_model(task.new_model(), state.wire.supports)
     load_tensors(model, state.dense)
-    load_scores(sign_layers(model), scores)
+    load_latents(sign_layers(model), scores)
     return densify(model)
 
 
