@@ -25,6 +25,7 @@ FLAGS = {
     "local_steps": ("N", "most steps of a client in a round"),
     "batch_size": ("N", "examples a step"),
     "density": ("SHARE", "share of weights kept"),
+    "checkpoint_every": ("N", "rounds between two checkpoints (1)"),
     "threads": ("N", "threads of torch (all cores)"),
     "timed_steps": ("N", "steps timed against dense, 0 for none"),
     "seeds": ("N,N", "one run for each; one seed, one result"),

@@ -200,7 +200,7 @@ class Federation:
         if losses:
             entry.local_steps = sum(steps for steps, _ in losses)
             entry.loss = sum(steps * loss for steps, loss in losses) / entry.local_steps
-        self.ledger.rounds.append(entry)
+        self.ledger.add(entry)
         return entry
 
     def _served(

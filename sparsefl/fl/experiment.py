@@ -62,6 +62,7 @@ class Setting:
             development nor test data; ``None`` is ``PUBLIC_EXAMPLES`` where a method of the
             comparison trains on them, and none elsewhere.
         evaluate_every: Rounds between two points of the curve.
+        checkpoint_every: Rounds between two checkpoints.
         threads: Threads of torch.
         timed_steps: Local steps that are timed.
         memory: Whether memory is measured, in fresh processes.
@@ -80,6 +81,7 @@ class Setting:
     dev_examples: int | None = None
     public_examples: int | None = None
     evaluate_every: int = 1
+    checkpoint_every: int = 1
     threads: int | None = None
     timed_steps: int = TIMED_STEPS
     memory: bool = False
@@ -320,6 +322,7 @@ def check(
     """
     prepared = prepare(method, setting, problem, options)
     check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
+    check_count("checkpoint_every", setting.checkpoint_every)
     load_method(prepared.method).with_defaults(prepared.options)
     check_clients(problem.clients)
     try_model(prepared.factory, seed, _first_examples(problem))
@@ -344,7 +347,7 @@ def play(
         seed: Seed of the run.
         options: The method's options.
         on_round: Called after each round.
-        checkpoint: Folder of the checkpoint, written after each round.
+        checkpoint: Folder of the checkpoint.
         resume: Go on from it, where there is one.
 
     Raises:
@@ -370,5 +373,6 @@ def play(
         description=Description(method, prepared.model, problem.label, memory_cell),
         on_round=on_round,
         checkpoint=checkpoint,
+        checkpoint_every=setting.checkpoint_every,
         resume=resume,
     )

@@ -36,6 +36,7 @@ class Round:
         loss: Mean training loss of the local steps, ``None`` where none was made.
         accuracy: Accuracy of the new global model, ``None`` in a round without evaluation.
         epsilon: Privacy spent so far, at the delta of the options; ``None`` without noise.
+        spent_bytes: All that was sent up to the end of this round.
     """
 
     round: int
@@ -56,6 +57,7 @@ class Round:
     loss: float | None = None
     accuracy: float | None = None
     epsilon: float | None = None
+    spent_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -63,9 +65,8 @@ class Round:
         return sum(getattr(self, name) for name in SPENT)
 
 
-_SUMMED = tuple(
-    item.name for item in fields(Round) if item.name not in ("round", "loss", "accuracy", "epsilon")
-)
+_NOT_SUMMED = ("round", "loss", "accuracy", "epsilon", "spent_bytes")
+_SUMMED = tuple(item.name for item in fields(Round) if item.name not in _NOT_SUMMED)
 
 
 @dataclass
@@ -106,6 +107,12 @@ class Ledger:
     def rounds_to(self, target: float) -> int | None:
         """Return the first round whose global model had at least that accuracy, if any had."""
         return rounds_to(self.lines(), target)
+
+    def add(self, entry: Round) -> None:
+        """Add a round that is over."""
+        before = self.rounds[-1].spent_bytes if self.rounds else 0
+        entry.spent_bytes = before + entry.total_bytes
+        self.rounds.append(entry)
 
     def lines(self) -> list[dict[str, object]]:
         """Return one JSON-ready record a round."""

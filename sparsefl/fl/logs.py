@@ -48,15 +48,40 @@ class _FileLog(_Log):
 
     Args:
         path: File to write; its folder is created where it is missing.
-        append: Keep what is there, for runs that are resumed.
+        append: Keep what is there of earlier rounds, for runs that are resumed.
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         """Open the file."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._begins = not (append and path.exists() and path.stat().st_size > 0)
-        self._file: TextIO = path.open("a" if append else "w", newline="")
+        self._path = pathlib.Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._begins = not (append and self._path.exists() and self._path.stat().st_size > 0)
+        self._file: TextIO = self._path.open("a" if append else "w", newline="")
+        self._settled = self._begins
+
+    def __call__(self, entry: Round) -> None:
+        """Write one line."""
+        if not self._settled:
+            self._forget_from(entry.round)
+            self._settled = True
+        self._write(entry)
+        self._file.flush()
+
+    def _write(self, entry: Round) -> None:
+        """Write one line."""
+        raise NotImplementedError
+
+    def _round_of(self, line: str) -> int:
+        """Return the round of a line; a line that is none has round 0."""
+        raise NotImplementedError
+
+    def _forget_from(self, round: int) -> None:
+        """Drop lines of rounds that are played again, and one that was cut off."""
+        self._file.close()
+        lines = self._path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and self._round_of(line) < round]
+        self._path.write_text("".join(kept), newline="")
+        self._file = self._path.open("a", newline="")
 
     def close(self) -> None:
         """Close the file."""
@@ -69,23 +94,25 @@ class CsvLog(_FileLog):
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         """Open the file; write the head where it is new."""
         super().__init__(path, append)
-        self._writer = csv.DictWriter(self._file, _COLUMNS, lineterminator="\n")
         if self._begins:
-            self._writer.writeheader()
+            csv.DictWriter(self._file, _COLUMNS, lineterminator="\n").writeheader()
 
-    def __call__(self, entry: Round) -> None:
-        """Write one line."""
-        self._writer.writerow(asdict(entry))
-        self._file.flush()
+    def _write(self, entry: Round) -> None:
+        csv.DictWriter(self._file, _COLUMNS, lineterminator="\n").writerow(asdict(entry))
+
+    def _round_of(self, line: str) -> int:
+        first = line.partition(",")[0]
+        return int(first) if first.isdecimal() else 0
 
 
 class JsonLinesLog(_FileLog):
     """A JSON record a round, one a line."""
 
-    def __call__(self, entry: Round) -> None:
-        """Write one line."""
+    def _write(self, entry: Round) -> None:
         self._file.write(json.dumps(asdict(entry)) + "\n")
-        self._file.flush()
+
+    def _round_of(self, line: str) -> int:
+        return int(json.loads(line)["round"])
 
 
 class TensorBoardLog(_Log):

@@ -29,6 +29,7 @@ from sparsefl.fl.costs import collect_costs
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
+from sparsefl.fl.options import check_count
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import Loss, accuracy
@@ -80,6 +81,7 @@ def run(
     on_round: Callable[[Round], None] | None = None,
     public: Dataset | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
     resume: bool = False,
 ) -> Result:
     """Train a model by a federated method, and measure what it costs.
@@ -113,7 +115,8 @@ def run(
         on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
         public: The server's own labelled examples, for methods that train on some: held out from
             clients, development and test data alike.
-        checkpoint: Folder of the checkpoint, written after each round.
+        checkpoint: Folder of the checkpoint; killed at any moment, a run goes on from the last one.
+        checkpoint_every: Rounds between two checkpoints; the last round always has one.
         resume: Go on from the checkpoint where there is one; more ``rounds`` than before are fine.
             A cosine schedule keeps the end that it had; to leave room, begin with a larger option
             ``lr_horizon``.
@@ -129,6 +132,7 @@ def run(
     """
     schedule, description = schedule or Schedule(), description or Description()
     check_counts(rounds, evaluate_every, seed, schedule, timed_steps, threads)
+    check_count("checkpoint_every", checkpoint_every)
     chosen = method if isinstance(method, Method) else load_method(method)
     _check_memory_cell(chosen, description)
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
@@ -144,7 +148,8 @@ def run(
         trains, devs = [own.train for own in data], [own.dev for own in data]
         federation = Federation(chosen, task, trains, schedule, saved=saved, loss=loss, devs=devs)
         judged_by = _round_data(dev, data)
-        _play(federation, rounds, judged_by, evaluate_every, kept, on_round)
+        every = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
+        _play(federation, rounds, judged_by, kept, on_round, **every)
         final = chosen.global_model(task, federation.state)
         judged = [accuracy(final, client.held_out) for client in data]
         return Result(
@@ -246,9 +251,11 @@ def _play(
     federation: Federation,
     rounds: int,
     dev: Dataset | None,
-    evaluate_every: int,
     checkpoint: Checkpoint | None,
     on_round: Callable[[Round], None] | None,
+    *,
+    evaluate_every: int,
+    checkpoint_every: int,
 ) -> None:
     """Play the rounds that are left, evaluate, save and report each."""
     for round in range(len(federation.ledger.rounds) + 1, rounds + 1):
@@ -259,7 +266,7 @@ def _play(
             model = federation.method.global_model(federation.task, federation.state)
             entry.accuracy = accuracy(model, dev)
             entry.evaluate_s = time.perf_counter() - started
-        if checkpoint is not None:
+        if checkpoint is not None and (round % checkpoint_every == 0 or round == rounds):
             checkpoint.save(federation.snapshot())
         if on_round is not None:
             on_round(entry)

@@ -66,6 +66,28 @@ def test_a_killed_run_ends_in_the_same_model(method, at, small, toy, tmp_path):
     assert resumed.accuracy_per_client == whole.accuracy_per_client
 
 
+@pytest.mark.parametrize(("at", "from_round"), [(2, 1), (4, 4), (5, 4)])
+def test_a_checkpoint_every_few_rounds_is_enough(at, from_round, small, tmp_path):
+    arguments = {"rounds": 7, "checkpoint": tmp_path, "checkpoint_every": 3}
+    whole = small("fedpt", rounds=7)
+    with pytest.raises(KilledError):
+        small("fedpt", **arguments, on_round=kill_after(at))
+    seen = []
+    resumed = small("fedpt", **arguments, resume=True, on_round=seen.append)
+    assert [entry.round for entry in seen] == list(range(from_round, 8))
+    assert resumed.model_sha256 == whole.model_sha256
+    assert played(resumed) == played(whole)
+    # The last round has a checkpoint whatever its number.
+    assert len(Checkpoint(tmp_path, {})._read()["run"]["items"]) > 0
+    again = small("fedpt", **arguments, resume=True, on_round=seen.append)
+    assert (len(seen), again.model_sha256) == (8 - from_round, whole.model_sha256)
+
+
+def test_a_checkpoint_never_is_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
+        small("fedavg", checkpoint=tmp_path, checkpoint_every=0)
+
+
 def test_a_finished_run_may_go_on_for_more_rounds(small, tmp_path):
     whole = small("fedavg", rounds=4)
     first = small("fedavg", rounds=2, checkpoint=tmp_path)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparsefl import codec
 from sparsefl.codec import CodecError
-from sparsefl.fl import Schedule
+from sparsefl.fl import Schedule, engine
 from sparsefl.support import Support
 
 
@@ -90,6 +90,44 @@ def test_a_client_that_raises_loses_its_update_not_the_round(method, federation,
         torch.equal(a, b)
         for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
     )
+
+
+def garble(kind, reply, other):
+    if kind == "flipped bit":
+        return reply[:-5] + bytes([reply[-5] ^ 4]) + reply[-4:]
+    return {
+        "noise": np.random.default_rng(0).bytes(len(reply)),
+        "nothing": b"",
+        "cut": reply[:-1],
+        "too long": reply + b"x",
+        "the other model's": other,
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["noise", "nothing", "cut", "too long", "flipped bit", "the other model's"]
+)
+def test_a_client_that_sends_garbage_loses_its_update_not_the_round(
+    kind, method, federation, clients, monkeypatch, toy
+):
+    datasets = [train for train, _ in clients]
+    whole = federation(method, datasets=datasets[:2])
+    reference = whole.play(1)
+    other = federation(method, factory=toy.norm_net).broadcast(1)
+    run, sent, received = federation(method, datasets=datasets), [], []
+    honest = engine.answer
+
+    def third_lies(*arguments):
+        sent.append(honest(*arguments))
+        received.append(garble(kind, sent[-1], other) if len(sent) == 3 else sent[-1])
+        return received[-1]
+
+    monkeypatch.setattr(engine, "answer", third_lies)
+    entry = run.play(1)
+    assert (entry.clients, entry.lost) == (2, 1)
+    assert entry.uplink_bytes == sum(len(reply) for reply in received)
+    assert entry.uplink_bound_bytes == reference.uplink_bound_bytes
+    assert run.broadcast(2) == whole.broadcast(2)
 
 
 def test_a_client_remembers_nothing_of_an_update_that_was_refused(federation, monkeypatch):

@@ -42,6 +42,27 @@ def test_a_resumed_log_goes_on_below(append, tmp_path):
     assert records[-1] == vars(ROUNDS[1])
 
 
+def test_a_log_forgets_rounds_that_are_played_again_and_lines_that_were_cut(tmp_path):
+    paths = tmp_path / "run.csv", tmp_path / "run.jsonl"
+    kinds = logs.CsvLog, logs.JsonLinesLog
+    for kind, path in zip(kinds, paths, strict=True):
+        with kind(path) as log:
+            for number in range(1, 5):
+                log(Round(number, uplink_bytes=number))
+        with path.open("a") as file:
+            file.write(path.read_text().splitlines()[-1][:7])
+        with kind(path, append=True) as log:
+            for number in (3, 4, 5):
+                log(Round(number, uplink_bytes=10 * number))
+    with paths[0].open() as file:
+        rows = [(row["round"], row["uplink_bytes"]) for row in csv.DictReader(file)]
+    lines = [json.loads(line) for line in paths[1].read_text().splitlines()]
+    assert rows == [("1", "1"), ("2", "2"), ("3", "30"), ("4", "40"), ("5", "50")]
+    assert [(line["round"], line["uplink_bytes"]) for line in lines] == [
+        (int(number), int(sent)) for number, sent in rows
+    ]
+
+
 def test_a_run_writes_several_logs_at_once(tmp_path, small):
     seen = []
     with logs.CsvLog(tmp_path / "run.csv") as table:
