@@ -6,26 +6,38 @@ from torch import nn
 from sparsefl.nn import FrozenConv2d, FrozenLinear
 
 
-def freeze(model: nn.Module, names: tuple[str, ...], seed: int) -> nn.Module:
-    """Replace layers by frozen ones whose weights come from ``seed``, in place; biases are kept."""
+def freeze(model: nn.Module, names: tuple[str, ...], seed: int, plain: bool = False) -> nn.Module:
+    """Replace layers by frozen ones whose weights come from ``seed``, in place; biases are kept.
+
+    Args:
+        model: Changed in place.
+        names: Names of the weights.
+        seed: What they stand for.
+        plain: Whether layers stay torch's own, their weights without ``requires_grad``.
+    """
     with torch.random.fork_rng(devices=[]):
         for name in names:
-            _freeze_one(model, name, seed)
+            _freeze_one(model, name, seed, plain)
     return model
 
 
-def _freeze_one(model: nn.Module, name: str, seed: int) -> None:
+def _freeze_one(model: nn.Module, name: str, seed: int, plain: bool) -> None:
     layer_name = name.rpartition(".")[0]
     dense = model.get_submodule(layer_name)
     frozen: FrozenLinear | FrozenConv2d
     if isinstance(dense, nn.Linear | FrozenLinear):
-        plain = dense if isinstance(dense, nn.Linear) else dense.to_dense()
-        frozen = FrozenLinear.replacing(plain, seed=seed, name=name)
+        linear = dense if isinstance(dense, nn.Linear) else dense.to_dense()
+        frozen = FrozenLinear.replacing(linear, seed=seed, name=name)
     else:
         assert isinstance(dense, nn.Conv2d | FrozenConv2d)
         conv = dense if isinstance(dense, nn.Conv2d) else dense.to_dense()
         frozen = FrozenConv2d.replacing(conv, seed=seed, name=name)
-    model.set_submodule(layer_name, frozen)
+    if not plain:
+        model.set_submodule(layer_name, frozen)
+        return
+    layer = frozen.to_dense()
+    layer.weight.requires_grad_(False)
+    model.set_submodule(layer_name, layer)
 
 
 def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -15,6 +15,12 @@ Options, beside FedAvg's and those of sparsefl.fl.privacy, of which one at most:
     trained            patterns: all but these
     frozen_fraction    the largest layers, as few as hold this share of all parameters
 
+and
+
+    layers             "frozen": sparsefl.nn.FrozenLinear and FrozenConv2d; "plain": torch's own
+                       with requires_grad_(False), what a user has without them: the same bytes and
+                       weights, the control of every gain in time and memory
+
 Departures: by default the largest linear layer is frozen, or the largest layer where there is no
 linear one. Only weights of linear and 2-d convolution layers are frozen: their biases, norms and
 everything else train. Buffers are averaged plainly, whatever the server's optimizer. One seed a
@@ -43,11 +49,13 @@ from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods._fedpt_layers import freeze, frozen_layers
 from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
+from sparsefl.fl.methods._uplink import report_change, wire_of
 from sparsefl.fl.methods.fedavg import (
+    CHANGE_DEFAULTS,
     CHOICES,
     CLIENT_DEFAULTS,
-    change_of,
     check_client,
+    computing_in,
     sgd,
     trained_names,
 )
@@ -57,7 +65,8 @@ from sparsefl.nn import densify
 DEFAULTS: Mapping[str, Any] = {
     **CLIENT_DEFAULTS,
     **SERVER_DEFAULTS,
-    **privacy.DEFAULTS,
+    **CHANGE_DEFAULTS,
+    "layers": "frozen",
     "frozen": None,
     "trained": None,
     "frozen_fraction": 0.0,
@@ -127,7 +136,7 @@ def init(task: Task) -> State:
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         stepped=stepped,
         server=ServerOptimizer.of(options),
-        wire=Wire(schema, {}),
+        wire=wire_of(schema, options),
     )
 
 
@@ -139,7 +148,8 @@ def setup(state: State) -> bytes | None:
 def new_client(task: Task, setup_message: bytes | None) -> Client:
     """Build the dense model; the first broadcast says what is frozen, and from which seed."""
     model = task.new_model()
-    return Client(model, Wire(Schema.of(model), {}), task.options)
+    client = Client(model, wire_of(Schema.of(model), task.options), task.options)
+    return computing_in(client, task.options["autocast"])
 
 
 def broadcast(state: State, round: int) -> Update:
@@ -163,7 +173,7 @@ def receive(client: Client, update: Update) -> None:
     load_tensors(client.model, dense_tensors(update), needed)
     for name, seed in seeds.items():
         if getattr(layers[name], "seed", None) != seed:
-            freeze(client.model, (name,), seed)
+            freeze(client.model, (name,), seed, client.options["layers"] == "plain")
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -172,8 +182,8 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
 
 
 def report(client: Client, received: Update, round: int) -> Update:
-    """Send ``D_k = y_k - y_t``, clipped where privacy is on."""
-    return Update(dense_entries(change_of(client, received)), round=round)
+    """Send ``D_k = y_k - y_t``, in the format of the options."""
+    return report_change(client, received, round)
 
 
 def aggregate(state: State, mean: Mean) -> State:
@@ -205,7 +215,7 @@ def claimed_flops(state: State, forward: Mapping[str, int]) -> int:
 METHOD = Method(
     name="fedpt",
     defaults=DEFAULTS,
-    choices=CHOICES,
+    choices={**CHOICES, "layers": ("frozen", "plain")},
     check=check,
     init=init,
     setup=setup,

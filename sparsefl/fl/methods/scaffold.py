@@ -116,7 +116,9 @@ def init(task: Task) -> State:
 def new_client(task: Task, setup_message: bytes | None) -> Silo:
     """Build the dense model; weights and control variates come with the broadcast."""
     model = task.new_model()
-    return Silo(model, wire_of(model), task.options)
+    silo = Silo(model, wire_of(model), task.options)
+    fedavg.computing_in(silo, task.options["autocast"])
+    return silo
 
 
 def _control_entries(controls: Mapping[str, Tensor]) -> dict[str, Tensor]:

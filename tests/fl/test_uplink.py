@@ -1,0 +1,155 @@
+"""The controls of every saving: rounded and one-bit uplinks, bfloat16, plain frozen layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparsefl import codec
+from sparsefl.fl import load_method
+from sparsefl.fl.methods._uplink import change_update
+from sparsefl.fl.training import autocast_forward
+
+
+def state_of(run):
+    model = run.method.global_model(run.task, run.state)
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def moved_by(run, rounds=1):
+    before = state_of(run)
+    for round in range(1, rounds + 1):
+        run.play(round)
+    return state_of(run) - before
+
+
+def test_drawn_signs_have_the_change_as_their_mean():
+    change = torch.linspace(-0.7, 1.3, 60).reshape(6, 10)
+    change[0, 0] = 0.0
+    draws = 2000
+    total = torch.zeros(6, 10, dtype=torch.float64)
+    for round in range(draws):
+        entry = change_update({"w": change}, {"uplink": "sign"}, round)["w"]
+        assert entry.scale == pytest.approx(1.3)
+        total += entry.scale * torch.from_numpy(entry.signs).reshape(6, 10)
+    deviation = ((1.3**2 - change.double() ** 2).clamp(min=0) / draws).sqrt()
+    assert ((total / draws - change).abs() <= 5 * deviation + 1e-6).all()
+
+
+def test_draws_differ_by_client_and_round_and_repeat():
+    change, other = torch.randn(20, 20), torch.randn(20, 20)
+    one, again, later, of_another = (
+        change_update({"w": value}, {"uplink": "sign"}, round)["w"].signs.tolist()
+        for value, round in ((change, 1), (change, 1), (change, 2), (change + 1e-6 * other, 1))
+    )
+    assert one == again
+    assert one not in (later, of_another)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3, 4), torch.zeros(0, 4)])
+def test_nothing_and_no_change_have_signs_too(value):
+    entry = change_update({"w": value}, {"uplink": "sign"}, 1)["w"]
+    assert (entry.scale, len(entry.signs)) == (0.0, value.numel())
+
+
+def test_biases_and_buffers_stay_as_they_are(federation, toy):
+    run = federation("fedavg", factory=toy.norm_net, uplink="sign")
+    client = run.new_client()
+    received = run.receive(client, run.broadcast(1))
+    kinds = {n: type(e).__name__ for n, e in run.method.report(client, received, 1).items()}
+    signs = {name for name, kind in kinds.items() if kind == "Signs"}
+    assert signs == {"0.weight", "5.weight"}
+    assert len(kinds) == len(received)
+    run.play(1)
+    assert run.method.global_model(run.task, run.state)[1].num_batches_tracked > 0
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedpt"])
+@pytest.mark.parametrize(("uplink", "bits", "off"), [("bf16", 16, 0.005), ("int8", 8, 0.02)])
+def test_rounded_changes_move_the_model_alike_at_fewer_bytes(method, uplink, bits, off, federation):
+    exact, rounded = federation(method), federation(method, uplink=uplink)
+    wanted, got = moved_by(exact), moved_by(rounded)
+    assert 0 < float((got - wanted).norm()) < off * float(wanted.norm())
+    spent, dense = (run.ledger.rounds[0].uplink_bound_bytes for run in (rounded, exact))
+    assert spent < dense * (bits / 32 + 0.2)
+
+
+def test_signs_take_a_bit_a_weight(federation):
+    run = federation("fedavg", uplink="sign")
+    run.play(1)
+    shapes = [spec.shape for spec in run.wire.schema.values()]
+    weights = sum(torch.Size(shape).numel() for shape in shapes if len(shape) > 1)
+    biases = sum(torch.Size(shape).numel() for shape in shapes if len(shape) == 1)
+    bound = run.ledger.rounds[0].uplink_bound_bytes
+    # Three clients, three scales; biases that few move are fewer bytes.
+    assert 3 * weights / 9 < bound <= 3 * (weights / 8 + 4 * biases + 16)
+
+
+def test_signs_train(small):
+    result = small("fedavg", rounds=8, options={"uplink": "sign", "lr": 0.02})
+    losses = [entry.loss for entry in result.ledger.rounds]
+    assert losses[-1] < 0.9 * losses[0]
+    assert result.accuracy > 0.5
+
+
+def test_privacy_bounds_what_is_decoded(federation):
+    run = federation("fedavg", uplink="sign", dp_clip=0.05)
+    # Signs are longer than what they stand for: the server scales them down.
+    assert 0 < float(moved_by(run).norm()) <= 0.05 * (1 + 1e-6)
+
+
+def test_exact_weights_are_sent_as_before(federation):
+    run = federation("fedavg")
+    client = run.new_client()
+    received = run.receive(client, run.broadcast(1))
+    assert run.method.report(client, received, 1) == codec.Update(dict(received), round=1)
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_float32():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
+    x = torch.randn(7, 40)
+    exact = net(x)
+    names = list(net.state_dict())
+    autocast_forward(net)
+    out = net(x)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, out.bfloat16().float())
+    assert not torch.equal(out, exact)
+    torch.testing.assert_close(out, exact, rtol=0.05, atol=0.02)
+    out.square().sum().backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.parameters())
+    assert list(net.state_dict()) == names
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "scaffold", "fedpt"])
+def test_clients_train_in_bfloat16(method, federation):
+    exact, narrow = federation(method), federation(method, autocast="bf16")
+    wanted, got = moved_by(exact), moved_by(narrow)
+    assert 0 < float((got - wanted).norm()) < 0.2 * float(wanted.norm())
+
+
+def test_plain_layers_are_the_same_federation(federation):
+    ours, plain = federation("fedpt"), federation("fedpt", layers="plain")
+    for round in (1, 2):
+        entries = ours.play(round), plain.play(round)
+        assert entries[0].downlink_bytes == entries[1].downlink_bytes
+        assert entries[0].uplink_bound_bytes == pytest.approx(
+            entries[1].uplink_bound_bytes, rel=0.02
+        )
+    assert torch.allclose(state_of(ours), state_of(plain), atol=1e-6)
+    client = plain.probe()
+    assert type(client.model.get_submodule("4")) is nn.Linear
+    assert not client.model.get_submodule("4").weight.requires_grad
+    assert client.model.get_submodule("4").bias.requires_grad
+
+
+@pytest.mark.parametrize("option", ["uplink", "autocast"])
+def test_unknown_choices_are_named(option):
+    with pytest.raises(ValueError, match=option):
+        load_method("fedpt").with_defaults({option: "fp8"})
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fedpm", "hidenseek"])
+def test_methods_with_messages_of_their_own_have_no_such_option(method):
+    with pytest.raises(ValueError, match="no option uplink"):
+        load_method(method).with_defaults({"uplink": "int8"})
