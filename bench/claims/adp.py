@@ -55,6 +55,7 @@ SETTING = Setting(
     dev_examples=1000,
     threads=1,
     timed_steps=0,
+    model_options={"width": 0.5},
 )
 # The authors' optimizer, the same for every row.
 OPTIONS = {"lr": 0.01, "momentum": 0.9}
@@ -213,7 +214,8 @@ def algorithm_claims(algorithm: str, command: str) -> list[Claim]:
                 realised_factor=factor and factor / CLAIMED_ROUNDS_FACTOR,
                 baseline={"name": f"{algorithm} on the dense model, same settings"},
                 settings={
-                    **{"data": problem.label, "model": "cnn, batch norm", "density": DENSITY},
+                    **{"data": problem.label, "model": gated.config["model"], "density": DENSITY},
+                    "norm": SETTING.norm,
                     **{"rounds": SETTING.rounds, **asdict(SETTING.schedule), "seed": SEED},
                     "options": dict(gated.config["options"]),
                 },

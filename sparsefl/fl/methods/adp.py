@@ -7,7 +7,7 @@ arXiv 2106.06921, and its authors' code of 2021.
               the round(C r) largest; y = relu(g * BN(conv(x)))
     rounds    those of the algorithm, of the whole model, gates included       -> its own file
 
-Options, beside FedAvg's:
+Options, beside FedAvg's but for privacy (batch norm's statistics travel):
 
     algorithm       "fedavg", "fedprox" or "scaffold"
     mu, clients     FedProx's and SCAFFOLD's
@@ -44,6 +44,7 @@ from sparsefl.fl.aggregation import dense_tensors
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods import fedavg, fedprox, scaffold
+from sparsefl.fl.options import check_at_least
 from sparsefl.fl.pool import Mean
 from sparsefl.nn import densify, gate, gate_report
 from sparsefl.support import Support
@@ -53,8 +54,9 @@ ALGORITHMS: Mapping[str, Method] = {
 }
 # The learning rate is FedAvg's for each algorithm.
 DEFAULTS: Mapping[str, Any] = {
-    **scaffold.DEFAULTS,
-    **fedprox.DEFAULTS,
+    **fedavg.BASE_DEFAULTS,
+    "mu": fedprox.DEFAULTS["mu"],
+    "clients": scaffold.DEFAULTS["clients"],
     "algorithm": "fedavg",
     "stats": "active",
     "gate_sigmoid": "auto",
@@ -75,14 +77,13 @@ def _algorithm(options: Mapping[str, Any]) -> Method:
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Check all options, those of the algorithm that runs as it does.
+    """Check the options of all algorithms.
 
     Raises:
         ValueError: if one is out of range.
     """
-    fedprox.check(options)
-    if options["algorithm"] == "scaffold":
-        scaffold.check(options)
+    scaffold.check(options)
+    check_at_least(options, {"mu": 0})
 
 
 @dataclass(frozen=True)
