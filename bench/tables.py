@@ -14,8 +14,8 @@ from typing import Any
 from sparsefl.fl import table
 
 from . import cap, goals, rows
-from .claims import summary
-from .claims.accuracy import RESULTS, STUDY, Results
+from .claims import page, summary
+from .claims.accuracy import HERE, RESULTS, STUDY, Results
 from .claims.study import Study
 from .codec.tables import size_table, speed_table
 from .markdown import fill, markdown
@@ -47,6 +47,7 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
         "codec_speed": speed_table(messages),
         "methods": methods_table(compared),
         "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
+        "claims": page.overview(page.load(sorted(HERE.glob("*.json")))),
     }
 
 

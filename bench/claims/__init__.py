@@ -1,1 +1,1 @@
-"""Studies behind the project's claims on accuracy: what is run, the runs, and what came out."""
+"""What the project claims: a script and a JSON file a row, and studies of accuracy."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fnmatch
 import json
 import pathlib
 import sys
@@ -180,23 +181,42 @@ def realised(claim: Claim) -> str:
     return "-" if claim.realised_factor is None else f"{claim.realised_factor:.3g}"
 
 
+def measure_some(
+    rows: Mapping[str, Callable[[str], Claim]], pattern: str, path: pathlib.Path, command: str
+) -> list[Claim]:
+    """Measure the rows whose name matches; of the others return what a file holds already."""
+    held = {own.row: own for own in read(path)} if path.exists() else {}
+    found = {
+        row: measure_row(command) if fnmatch.fnmatchcase(row, pattern) else held.get(row)
+        for row, measure_row in rows.items()
+    }
+    return [own for own in found.values() if own is not None]
+
+
 def main(
     name: str,
-    measure: Callable[[str], Sequence[Claim]],
+    measure: Callable[[str], Sequence[Claim]] | Mapping[str, Callable[[str], Claim]],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Be the command line of a script: measure, write, print.
 
     Args:
         name: Of the script's module.
-        measure: Takes the command for the claims, and makes them.
+        measure: Takes the command for the claims, and makes them; or such a function of one claim
+            by the name of its row, so that some can be measured again and the others kept.
         argv: Its arguments.
     """
     module = f"sparsefl.bench.claims.{name}"
-    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    command = f"python -m {module}"
+    parser = argparse.ArgumentParser(prog=command)
     parser.add_argument("--json", type=pathlib.Path, default=HERE / f"{name}.json")
+    if isinstance(measure, Mapping):
+        parser.add_argument("--only", default="*", metavar="PATTERN", help="rows measured again")
     args = parser.parse_args(argv)
-    claims = measure(f"python -m {module}")
+    if isinstance(measure, Mapping):
+        claims = measure_some(measure, args.only, args.json, command)
+    else:
+        claims = list(measure(command))
     write(args.json, claims)
     print(table(claims), end="")
     if any(c.commit.endswith("-dirty") for c in claims):

@@ -68,8 +68,8 @@ def measure_density(density: float, problem: Problem, rounds: int, command: str)
         claim="FedPM sends less than 1 bit a parameter (Isik et al. 2023, arXiv 2209.15328), "
         "n H(p) by its own count",
         accounting={
-            "claimed_per_parameter_bits": FEDPM_BITS,
-            "entropy_per_parameter_bits": entropy / parameters,
+            "uplink_per_parameter_bits": entropy / parameters,
+            "abstract_per_parameter_bits": FEDPM_BITS,
         },
         measured={
             "uplink_per_parameter_bits": bits / parameters,

@@ -1,4 +1,7 @@
-"""``sparsefl report``: the tables and plots of runs that are over, claimed beside measured."""
+"""``sparsefl report``: the tables and plots of runs that are over, claimed beside measured.
+
+Of files of claims, as the benchmarks write them, it makes a page instead.
+"""
 
 import argparse
 import importlib
@@ -20,9 +23,12 @@ def add_to(commands: Any) -> None:
         "report",
         help="tables and plots of runs that are over",
         description="Print claimed beside measured of one or several runs and comparisons, and "
-        "draw their plots again.",
+        "draw their plots again. Of files of claims (bench/claims/*.json) write a Markdown page "
+        "with plots.",
     )
-    report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or a comparison")
+    report.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run or a comparison, or files of claims"
+    )
     report.add_argument("--out", metavar="DIR", help="where the plots go (the folder of one RUN)")
     report.add_argument("--no-plots", action="store_true", help="draw nothing")
     report.add_argument(
@@ -35,6 +41,9 @@ def add_to(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
+    claims = [path for path in map(pathlib.Path, args.runs) if _holds_claims(path)]
+    if claims:
+        return _report_claims(claims, args)
     if args.out is None and len(args.runs) > 1 and not args.no_plots:
         raise ValueError("several runs need --out DIR, where their plots go (or --no-plots)")
     first = pathlib.Path(args.runs[0])
@@ -50,6 +59,31 @@ def _report(args: argparse.Namespace) -> int:
         print(f"\n{targets}")
     if written:
         print(f"\nWrote {', '.join(map(str, written))}")
+    return 0
+
+
+def _holds_claims(path: pathlib.Path) -> bool:
+    """Tell a file of claims, a JSON list, from those of runs, which are JSON objects."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(1) == b"["
+
+
+def _report_claims(paths: list[pathlib.Path], args: argparse.Namespace) -> int:
+    if len(paths) < len(args.runs):
+        raise ValueError("RUN must be runs or files of claims, got both")
+    if args.out is None:
+        raise ValueError("files of claims need --out DIR, where their page goes")
+    page = importlib.import_module("sparsefl.bench.claims.page")
+    groups, out = page.load(paths), pathlib.Path(args.out)
+    print(page.overview(groups), end="")
+    try:
+        written = page.write_page(groups, out, plots=not args.no_plots)
+    except ModuleNotFoundError as error:
+        print(f"sparsefl: no plots: {one_line(error)}", file=sys.stderr)
+        written = [out / page.PAGE]
+    print(f"\nWrote {', '.join(map(str, written))}")
     return 0
 
 

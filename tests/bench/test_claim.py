@@ -5,10 +5,8 @@ import pathlib
 
 import pytest
 
-from sparsefl.bench.claims import claim, masks
+from sparsefl.bench.claims import claim
 from sparsefl.bench.claims.claim import Claim
-from sparsefl.data.digits import load_digits
-from sparsefl.fl.experiment import Problem
 
 COMMITTED = sorted(claim.HERE.glob("*.json"))
 KEYS = {
@@ -112,6 +110,20 @@ def test_command_line_writes_what_it_measured(tmp_path, capsys):
     assert "| 1 bytes |" in capsys.readouterr().out
 
 
+def test_some_rows_are_measured_again_and_the_others_kept(tmp_path):
+    path = tmp_path / "x.json"
+    rows = {name: lambda command, name=name: example(row=name) for name in ("1 a", "2 b", "3 c")}
+    assert claim.main("masks", rows, ["--json", str(path), "--only", "[12]*"]) == 0
+    assert [own.row for own in claim.read(path)] == ["1 a", "2 b"]
+    again = {name: lambda command, name=name: example(row=name, claim="new") for name in rows}
+    assert claim.main("masks", again, ["--json", str(path), "--only", "3*"]) == 0
+    assert [(own.row, own.claim[:3]) for own in claim.read(path)] == [
+        ("1 a", "46x"),
+        ("2 b", "46x"),
+        ("3 c", "new"),
+    ]
+
+
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_claims_are_whole_and_of_a_committed_tree(path: pathlib.Path):
     held = json.loads(path.read_text())
@@ -124,23 +136,3 @@ def test_committed_claims_are_whole_and_of_a_committed_tree(path: pathlib.Path):
         assert own.machine["cpu"]
         assert claim.table([own])
         assert own.row[0].isdigit()
-
-
-@pytest.fixture
-def small_problem() -> Problem:
-    train, test, info = load_digits()
-    return Problem([(train,), (train,)], None, test, (1, 8, 8), info.num_classes, "digits")
-
-
-def test_masks_are_counted_by_their_own_entropy(small_problem):
-    found = masks.measure_density(0.2, small_problem, 1, "here")
-    bits = found.measured["uplink_per_parameter_bits"]
-    assert found.settings["messages"] == 2
-    assert found.measured["density_of_masks"] == pytest.approx(0.27, abs=0.05)
-    assert bits == pytest.approx(
-        8 * found.measured["uplink_message_bytes"] / found.settings["parameters"]
-    )
-    assert found.realised_factor == pytest.approx(
-        found.accounting["entropy_per_parameter_bits"] / bits
-    )
-    assert 0.7 < found.accounting["entropy_per_parameter_bits"] < bits < 1
