@@ -28,6 +28,7 @@ def federate(
     options: Mapping[str, Any] | None = None,
     batch: int = 2,
     steps: int = 1,
+    tokens: int | None = None,
 ) -> Federation:
     """Begin a federation of one client with random images; no round is played yet.
 
@@ -39,16 +40,22 @@ def federate(
         density: For methods that prune.
         options: Of the method.
         batch: Examples a step.
-        steps: Local steps of a round, each on other images.
+        steps: Local steps of a round, each on other samples.
+        tokens: Samples are texts of ``image[-1]`` numbers below it, where it is given, and each
+            number has a label.
     """
     chosen = load_method(method) if isinstance(method, str) else method
     generator = torch.Generator().manual_seed(SEED)
-    data = TensorDataset(
-        torch.randn(steps * batch, *image, generator=generator),
-        torch.randint(classes, (steps * batch,), generator=generator),
-    )
+    count = steps * batch
+    if tokens is None:
+        labelled: tuple[int, ...] = (count,)
+        inputs = torch.randn(count, *image, generator=generator)
+    else:
+        labelled = (count, image[-1])
+        inputs = torch.randint(tokens, labelled, generator=generator)
+    data = TensorDataset(inputs, torch.randint(classes, labelled, generator=generator))
     given = chosen.with_defaults(options or {})
-    task = Task(factory, torch.zeros(1, *image), SEED, density, given)
+    task = Task(factory, torch.zeros_like(inputs[:1]), SEED, density, given)
     return Federation(chosen, task, [data], Schedule(batch_size=batch, local_steps=steps))
 
 

@@ -57,7 +57,7 @@ def test_fedpt_claims_parameters_and_counts_messages():
     assert found.realised_factor == pytest.approx(dense / ours * left / total)
     assert found.goals["round_trip_factor"] == (44.0, None)
     other = fedpt_bytes.claim_of("cnn", "conv2", SMALL, 1, "here")
-    assert set(other.goals) == {"realised"}
+    assert set(other.goals) == {"realised", "realised_downlink"}
 
 
 def test_round_trip_follows_the_formula_and_beats_it_when_coded():
