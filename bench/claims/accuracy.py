@@ -28,7 +28,7 @@ from sparsefl.fl.experiment import Problem, load_problem
 from sparsefl.report import commit, machine
 
 from . import widths
-from .study import Job, Row, Setting, Study, choose
+from .study import Job, Row, Setting, Study, choose, with_new_options
 
 HERE = pathlib.Path(__file__).parent
 STUDY = HERE / "accuracy.toml"
@@ -71,7 +71,8 @@ class Results:
         """Read what an earlier call has written."""
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        self.by_key: dict[str, dict[str, Any]] = {r["key"]: r for r in map(json.loads, lines)}
+        found = map(json.loads, lines)
+        self.by_key: dict[str, dict[str, Any]] = {with_new_options(r["key"]): r for r in found}
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
         """Append one result."""
@@ -128,6 +129,7 @@ def play(study: Study, job: Job) -> tuple[str, dict[str, Any]]:
         schedule=schedule(study, setting),
         options=job.options,
         dev=problem.dev,
+        public=problem.public,
         evaluate_every=study.evaluate_every,
         threads=1,
         timed_steps=0,
@@ -153,7 +155,10 @@ def play(study: Study, job: Job) -> tuple[str, dict[str, Any]]:
 def federation(study: Study, setting: Setting) -> experiment.Setting:
     """Return the data's part of a setting."""
     return experiment.Setting(
-        dataset=study.dataset, clients=setting.clients, partition=setting.partition
+        dataset=study.dataset,
+        clients=setting.clients,
+        partition=setting.partition,
+        public_examples=study.public_examples,
     )
 
 
@@ -198,6 +203,7 @@ def measure_step(study: Study, row: Row, problem: Problem) -> dict[str, Any]:
         widths.factory(row, problem),
         problem.clients,
         problem.dev,
+        public=problem.public,
         density=row.density,
         rounds=1,
         schedule=fl.Schedule(batch_size=study.batch_size, local_steps=study.local_steps),

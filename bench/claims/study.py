@@ -72,6 +72,11 @@ class Row:
         """Return what tells it from other rows, its name and its grid apart."""
         return [self.method, self.model, self.norm, self.density, self.width]
 
+    @staticmethod
+    def method_of(identity: list[Any]) -> str:
+        """Return the method of what ``identity`` has returned."""
+        return str(identity[0])
+
     def trials(self) -> Iterator[dict[str, Any]]:
         """Yield the options of each trial."""
         for values in itertools.product(*self.grid.values()):
@@ -95,6 +100,8 @@ class Study:
         tuning_seed: Seed of the trials; none of ``seeds``.
         settings: By name.
         rows: By name.
+        public_examples: Examples that the server trains on where a method does; no client has them
+            in any row.
     """
 
     dataset: str
@@ -109,6 +116,7 @@ class Study:
     tuning_seed: int
     settings: Mapping[str, Setting]
     rows: Mapping[str, Row]
+    public_examples: int = 0
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Study:
@@ -162,6 +170,8 @@ class Study:
             "seed": job.seed,
             "options": load_method(row.method).with_defaults(job.options),
         }
+        if self.public_examples:
+            determined_by["public_examples"] = self.public_examples
         return json.dumps(determined_by, sort_keys=True)
 
     def step_key(self, row: Row) -> str:
@@ -191,6 +201,20 @@ class Study:
                 options = chosen.get(self.tuning(self.settings[setting], row))
                 if options is not None:
                     yield Job("final", setting, row.name, seed, options)
+
+
+def with_new_options(key: str) -> str:
+    """Return a key that was written earlier, with the options that its method has got since.
+
+    A new option is off by default, so that what was run before it was there was run without it.
+    """
+    determined_by = json.loads(key)
+    if "options" in determined_by:
+        method = load_method(Row.method_of(determined_by["row"]))
+        determined_by["options"] = method.with_defaults(determined_by["options"])
+    if determined_by.get("like"):
+        determined_by["like"] = with_new_options(determined_by["like"])
+    return json.dumps(determined_by, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 
 import pytest
@@ -47,12 +48,42 @@ def small(tmp_path: pathlib.Path) -> study.Study:
     return study.Study.read(path)
 
 
-def test_committed_study_gives_every_row_the_same_most_trials():
-    committed = study.Study.read(accuracy.STUDY)
+@pytest.mark.parametrize("path", sorted(accuracy.HERE.glob("*.toml")), ids=lambda path: path.stem)
+def test_committed_study_gives_every_row_the_same_most_trials(path):
+    committed = study.Study.read(path)
     assert committed.tuning_seed not in committed.seeds
     own = [row for row in committed.rows.values() if row.tuned_as is None]
     assert own
     assert all(1 <= len(list(row.trials())) <= study.MAX_TRIALS for row in own)
+    for row in own:
+        for options in row.trials():
+            load_method(row.method).with_defaults(options)
+
+
+def test_committed_results_are_those_of_the_committed_study():
+    committed = study.Study.read(accuracy.STUDY)
+    results = accuracy.Results(accuracy.RESULTS)
+    committed = committed.with_widths(accuracy.found_widths(committed, results))
+    chosen = study.choose(committed, results.by_key)
+    for setting in committed.settings:
+        finals = list(committed.finals(setting, chosen))
+        assert len(finals) == len(committed.seeds) * len(committed.rows)
+        assert all(committed.key(job) in results.by_key for job in finals)
+
+
+def test_key_from_before_an_option_was_there_is_that_of_its_default(small):
+    job = next(small.trials("all"))
+    written = json.loads(small.key(job))
+    del written["options"]["dp_clip"]
+    assert study.with_new_options(json.dumps(written)) == small.key(job)
+    written["options"]["lr"] = 0.9
+    assert study.with_new_options(json.dumps(written)) != small.key(job)
+
+
+def test_public_examples_tell_runs_apart(small):
+    job = next(small.trials("all"))
+    held_out = dataclasses.replace(small, public_examples=100)
+    assert held_out.key(job) != small.key(job)
 
 
 def test_more_trials_than_the_budget_are_refused(tmp_path):
