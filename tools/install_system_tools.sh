@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests use of the system where it is missing: the compiler, and the AArch64 compiler and emulator.
+# Installs what the tests use of the system where it is missing: the compiler and its cache, and the AArch64 compiler and emulator.
 # Needs root and apt; elsewhere it says what is missing, and the tests that need it are skipped with a reason.
 set -euo pipefail
 
@@ -7,6 +7,7 @@ missing=()
 need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need g++ g++
 need make make
+need ccache ccache
 need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
 need qemu-aarch64 qemu-user
 
