@@ -153,3 +153,9 @@ def test_unknown_choices_are_named(option):
 def test_methods_with_messages_of_their_own_have_no_such_option(method):
     with pytest.raises(ValueError, match="no option uplink"):
         load_method(method).with_defaults({"uplink": "int8"})
+
+
+@pytest.mark.parametrize("options", [{"uplink": "int8"}, {"dp_clip": 1.0}], ids=str)
+def test_a_method_that_builds_on_weights_says_so(options):
+    with pytest.raises(ValueError, match="adp sends weights"):
+        load_method("adp").with_defaults(options)
