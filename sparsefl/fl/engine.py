@@ -279,13 +279,25 @@ class Federation:
         entry.uplink_bytes += len(reply)
         started = time.perf_counter()
         update = codec.decode(reply, own.wire.schema, base=own.base)
+        added, message, base = self._expanded(update, reply, own)
         if self.privacy:
-            weight = self.privacy.weight(update)
-        pool.add(reply, update, weight, own.base)
+            weight = self.privacy.weight(added)
+        pool.add(message, added, weight, base)
         entry.decode_s += time.perf_counter() - started
         entry.uplink_bound_bytes += codec.bound_bytes(
             update, own.wire.schema, value_format=own.wire.uplink_format, base=own.base
         )
+
+    def _expanded(
+        self, update: codec.Update, reply: bytes, own: Served
+    ) -> tuple[codec.Update, bytes, codec.Base]:
+        """Return what of a reply is added up, as an update and as a message."""
+        if self.method.expand is None:
+            return update, reply, own.base
+        added = self.method.expand(own.wire.schema, update)
+        if added is update:
+            return update, reply, own.base
+        return added, codec.encode(added, own.wire.schema), {}
 
     def _aggregate(self, pool: Pool, entry: Round, failure: Exception | None) -> None:
         """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.

@@ -143,6 +143,8 @@ class Method:
             version that a client was last served. The supports of ``server_wire`` are the newest,
             the set-up message tells those of version 0.
         supports_of: ``(state, version) -> supports`` of any version up to now; goes with it.
+        expand: ``(schema, update) -> update``: what of a client's decoded message the server adds
+            up, where that is not the message itself.
         trains_on_public: Whether it trains on ``Task.public``, where there is any.
     """
 
@@ -170,6 +172,7 @@ class Method:
     last_step: Callable[[Client], AbstractContextManager[object]] | None = None
     version: Callable[[Any], int] | None = None
     supports_of: Callable[[Any, int], Mapping[str, Support]] | None = None
+    expand: Callable[[Schema, Update], Update] | None = None
     trains_on_public: bool = False
 
     def __post_init__(self) -> None:

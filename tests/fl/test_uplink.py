@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsefl import codec
 from sparsefl.fl import load_method
-from sparsefl.fl.methods._uplink import change_update
+from sparsefl.fl.methods._uplink import change_update, expand, rotate, wire_of
 from sparsefl.fl.training import autocast_forward
 
 
@@ -43,6 +43,52 @@ def test_draws_differ_by_client_and_round_and_repeat():
     )
     assert one == again
     assert one not in (later, of_another)
+
+
+@pytest.mark.parametrize("count", [1, 2, 1024, 3 * 4096])
+def test_rotations_keep_lengths_and_can_be_undone(count):
+    x = torch.randn(count)
+    turned = rotate(x, 7, "w")
+    assert float(turned.norm()) == pytest.approx(float(x.norm()), rel=1e-5)
+    torch.testing.assert_close(rotate(turned, 7, "w", back=True), x, rtol=1e-4, atol=1e-5)
+    if count > 2:
+        assert not torch.allclose(turned, rotate(x, 8, "w"))
+        assert not torch.allclose(turned, rotate(x, 7, "v"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (5, 8, 3, 3), (97, 101)], ids=str)
+def test_rotated_signs_have_the_change_along_it_in_every_draw(shape):
+    torch.manual_seed(1)
+    change = torch.randn(shape) ** 3
+    schema = wire_of(codec.Schema({"w": (shape, "float32")}), {"uplink": "eden"}).schema
+    total, draws, errors = torch.zeros(shape), 60, []
+    for round in range(draws):
+        message = codec.encode(change_update({"w": change}, {"uplink": "eden"}, round), schema)
+        read = expand(schema, codec.decode(message, schema))["w"].values
+        read = torch.as_tensor(read)
+        # What was padded is cut off, beside rounding all that differs.
+        along = float((read * change).sum() / change.square().sum())
+        assert along == pytest.approx(1, abs=1e-4)
+        errors.append(float((read - change).square().sum() / change.square().sum()))
+        total += read
+    if change.numel() > 1000:
+        # pi / 2 - 1 of a uniform rotation; what is cut off was error, too.
+        assert 0.25 < sum(errors) / draws < 0.65
+    off = (total / draws - change).square().sum() / change.square().sum()
+    assert float(off) < 3 * max(errors) / draws + 1e-6
+
+
+def test_broken_rotations_are_refused():
+    schema = wire_of(codec.Schema({"w": ((8, 8), "float32")}), {"uplink": "eden"}).schema
+    update = change_update({"w": torch.randn(8, 8)}, {"uplink": "eden"}, 1)
+    without = {name: entry for name, entry in update.items() if name != "uplink:rotation"}
+    with pytest.raises(ValueError, match="no seed"):
+        expand(schema, codec.Update(without))
+    dense = codec.Dense(torch.ones(64))
+    with pytest.raises(ValueError, match="signs of all positions"):
+        expand(schema, codec.Update({**update, "uplink:rotated/w": dense}))
+    with pytest.raises(ValueError, match="must be a seed"):
+        expand(schema, codec.Update({**update, "uplink:rotation": codec.Dense(torch.ones(1))}))
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3, 4), torch.zeros(0, 4)])
@@ -84,15 +130,26 @@ def test_signs_take_a_bit_a_weight(federation):
     assert 3 * weights / 9 < bound <= 3 * (weights / 8 + 4 * biases + 16)
 
 
-def test_signs_train(small):
-    result = small("fedavg", rounds=8, options={"uplink": "sign", "lr": 0.02})
+@pytest.mark.parametrize(("method", "uplink"), [("fedavg", "sign"), ("fedavg", "eden")])
+def test_signs_train(method, uplink, small):
+    result = small(method, rounds=8, options={"uplink": uplink, "lr": 0.02})
     losses = [entry.loss for entry in result.ledger.rounds]
     assert losses[-1] < 0.9 * losses[0]
     assert result.accuracy > 0.5
 
 
-def test_privacy_bounds_what_is_decoded(federation):
-    run = federation("fedavg", uplink="sign", dp_clip=0.05)
+@pytest.mark.parametrize("method", ["fedprox", "fedpt"])
+def test_rotated_changes_are_a_bit_a_weight_and_move_along(method, federation):
+    exact, run = federation(method), federation(method, uplink="eden")
+    wanted, got = moved_by(exact), moved_by(run)
+    assert float(got @ wanted) == pytest.approx(float(wanted @ wanted), rel=0.25)
+    bound, dense = (r.ledger.rounds[0].uplink_bound_bytes for r in (run, exact))
+    assert bound < (0.25 if method == "fedprox" else 0.35) * dense
+
+
+@pytest.mark.parametrize("uplink", ["sign", "eden"])
+def test_privacy_bounds_what_is_decoded(uplink, federation):
+    run = federation("fedavg", uplink=uplink, dp_clip=0.05)
     # Signs are longer than what they stand for: the server scales them down.
     assert 0 < float(moved_by(run).norm()) <= 0.05 * (1 + 1e-6)
 
@@ -149,13 +206,7 @@ def test_unknown_choices_are_named(option):
         load_method("fedpt").with_defaults({option: "fp8"})
 
 
-@pytest.mark.parametrize("method", ["scaffold", "fedpm", "hidenseek"])
+@pytest.mark.parametrize("method", ["scaffold", "fedpm", "hidenseek", "adp"])
 def test_methods_with_messages_of_their_own_have_no_such_option(method):
     with pytest.raises(ValueError, match="no option uplink"):
         load_method(method).with_defaults({"uplink": "int8"})
-
-
-@pytest.mark.parametrize("options", [{"uplink": "int8"}, {"dp_clip": 1.0}], ids=str)
-def test_a_method_that_builds_on_weights_says_so(options):
-    with pytest.raises(ValueError, match="adp sends weights"):
-        load_method("adp").with_defaults(options)

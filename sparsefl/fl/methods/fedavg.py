@@ -173,7 +173,7 @@ def receive(client: Client, update: Update) -> None:
     Raises:
         ValueError: if it does not fit the client's, which is untouched.
     """
-    load_tensors(client.model, dense_tensors(update), needed=client.wire.schema)
+    load_tensors(client.model, dense_tensors(update), needed=_uplink.sent_down(client.wire.schema))
 
 
 def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
@@ -246,4 +246,5 @@ METHOD = Method(
     global_model=global_model,
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
+    expand=_uplink.expand,
 )

@@ -49,7 +49,7 @@ from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods._fedpt_layers import freeze, frozen_layers
 from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
-from sparsefl.fl.methods._uplink import report_change, wire_of
+from sparsefl.fl.methods._uplink import expand, report_change, wire_of
 from sparsefl.fl.methods.fedavg import (
     CHANGE_DEFAULTS,
     CHOICES,
@@ -229,4 +229,5 @@ METHOD = Method(
     global_model=global_model,
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
+    expand=expand,
 )
