@@ -362,3 +362,15 @@ def test_pre_training_follows_from_the_seed_and_the_public_data(fedtiny_run):
     first, again, none = fedtiny_run(), fedtiny_run(), fedtiny_run(pretrain_epochs=0)
     assert torch.equal(first.state.values[HIDDEN], again.state.values[HIDDEN])
     assert not torch.equal(first.state.dense["0.weight"], none.state.dense["0.weight"])
+
+
+@pytest.mark.parametrize("initial", ["candidates", "random"])
+def test_density_one_is_fedavg(initial, fedtiny_run, federation):
+    run = fedtiny_run(density=1.0, initial=initial, pretrain_epochs=0, adjust_every=1)
+    dense = federation("fedavg")
+    for one in (run, dense):
+        one.play(1)
+    models = [one.method.global_model(one.task, one.state) for one in (run, dense)]
+    assert not run.state.supports
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name])

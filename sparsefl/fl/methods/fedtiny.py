@@ -136,13 +136,18 @@ def init(task: Task) -> State:
         )
     elif epochs:
         _logger.warning("fedtiny: no public data, masks are made of the initial weights")
-    chosen = task.options["initial"] == CANDIDATES
-    return begin(model, {} if chosen else pruned(static_masks(model, task, task.seed)), task)
+    later = _clients_choose(task) or task.density == 1
+    return begin(model, {} if later else pruned(static_masks(model, task, task.seed)), task)
+
+
+def _clients_choose(task: Task) -> bool:
+    """Tell whether the first mask is chosen among candidates; a whole model has none."""
+    return task.options["initial"] == CANDIDATES and task.density < 1
 
 
 def prepare(task: Task, state: State, exchange: Exchange) -> State:
     """Let clients choose among the candidates; masks and batch-norm statistics of one begin."""
-    if task.options["initial"] != CANDIDATES:
+    if not _clients_choose(task):
         return state
     model = global_model(task, state)
     choice = select(model, task, exchange)
@@ -174,7 +179,7 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
 
 def aggregate(state: State, mean: Mean) -> State:
     """Average weights and everything dense, exchange what the round adjusts, plan the next."""
-    values = {name: mean.tensors[name].float() for name in state.values}
+    values = cast_like(state.values, mean.tensors)
     if state.counts:
         state, values = adjusted(state, values, mean)
     dense = cast_like(state.dense, mean.tensors)
