@@ -34,6 +34,7 @@ from .claim import Claim
 DENSITIES = (0.1, 0.01)
 # "95.91 % fewer FLOPs" and "94.01 % less memory", at best; the density of these is about 0.01.
 CLAIMED_FLOPS_FACTOR, CLAIMED_MEMORY_FACTOR = 1 / (1 - 0.9591), 1 / (1 - 0.9401)
+CLAIMED_AT = 0.01
 # FedTiny's federation, for the FLOPs of a run: 5,000 images a client, 5 epochs of batches of 64,
 # adjusted in every 10th of the first 100 of 300 rounds.
 STEPS, ROUNDS, ADJUSTMENTS = 395, 300, 10
@@ -106,7 +107,8 @@ def step_claim(run: Federation, density: float, settings: dict, command: str) ->
     factor = row["ratio_to_dense"]
     return Claim(
         row=f"4 FedTiny step, ResNet-18, density {density:g}",
-        claim=f"up to 95.91 % fewer FLOPs on a client, 24.4x {SOURCE}",
+        claim=f"up to 95.91 % fewer FLOPs on a client, 24.4x, by accounting {SOURCE}; judged is "
+        "the measured step, by the floor of this package's own table",
         accounting={
             "step_flops": PASSES_PER_STEP * sparse,
             "dense_step_flops": PASSES_PER_STEP * dense,
@@ -153,6 +155,7 @@ def memory_claim(run: Federation, density: float, settings: dict, command: str) 
         realised_factor=factor / CLAIMED_MEMORY_FACTOR,
         baseline={"name": "dense torch.nn under FedAvg, a fresh process as ours"},
         settings={**settings, "batch_size": BATCH, "threads": THREADS},
+        goals={"peak_factor": (CLAIMED_MEMORY_FACTOR, None)} if density <= CLAIMED_AT else {},
         command=command,
     )
 
