@@ -210,3 +210,10 @@ def test_unknown_choices_are_named(option):
 def test_methods_with_messages_of_their_own_have_no_such_option(method):
     with pytest.raises(ValueError, match="no option uplink"):
         load_method(method).with_defaults({"uplink": "int8"})
+
+
+@pytest.mark.parametrize(("uplink", "bits"), [("fp32", 32), ("int8", 8), ("sign", 1), ("eden", 1)])
+@pytest.mark.parametrize("method", ["fedavg", "fedpt"])
+def test_what_is_claimed_is_the_formats_bits(method, uplink, bits, federation):
+    run = federation(method, uplink=uplink)
+    assert run.method.claimed_uplink_bytes(run.state) == run.state.parameters * bits // 8

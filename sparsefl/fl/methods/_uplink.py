@@ -41,7 +41,13 @@ _ROTATED, _ROTATION = "uplink:rotated/", "uplink:rotation"
 _LARGEST_BLOCK = 4096
 DEFAULTS: Mapping[str, Any] = {"uplink": EXACT}
 _FORMATS: Mapping[str, ValueFormat] = {"bf16": "bf16", "int8": "int8", "int4": "int4"}
+_BITS = {EXACT: 32, "bf16": 16, "int8": 8, "int4": 4, SIGN: 1, EDEN: 1}
 CHOICES: Mapping[str, tuple[str, ...]] = {"uplink": (EXACT, *_FORMATS, SIGN, EDEN)}
+
+
+def bits_of(options: Mapping[str, Any]) -> int:
+    """Return the bits of a weight by the formula of its format, without any coding."""
+    return _BITS[options.get("uplink", EXACT)]
 
 
 def wire_of(schema: Schema, options: Mapping[str, Any]) -> Wire:

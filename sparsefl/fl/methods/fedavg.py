@@ -14,8 +14,7 @@ Options:
                                   ``sum_k p_k w_k - w_t`` (Reddi et al. 2021, arXiv 2003.00295)
     dp_clip, dp_noise, ...        sparsefl.fl.privacy: DP-FedAvg
     uplink                        sparsefl.fl.methods._uplink: int8 and other formats, one bit
-    autocast                      "bf16": clients compute in bfloat16 (torch.autocast), their
-                                  weights stay float32; "none"
+    autocast                      "bf16": clients compute in bfloat16, by torch.autocast
 
 Departures: the cohort's own examples are the denominator of p_k, so that a lost client does not
 shrink the model. Buffers (running statistics of batch norm) travel and are always plainly averaged.
@@ -60,7 +59,6 @@ CLIENT_DEFAULTS: Mapping[str, Any] = {
     **rates.DEFAULTS,
 }
 PRECISIONS: Mapping[str, tuple[str, ...]] = {"autocast": ("none", "bf16")}
-# Of methods that send something else than this one's update, too.
 BASE_DEFAULTS: Mapping[str, Any] = {**CLIENT_DEFAULTS, **SERVER_DEFAULTS}
 CHANGE_DEFAULTS: Mapping[str, Any] = {**privacy.DEFAULTS, **_uplink.DEFAULTS}
 DEFAULTS: Mapping[str, Any] = {**BASE_DEFAULTS, **CHANGE_DEFAULTS}
@@ -91,7 +89,7 @@ def check(options: Mapping[str, Any]) -> None:
     """Check all options.
 
     Raises:
-        ModuleNotFoundError: if one needs an extra that is not installed.
+        ModuleNotFoundError: if an extra is missing.
         ValueError: if one is out of range.
     """
     check_base(options)
@@ -109,6 +107,7 @@ class State:
         wire: How messages are encoded.
         server: The server's optimizer.
         changes: Whether clients send their change of the model, not the model.
+        bits: Of each weight that they send, by its format.
     """
 
     tensors: Mapping[str, Tensor]
@@ -117,6 +116,7 @@ class State:
     wire: Wire
     server: ServerOptimizer
     changes: bool
+    bits: int
 
 
 def init(task: Task) -> State:
@@ -125,11 +125,11 @@ def init(task: Task) -> State:
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     trained = trained_names(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    server = ServerOptimizer.of(task.options)
     wire, changes = wire_of(model, task.options), _uplink.sends_changes(task.options)
     if changes:
         privacy.check_travelling(task.options, tensors, trained)
-    return State(tensors, trained, parameters, wire, server, changes)
+    server, bits = ServerOptimizer.of(task.options), _uplink.bits_of(task.options)
+    return State(tensors, trained, parameters, wire, server, changes, bits)
 
 
 def trained_names(model: nn.Module) -> tuple[str, ...]:
@@ -220,8 +220,8 @@ def global_model(task: Task, state: State) -> nn.Module:
 
 
 def claimed_uplink_bytes(state: State) -> int:
-    """Return 4 bytes a parameter, the count of the paper's successors."""
-    return 4 * state.parameters
+    """Return the bits of a parameter in its format, 4 bytes for the paper's successors."""
+    return state.parameters * state.bits // 8
 
 
 def claimed_flops(state: State, forward: Mapping[str, int]) -> int:

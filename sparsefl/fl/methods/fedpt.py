@@ -49,7 +49,7 @@ from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods._fedpt_layers import freeze, frozen_layers
 from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
-from sparsefl.fl.methods._uplink import expand, report_change, wire_of
+from sparsefl.fl.methods._uplink import bits_of, expand, report_change, wire_of
 from sparsefl.fl.methods.fedavg import (
     CHANGE_DEFAULTS,
     CHOICES,
@@ -95,6 +95,7 @@ class State:
         seed: What z stands for.
         parameters: Number of trained parameters.
         stepped: Names of the trained parameters; the rest of ``trainable`` is buffers.
+        bits: Of each weight that clients send, by its format.
         server: The server's optimizer.
         wire: How messages are encoded.
     """
@@ -104,6 +105,7 @@ class State:
     seed: int
     parameters: int
     stepped: tuple[str, ...]
+    bits: int
     server: ServerOptimizer
     wire: Wire
 
@@ -135,6 +137,7 @@ def init(task: Task) -> State:
         seed=task.seed,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         stepped=stepped,
+        bits=bits_of(options),
         server=ServerOptimizer.of(options),
         wire=wire_of(schema, options),
     )
@@ -200,8 +203,8 @@ def global_model(task: Task, state: State) -> nn.Module:
 
 
 def claimed_uplink_bytes(state: State) -> int:
-    """Return 4 bytes a trained parameter."""
-    return 4 * state.parameters
+    """Return 4 bytes a trained parameter, fewer in the formats that round."""
+    return state.parameters * state.bits // 8
 
 
 def claimed_flops(state: State, forward: Mapping[str, int]) -> int:
