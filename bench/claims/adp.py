@@ -208,8 +208,6 @@ def algorithm_claims(algorithm: str, command: str) -> list[Claim]:
                     "dense_test_accuracy": dense.accuracy,
                     "uplink_bytes": gated.ledger.total("uplink_bytes"),
                     "dense_uplink_bytes": dense.ledger.total("uplink_bytes"),
-                    "train_s": gated.ledger.total("train_s"),
-                    "dense_train_s": dense.ledger.total("train_s"),
                 },
                 realised_factor=factor and factor / CLAIMED_ROUNDS_FACTOR,
                 baseline={"name": f"{algorithm} on the dense model, same settings"},
