@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     measured: list[Claim] = []
     for part in [args.only] if args.only else list(_PARTS):
-        measured += _PARTS[part](args, f"python -m sparsefl.bench.claims.adp --only {part}")
+        measured += _PARTS[part](args, "python -m sparsefl.bench.claims.adp")
     again = {one.row for one in measured}
     kept = [c for c in (claim.read(args.json) if args.json.exists() else []) if c.row not in again]
     claims = sorted([*kept, *measured], key=lambda one: one.row)
@@ -106,7 +106,7 @@ def network_claims(name: str, command: str) -> list[Claim]:
         step, inference = _factor(steps, stats), _factor(passes, "active")
         claims.append(
             Claim(
-                row=f"6 ADP, {name}, statistics {stats}",
+                row=f"6 ADP step, {name}, statistics {stats}",
                 claim=FLOPS_CLAIM,
                 accounting={"step_flops": flops, "step_factor": claimed},
                 measured={
@@ -129,7 +129,7 @@ def network_claims(name: str, command: str) -> list[Claim]:
                     "parameters_added": _size(gated[stats]) / _size(dense) - 1,
                 },
                 goals={"step_factor": (LEAST_STEP_FACTOR, None)} if stats == "active" else {},
-                command=f"{command} --networks {name}",
+                command=command,
             )
         )
     return claims
@@ -197,13 +197,13 @@ def algorithm_claims(algorithm: str, command: str) -> list[Claim]:
         factor = reached[-1][1] / reached[-1][0] if reached else None
         claims.append(
             Claim(
-                row=f"6 ADP over {algorithm}, statistics {stats}, rounds",
+                row=f"6 ADP rounds, {algorithm}, statistics {stats}",
                 claim=ROUNDS_CLAIM,
                 accounting={"rounds_factor": CLAIMED_ROUNDS_FACTOR},
                 measured={
+                    "rounds_factor": factor,
                     **{key: a for key, (a, _) in faster.items()},
                     **{f"dense_{key}": b for key, (_, b) in faster.items()},
-                    "rounds_factor": factor,
                     "test_accuracy": gated.accuracy,
                     "dense_test_accuracy": dense.accuracy,
                     "uplink_bytes": gated.ledger.total("uplink_bytes"),
@@ -217,7 +217,7 @@ def algorithm_claims(algorithm: str, command: str) -> list[Claim]:
                     **{"rounds": SETTING.rounds, **asdict(SETTING.schedule), "seed": SEED},
                     "options": dict(gated.config["options"]),
                 },
-                command=f"{command} --algorithms {algorithm}",
+                command=command,
             )
         )
     return claims

@@ -2,14 +2,24 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sparsefl import models
-from sparsefl.bench.claims import fedpt_bytes, fedpt_step, hidenseek, masks, prunefl, round_trip
+from sparsefl.bench.claims import (
+    adp,
+    fedpt_bytes,
+    fedpt_step,
+    hidenseek,
+    masks,
+    prunefl,
+    round_trip,
+)
 from sparsefl.bench.claims.trial import network
 from sparsefl.data.digits import load_digits
+from sparsefl.fl import Schedule
 from sparsefl.fl.experiment import Problem
 from sparsefl.fl.methods._fedpm_network import draw_constants
 from sparsefl.measuring import torch_threads
@@ -132,3 +142,29 @@ def test_threshold_mask_is_zero_or_one_and_passes_the_gradient_straight():
     theta = scores.detach().sigmoid()
     assert scores.grad is not None
     torch.testing.assert_close(scores.grad, weight * theta * (1 - theta))
+
+
+def test_adp_counts_rounds_beside_the_dense_models(problem, monkeypatch):
+    data = {"dataset": "digits", "rounds": 2, "schedule": Schedule(local_steps=1)}
+    monkeypatch.setattr(adp, "SETTING", replace(adp.SETTING, **data))
+    both = replace(problem, clients=[(train, train) for (train,) in problem.clients])
+    monkeypatch.setattr(adp, "load_problem", lambda *_: both)
+    monkeypatch.setattr(adp, "TARGETS", (0.001, 1.0))
+    for found, stats in zip(adp.algorithm_claims("fedavg", "here"), adp.STATS, strict=True):
+        assert found.settings["options"]["stats"] == stats
+        assert found.measured["rounds_to_0.001"] == found.measured["dense_rounds_to_0.001"] == 1
+        assert found.measured["rounds_to_1"] is None
+        assert found.measured["rounds_factor"] == 1
+        assert found.realised_factor == pytest.approx(0.43)
+        assert found.measured["uplink_bytes"] > found.measured["dense_uplink_bytes"]
+
+
+def test_adp_claims_the_square_of_the_density_where_gates_are_active(monkeypatch):
+    monkeypatch.setattr(adp, "EFFORT", ONCE)
+    monkeypatch.setattr(adp, "BATCH", 2)
+    active, everything = adp.network_claims("resnet32", "here")
+    assert active.accounting["step_factor"] == pytest.approx(1 / 0.49, rel=0.02)
+    assert everything.accounting["step_factor"] == pytest.approx(1 / 0.7, rel=0.02)
+    assert active.settings["parameters_added"] == pytest.approx(0.1127, abs=1e-3)
+    assert active.goals["step_factor"] == (1.25, None)
+    assert not everything.goals
