@@ -115,7 +115,7 @@ def _number(name: str, value: Any) -> str:
             value[f"{part}_s"] for part in ("median", "lower_quartile", "upper_quartile")
         )
         return f"{1e3 * median:.4g} ms ({1e3 * lower:.4g} to {1e3 * upper:.4g})"
-    if value is None or isinstance(value, str | bool):
+    if value is None or isinstance(value, str | bool | list | tuple):
         return str(value)
     form = _UNITS.get(name.rpartition("_")[2])
     if form is not None:

@@ -83,6 +83,7 @@ def test_goal_of_nothing_measured_is_refused():
         ("step_factor", 3.0, "step 3x"),
         ("parameters", 1_206_590, "parameters 1,206,590"),
         ("round_trip_mb", 20.85, "round trip 20.85 MB"),
+        ("image", [3, 32, 32], "image [3, 32, 32]"),
     ],
 )
 def test_quantities_are_shown_with_their_units(name, value, text):
