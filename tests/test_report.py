@@ -27,6 +27,8 @@ ROW = {
     "local_epochs": int,
     "local_steps": int,
     "options": dict,
+    "capabilities": (list, type(None)),
+    "groups": (list, type(None)),
     "accuracy": float,
     "accuracy_per_client": dict,
     "uplink_bytes": int,

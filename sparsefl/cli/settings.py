@@ -18,6 +18,7 @@ FLAGS = {
     "model": ("NAME", "model, or PKG.MOD:NET; `sparsefl info` lists them"),
     "norm": ("NORM", "normalisation of a named model: batch or group"),
     "clients": ("N", "number of clients"),
+    "capabilities": ("SHARE,SHARE", "share of the weights that clients can train, in turn (all)"),
     "clients_per_round": ("N", "cohort size (everyone)"),
     "partition": ("RULE", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural"),
     "rounds": ("N", "rounds of training"),

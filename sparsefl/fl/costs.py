@@ -76,8 +76,13 @@ def collect_costs(
         with ThreadPoolExecutor() as pool:
             both = pool.map(lambda arguments: measure_memory(*arguments), asked)
             measured["client_memory"], measured["dense_memory"] = both
+    views = federation.views()
+    answered = {
+        level: uplinks if level is None else ledger.groups[level].clients for level in views
+    }
+    claimed = sum(method.claimed_uplink_bytes(views[level]) * answered[level] for level in views)
     return Costs(
-        uplink_claimed_bytes=method.claimed_uplink_bytes(federation.state) * uplinks,
+        uplink_claimed_bytes=claimed,
         uplink_dense_bytes=dense_bytes * uplinks,
         downlink_dense_bytes=dense_bytes * downlinks,
         claimed_flops=method.claimed_flops(federation.state, forward),
@@ -135,6 +140,7 @@ def _memory_arguments(
         density=task.density,
         options=task.options,
         threads=torch.get_num_threads(),
+        capability=task.capability,
     )
     broadcast = federation.broadcast(len(federation.ledger.rounds) + 1)
     return described, federation.setup_message, broadcast

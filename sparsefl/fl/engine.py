@@ -19,14 +19,15 @@ from torch.nn.functional import cross_entropy
 
 from sparsefl import codec
 from sparsefl.fl.batches import Dataset, stream
+from sparsefl.fl.capabilities import check_capabilities
 from sparsefl.fl.exchange import Exchange
-from sparsefl.fl.ledger import Ledger, Round
+from sparsefl.fl.ledger import Group, Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.pool import Pool
 from sparsefl.fl.privacy import Privacy
 from sparsefl.fl.sampling import draw_cohort
 from sparsefl.fl.schedule import Schedule
-from sparsefl.fl.serving import Served, answer, holding, read, serve, valued
+from sparsefl.fl.serving import Served, Serving, answer, holding, read, serve
 from sparsefl.fl.training import LocalWork, Loss, Watch, train
 from sparsefl.random import generator
 
@@ -47,12 +48,13 @@ class Federation:
         schedule: How much each does.
         ledger: What it has cost so far.
         state: The server's state.
-        setup_message: What each client gets once, if anything.
         memories: What each client has kept for itself, for methods that remember.
         saved: A snapshot to go on from; ``None`` begins anew.
         loss: What clients minimise, of outputs and labels.
         devs: Development data of each client, for methods that prepare; none if empty.
         versions: Version of the supports that each client holds, for methods whose supports change.
+        capabilities: Of each client the share of the weights that it can train, in (0, 1]; none if
+            all can train all.
         exchanged_bytes: What preparing has sent to clients, and they to the server; the ledger
             counts it in the first round.
     """
@@ -63,14 +65,14 @@ class Federation:
     schedule: Schedule
     ledger: Ledger = field(default_factory=Ledger)
     state: Any = None
-    setup_message: bytes | None = None
     memories: dict[int, Any] = field(default_factory=dict)
     saved: Mapping[str, Any] | None = None
     loss: Loss = cross_entropy
     devs: Sequence[Dataset] = ()
     versions: dict[int, int] = field(default_factory=dict)
+    capabilities: Sequence[float] = ()
     exchanged_bytes: tuple[int, int] = (0, 0)
-    _resident: Client | None = None
+    _residents: dict[float | None, Client] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _succeeded: bool = False
 
@@ -79,7 +81,8 @@ class Federation:
 
         Raises:
             TypeError: if an option or a count of the schedule is of another type.
-            ValueError: if one is out of range, or no client owns an example.
+            ValueError: if one is out of range, no client owns an example, or the method has no use
+                for the capabilities.
             RuntimeError: if a method prepares and no client answers.
         """
         self.schedule.check()
@@ -91,18 +94,40 @@ class Federation:
             _logger.info("%d clients own no training example and are never sampled", empty)
         if self.privacy and self.privacy.entropy == "seed":
             _logger.warning("dp_entropy is 'seed': who knows the seed can take the noise off")
-        self.task = replace(self.task, clients=len(self._examples) - empty)
+        check_capabilities(self.method, self.capabilities, len(self.datasets), self.task.options)
+        levels: list[float | None] = [*sorted(set(self.capabilities), reverse=True)]
+        self._levels = levels or [None]
+        eligible = len(self._examples) - empty
+        self.task = replace(self.task, clients=eligible, capability=self._levels[0])
         if self.saved is not None:
             for name in _KEPT:
                 setattr(self, name, self.saved[name])
-            self.setup_message = self.method.setup(self.state)
+            self._setups = self._setup_messages()
             return
         started = time.perf_counter()
         self.state = self.method.init(self.task)
         if self.method.prepare is not None:
             self._prepare()
-        self.setup_message = self.method.setup(self.state)
+        self._setups = self._setup_messages()
         self.ledger.setup_s += time.perf_counter() - started
+        for level in sorted(set(self.capabilities), reverse=True):
+            self.ledger.groups[level] = Group(self.capabilities.count(level))
+
+    def views(self) -> dict[float | None, Any]:
+        """Return the state as the clients of each capability know it, the strongest first."""
+        views: dict[float | None, Any] = {self._levels[0]: self.state}
+        if self.method.view is not None:
+            weaker = [level for level in self._levels[1:] if level is not None]
+            views |= {level: self.method.view(self.state, level) for level in weaker}
+        return views
+
+    def _setup_messages(self) -> dict[float | None, bytes | None]:
+        return {level: self.method.setup(view) for level, view in self.views().items()}
+
+    @property
+    def setup_message(self) -> bytes | None:
+        """What each client gets once, if anything; the strongest's where they differ."""
+        return self._setups[self._levels[0]]
 
     def _prepare(self) -> None:
         """Let the method exchange messages with the clients before the first round."""
@@ -147,12 +172,14 @@ class Federation:
         return draw_cohort(self._examples, size, self.schedule.sampling, draws)
 
     def broadcast(self, round: int) -> bytes:
-        """Encode what the server sends to a newcomer in a round."""
+        """Encode what the server sends to a newcomer in a round, the strongest of them."""
         return serve(self.method, self.state, self.method.broadcast(self.state, round)).message
 
-    def new_client(self) -> Client:
-        """Build a client from the bytes of the set-up message alone."""
-        return self.method.new_client(self.task, self.setup_message)
+    def new_client(self, capability: float | None = None) -> Client:
+        """Build a client from the bytes of its set-up message alone; the strongest by default."""
+        level = self._levels[0] if capability is None else capability
+        task = replace(self.task, capability=level)
+        return self.method.new_client(task, self._setups[level])
 
     def receive(self, client: Client, message: bytes) -> codec.Update:
         """Decode a broadcast into the model of a newcomer; see :func:`sparsefl.fl.serving.read`."""
@@ -173,50 +200,52 @@ class Federation:
         if not self.ledger.rounds:
             entry.setup_bytes, entry.setup_uplink_bytes = self.exchanged_bytes
         started = time.perf_counter()
-        sent = self.method.broadcast(self.state, round)
+        serving = Serving(self.method, self.views(), round)
         entry.encode_s += time.perf_counter() - started
-        served: dict[int, Served] = {}
-        wire = self.wire
-        pool = Pool(wire.schema, wire.supports, valued(sent), wire.gathered)
         losses: list[tuple[int, float]] = []
         failure: Exception | None = None
         for client, chance in self.cohort(round).items():
-            own = self._served(sent, self.versions.get(client, 0), served, entry)
-            entry.downlink_bytes += len(own.message)
-            entry.downlink_bound_bytes += own.bound_bytes
-            if client not in self._seen:
-                self._seen.add(client)
-                entry.setup_bytes += len(self.setup_message or b"")
+            before, level = replace(entry), self._level(client)
+            own = self._serve(client, level, serving, entry)
             try:
-                reply, work = self._client_round(client, own, entry)
-                self._accept(reply, work.examples / chance, own, pool, entry)
-                self._remember(client)
+                reply, work = self._client_round(client, self._standing_in(level, own), own, entry)
+                self._accept(reply, work.examples / chance, own, serving.pools[level], entry)
+                self._remember(client, level)
                 losses.append((work.steps, work.loss))
+                entry.clients += 1
+                entry.local_steps += work.steps
             except Exception as error:  # whatever a client's data or model raises
                 _logger.warning("round %d lost client %d: %s", round, client, error)
                 entry.lost += 1
                 failure = error
-        self._aggregate(pool, entry, failure)
+            if level is not None:
+                self.ledger.groups[level].count(before, entry)
+        self._aggregate(serving, entry, failure)
         if losses:
-            entry.local_steps = sum(steps for steps, _ in losses)
             entry.loss = sum(steps * loss for steps, loss in losses) / entry.local_steps
         self.ledger.add(entry)
         return entry
 
-    def _served(
-        self, sent: codec.Update, version: int, served: dict[int, Served], entry: Round
-    ) -> Served:
-        """Return what clients that hold the supports of a version get, encoded once for all."""
-        if version not in served:
-            started = time.perf_counter()
-            served[version] = own = serve(self.method, self.state, sent, version)
-            _ = own.message, own.base
-            entry.encode_s += time.perf_counter() - started
-        return served[version]
+    def _level(self, client: int) -> float | None:
+        """Return what a client can do; ``None`` where all can do the same."""
+        return self.capabilities[client] if self.capabilities else None
 
-    def _client_round(self, client: int, own: Served, entry: Round) -> tuple[bytes, LocalWork]:
+    def _serve(self, client: int, level: float | None, serving: Serving, entry: Round) -> Served:
+        """Send a client what it gets, the set-up message before the first broadcast."""
+        started = time.perf_counter()
+        own = serving.of(level, self.versions.get(client, 0))
+        entry.encode_s += time.perf_counter() - started
+        entry.downlink_bytes += len(own.message)
+        entry.downlink_bound_bytes += own.bound_bytes
+        if client not in self._seen:
+            self._seen.add(client)
+            entry.setup_bytes += len(self._setups[level] or b"")
+        return own
+
+    def _client_round(
+        self, client: int, resident: Client, own: Served, entry: Round
+    ) -> tuple[bytes, LocalWork]:
         """Receive, train and encode the reply on the client's side."""
-        resident = self._standing_in(own)
         started = time.perf_counter()
         received = read(self.method, resident, own.message)
         if self.method.version is not None:
@@ -241,15 +270,14 @@ class Federation:
         entry.encode_s += time.perf_counter() - started
         return reply, work
 
-    def _standing_in(self, own: Served) -> Client:
-        """Return the resident client as one that holds what these clients hold."""
-        if self._resident is None:
+    def _standing_in(self, level: float | None, own: Served) -> Client:
+        """Return the resident client of a capability as one that holds what these clients hold."""
+        if level not in self._residents:
             started = time.perf_counter()
-            self._resident = self.new_client()
+            self._residents[level] = self.new_client(level)
             self.ledger.setup_s += time.perf_counter() - started
-        if self.method.version is None:
-            return self._resident
-        return holding(self._resident, own.held)
+        resident = self._residents[level]
+        return resident if self.method.version is None else holding(resident, own.held)
 
     def _last_step(self, client: Client) -> Watch:
         """Return what opens the context of a client's last step."""
@@ -257,10 +285,10 @@ class Federation:
             return contextlib.nullcontext
         return functools.partial(self.method.last_step, client)
 
-    def _remember(self, client: int) -> None:
+    def _remember(self, client: int, level: float | None) -> None:
         """Let a client whose update was accepted keep what its method remembers."""
-        if self.method.remember is not None and self._resident is not None:
-            self.memories[client] = self.method.remember(self._resident)
+        if self.method.remember is not None:
+            self.memories[client] = self.method.remember(self._residents[level])
 
     def _accept(self, reply: bytes, weight: float, own: Served, pool: Pool, entry: Round) -> None:
         """Check a reply on the server's side and add it up, with its bound in the ledger.
@@ -299,7 +327,7 @@ class Federation:
             return update, reply, own.base
         return added, codec.encode(added, own.wire.schema), {}
 
-    def _aggregate(self, pool: Pool, entry: Round, failure: Exception | None) -> None:
+    def _aggregate(self, serving: Serving, entry: Round, failure: Exception | None) -> None:
         """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.
 
         Where the sampling was not uniform, ``n_k`` stands for the examples over the chance. Under
@@ -308,21 +336,16 @@ class Federation:
         privacy = self.privacy
         if privacy:
             entry.epsilon = privacy.epsilon(entry.round)
-        if pool.clients == 0:
+        if serving.clients == 0:
             if failure and not self._succeeded:
                 raise RuntimeError(f"no client could train: {failure}") from failure
             if not privacy:
                 _logger.warning("round %d: no update, the global model stays", entry.round)
                 return
-        self._succeeded |= pool.clients > 0
+        self._succeeded |= serving.clients > 0
         started = time.perf_counter()
-        mean = (
-            privacy.noisy_mean(pool.sums(), pool.clients, self.task.seed, entry.round)
-            if privacy
-            else pool.mean()
-        )
+        mean = serving.noisy_mean(privacy, self.task.seed) if privacy else serving.mean()
         self.state = self.method.aggregate(self.state, mean)
-        entry.clients = pool.clients
         entry.aggregate_s += time.perf_counter() - started
 
     def probe(self) -> Client:

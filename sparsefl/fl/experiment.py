@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
+from sparsefl.fl.capabilities import check_capabilities, spread
 from sparsefl.fl.checks import check_clients, check_counts, label_shape, try_model
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
@@ -50,6 +51,8 @@ class Setting:
         norm: Normalisation of a named model.
         model_options: What else a named model takes, ``{"width": 0.5}`` for example.
         clients: Number of clients.
+        capabilities: Shares of the weights that clients can train, given to them in turn: client k
+            has number ``k mod n`` of the n; all can train all where there are none.
         partition: "iid", "dirichlet:ALPHA", "shards:PER_CLIENT", or "natural": as the data say
             whose they are, those of the clients with most.
         client_test: Share of each client's examples that it is judged by at the end; without any,
@@ -73,6 +76,7 @@ class Setting:
     data_dir: str | None = None
     norm: models.Norm = None
     clients: int = defaults.CLIENTS
+    capabilities: list[float] | None = None
     partition: str = defaults.PARTITION
     client_test: float = 0.0
     rounds: int = defaults.ROUNDS
@@ -323,8 +327,9 @@ def check(
     prepared = prepare(method, setting, problem, options)
     check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
     check_count("checkpoint_every", setting.checkpoint_every)
-    load_method(prepared.method).with_defaults(prepared.options)
-    check_clients(problem.clients)
+    chosen, clients = load_method(prepared.method), len(check_clients(problem.clients))
+    given = chosen.with_defaults(prepared.options)
+    check_capabilities(chosen, spread(setting.capabilities or [], clients), clients, given)
     try_model(prepared.factory, seed, _first_examples(problem))
 
 
@@ -367,6 +372,7 @@ def play(
         options=prepared.options,
         dev=problem.dev,
         public=problem.public,
+        capabilities=spread(setting.capabilities or [], len(problem.clients)),
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
         timed_steps=setting.timed_steps,

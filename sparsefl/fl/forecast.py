@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sparsefl.fl.batches import Reader, batch_indices, stream
+from sparsefl.fl.capabilities import spread
 from sparsefl.fl.checks import check_clients, check_counts, try_model
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.experiment import Problem, Setting, prepare
@@ -153,7 +154,8 @@ def _forecast(
     given = with_horizon(chosen.with_defaults(prepared.options), setting.rounds)
     example, _ = try_model(prepared.factory, seed, next(t for t in trains if len(t) > 0))
     task = Task(prepared.factory, example, seed, setting.density, given, public=problem.public)
-    federation = Federation(chosen, task, trains, schedule, devs=devs)
+    capabilities = spread(setting.capabilities or [], len(trains))
+    federation = Federation(chosen, task, trains, schedule, devs=devs, capabilities=capabilities)
     eligible = sum(len(train) > 0 for train in trains)
     client = federation.new_client()
     started = time.perf_counter()

@@ -69,17 +69,62 @@ _NOT_SUMMED = ("round", "loss", "accuracy", "epsilon", "spent_bytes")
 _SUMMED = tuple(item.name for item in fields(Round) if item.name not in _NOT_SUMMED)
 
 
+# What a group's sums are of, beside the updates.
+_COUNTED = (
+    "clients",
+    "lost",
+    "setup_bytes",
+    "downlink_bytes",
+    "uplink_bytes",
+    "train_s",
+    "local_steps",
+)
+
+
+@dataclass
+class Group:
+    """What the clients of one capability have cost, all rounds.
+
+    Attributes:
+        members: Clients of this capability.
+        clients: Updates aggregated.
+        lost: Updates lost.
+        setup_bytes: As of :class:`Round`, without what a method has sent to prepare.
+        downlink_bytes: As of :class:`Round`.
+        uplink_bytes: As of it.
+        train_s: As of it.
+        local_steps: As of it.
+    """
+
+    members: int
+    clients: int = 0
+    lost: int = 0
+    setup_bytes: int = 0
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+    train_s: float = 0.0
+    local_steps: int = 0
+
+    def count(self, before: Round, after: Round) -> None:
+        """Add what a client has cost, from the entry of its round before and after it."""
+        for name in _COUNTED:
+            spent = getattr(after, name) - getattr(before, name)
+            setattr(self, name, getattr(self, name) + spent)
+
+
 @dataclass
 class Ledger:
     """The rounds of a run, and what was spent before the first.
 
     Attributes:
+        groups: Costs by capability, the strongest first, where clients differ in it.
         setup_s: Seconds of the set-up (SynFlow, plans, what clients did to prepare), counted apart.
         rounds: One entry a round.
     """
 
     setup_s: float = 0.0
     rounds: list[Round] = field(default_factory=list)
+    groups: dict[float, Group] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
         """Sum one field over all rounds.
@@ -107,6 +152,11 @@ class Ledger:
     def rounds_to(self, target: float) -> int | None:
         """Return the first round whose global model had at least that accuracy, if any had."""
         return rounds_to(self.lines(), target)
+
+    def group_lines(self) -> list[dict[str, object]] | None:
+        """Return one JSON-ready record a capability; ``None`` where clients do not differ."""
+        lines = [{"capability": level, **asdict(group)} for level, group in self.groups.items()]
+        return lines or None
 
     def add(self, entry: Round) -> None:
         """Add a round that is over."""

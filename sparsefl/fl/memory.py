@@ -68,6 +68,7 @@ class Cell:
         density: Density of the run.
         options: Options of the method.
         threads: Threads of torch.
+        capability: As of the task.
         dtype: Of the inputs: random where it is floating-point, else zeros.
         label_shape: Shape of one example's label.
     """
@@ -84,6 +85,7 @@ class Cell:
     threads: int
     dtype: str = "float32"
     label_shape: tuple[int, ...] = ()
+    capability: float | None = None
 
     def inputs(self, count: int) -> Tensor:
         """Return inputs of a batch."""
@@ -145,7 +147,12 @@ def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
     method = load_method(cell.method)
     factory = load_callable(cell.factory)
     task = Task(
-        lambda: factory(**cell.arguments), cell.inputs(1), cell.seed, cell.density, cell.options
+        lambda: factory(**cell.arguments),
+        cell.inputs(1),
+        cell.seed,
+        cell.density,
+        cell.options,
+        capability=cell.capability,
     )
     setup_file = folder / _SETUP
     client = method.new_client(task, setup_file.read_bytes() if setup_file.exists() else None)

@@ -51,6 +51,8 @@ class Task:
         public: The server's own labelled examples, none of a client's, development or test data;
             ``None`` where it has none.
         clients: Clients of the federation that own training data; filled in by it.
+        capability: Share of the weights that this client can train, in (0, 1], where clients differ
+            in it; the server has the largest. ``None`` where they do not.
         rounds: Rounds planned. A schedule of the learning rate that ends with the run and is given
             no end takes it from here; more may be played.
     """
@@ -63,6 +65,7 @@ class Task:
     rounds: int = ROUNDS
     public: Dataset | None = None
     clients: int = 0
+    capability: float | None = None
 
     def __post_init__(self) -> None:
         """Fill in what the options leave to the task."""
@@ -83,6 +86,7 @@ class Wire:
         downlink_format: Value format of the server's messages.
         uplink_format: Value format of the clients' messages.
         gathered: Names of tensors that are not averaged: the server gets what each client sent.
+        untrained: Names of tensors that broadcasts have values of and replies leave out.
     """
 
     schema: Schema
@@ -90,6 +94,7 @@ class Wire:
     downlink_format: ValueFormat = "fp32"
     uplink_format: ValueFormat = "fp32"
     gathered: frozenset[str] = frozenset()
+    untrained: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,11 @@ class Method:
         expand: ``(schema, update) -> update``: what of a client's decoded message the server adds
             up, where that is not the message itself.
         trains_on_public: Whether it trains on ``Task.public``, where there is any.
+        view: ``(state, capability) -> state``: the state as weaker clients know it, with a set-up,
+            a wire and a broadcast of their own, for methods that allow clients to differ. Their
+            supports are parts of the stronger ones'.
+        still: ``(state) -> tensors``: what a mean is where no client owns a position, so that
+            nothing moves there; of every tensor that clients send. Goes with it.
     """
 
     name: str
@@ -174,11 +184,14 @@ class Method:
     supports_of: Callable[[Any, int], Mapping[str, Support]] | None = None
     expand: Callable[[Schema, Update], Update] | None = None
     trains_on_public: bool = False
+    view: Callable[[Any, float], Any] | None = None
+    still: Callable[[Any], Mapping[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: if it has versions without supports, or the other way round."""
-        if (self.version is None) != (self.supports_of is None):
-            raise ValueError(f"{self.name} must have both of version and supports_of, or neither")
+        """Raises: ValueError: if one of two functions that go together is missing."""
+        for pair in (("version", "supports_of"), ("view", "still")):
+            if len({getattr(self, name) is None for name in pair}) > 1:
+                raise ValueError(f"{self.name} must have both of {' and '.join(pair)}, or neither")
 
     def held_supports(self, state: Any, version: int) -> Mapping[str, Support]:
         """Return the supports that a client holds which was last served at a version."""

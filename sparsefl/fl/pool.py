@@ -7,6 +7,7 @@ method wants of every client by itself is gathered.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,9 @@ class Pool:
     """Adds messages up.
 
     The weights are not normalised before the end, so that a client's does not depend on the others.
+
+    Attributes:
+        gathered: What each client sent of the tensors that are kept as they come, by name.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class Pool:
         )
         self._schema, self._supports = schema, supports
         self._expected = frozenset(expected) - frozenset(gathered)
-        self._gathered: dict[str, list[codec.Entry]] = {name: [] for name in gathered}
+        self.gathered: dict[str, list[codec.Entry]] = {name: [] for name in gathered}
+        self._weights: dict[str, float] = {}
 
     @property
     def clients(self) -> int:
@@ -84,9 +89,11 @@ class Pool:
         if missing := sorted(self._expected - set(update)):
             raise ValueError(f"the update lacks {', '.join(missing)}")
         self._accumulator.add(message, weight, base)
-        for name, entries in self._gathered.items():
+        for name, entries in self.gathered.items():
             if name in update:
                 entries.append(update[name])
+        for name in update:
+            self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def sums(self) -> dict[str, Tensor]:
         """Return ``sum_k n_k x_k`` of every expected tensor, zeros where no message came.
@@ -107,4 +114,54 @@ class Pool:
         """Return ``sum_k n_k x_k / sum_k n_k``."""
         means = self._accumulator.mean()
         tensors = {name: torch.from_numpy(mean) for name, mean in means.items()}
-        return Mean(tensors, self.clients, self._gathered)
+        return Mean(tensors, self.clients, self.gathered)
+
+    def add_to(
+        self,
+        sums: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        supports: Mapping[str, Support],
+    ) -> None:
+        """Add ``sum_k n_k x_k`` and ``sum_k n_k`` to those of larger supports, in place.
+
+        Raises:
+            ValueError: if a support is not part of the larger one.
+        """
+        for name, mean in self._accumulator.mean().items():
+            part, all_of = self._supports.get(name), supports.get(name)
+            kept: Any = ...
+            if all_of is not None and part != all_of:
+                if part is None or not bool((part.to_mask() <= all_of.to_mask()).all()):
+                    raise ValueError(f"{name}: the support of weaker clients is no part of others'")
+                kept = part.to_mask()[all_of.to_mask()]
+            sums[name][kept] += self._weights[name] * torch.from_numpy(mean)
+            weights[name][kept] += self._weights[name]
+
+
+def merge(
+    pools: Collection[Pool], supports: Mapping[str, Support], still: Mapping[str, Tensor]
+) -> Mean:
+    """Return the mean at each position over the clients that own it.
+
+    Args:
+        pools: One for each capability.
+        supports: The strongest clients', which hold all others'.
+        still: What stands where no client that has answered owns a position, by name; in the
+            tensor's shape, or ``[nnz]`` of these supports.
+
+    Raises:
+        ValueError: if the supports of a pool are no part of these.
+
+    Source: Diao, Ding, Tarokh 2021, "HeteroFL", arXiv 2010.01264, equations 3 and 4.
+    """
+    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in still.items()}
+    weights = {name: torch.zeros_like(value) for name, value in sums.items()}
+    for pool in pools:
+        pool.add_to(sums, weights, supports)
+    tensors = {
+        name: torch.where(weights[name] > 0, total / weights[name], still[name].double())
+        for name, total in sums.items()
+    }
+    names = dict.fromkeys(name for pool in pools for name in pool.gathered)
+    gathered = {name: [one for pool in pools for one in pool.gathered[name]] for name in names}
+    return Mean(tensors, sum(pool.clients for pool in pools), gathered)

@@ -26,6 +26,7 @@ _EXPERIMENT = (
     "local_epochs",
     "local_steps",
     "options",
+    "capabilities",
 )
 
 
@@ -66,6 +67,7 @@ class Result:
             "threads": self.config["threads"],
             "rounds": self.config["rounds"],
             **{name: self.config[name] for name in _EXPERIMENT},
+            "capabilities": sorted(set(self.config["capabilities"] or ()), reverse=True) or None,
             "accuracy": self.accuracy,
             "accuracy_per_client": dict(self.accuracy_per_client),
             "uplink_bytes": sums["uplink_bytes"],
@@ -87,6 +89,7 @@ class Result:
             "decode_s": sums["decode_s"],
             "aggregate_s": sums["aggregate_s"],
             "step_factor": costs.step_factor,
+            "groups": self.ledger.group_lines(),
             **self._privacy(),
         }
 

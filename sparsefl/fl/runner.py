@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset
 
 from sparsefl.codec import Schema
 from sparsefl.fl.batches import Dataset
+from sparsefl.fl.capabilities import check_capabilities
 from sparsefl.fl.checkpoint import Checkpoint
 from sparsefl.fl.checks import (
     ClientData,
@@ -80,6 +81,7 @@ def run(
     description: Description | None = None,
     on_round: Callable[[Round], None] | None = None,
     public: Dataset | None = None,
+    capabilities: Sequence[float] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -115,6 +117,9 @@ def run(
         on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
         public: The server's own labelled examples, for methods that train on some: held out from
             clients, development and test data alike.
+        capabilities: Of each client the share of the weights that it can train, in (0, 1], for
+            methods that let clients differ; the global model is the strongest's, and each position
+            is averaged over the clients that own it.
         checkpoint: Folder of the checkpoint; killed at any moment, a run goes on from the last one.
         checkpoint_every: Rounds between two checkpoints; the last round always has one.
         resume: Go on from the checkpoint where there is one; more ``rounds`` than before are fine.
@@ -139,29 +144,52 @@ def run(
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
+    check_capabilities(chosen, capabilities, len(data), given)
     with torch_threads(threads):
         servers = {"test": test, "dev": dev, "public": public}
         task = _task(model, data, servers, seed, density, given, rounds)
         config = _config(chosen, task, data, schedule, rounds, description, loss)
+        config["capabilities"] = list(capabilities) or None
         kept = _checkpoint(checkpoint, config, data, task)
         saved = _saved(kept, resume, rounds)
         trains, devs = [own.train for own in data], [own.dev for own in data]
-        federation = Federation(chosen, task, trains, schedule, saved=saved, loss=loss, devs=devs)
+        federation = Federation(
+            chosen,
+            task,
+            trains,
+            schedule,
+            saved=saved,
+            loss=loss,
+            devs=devs,
+            capabilities=list(capabilities),
+        )
         judged_by = _round_data(dev, data)
         every = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
         _play(federation, rounds, judged_by, kept, on_round, **every)
-        final = chosen.global_model(task, federation.state)
-        judged = [accuracy(final, client.held_out) for client in data]
-        return Result(
-            method=chosen.name,
-            config=config,
-            accuracy=accuracy(final, test),
-            accuracy_per_client=summarise_clients(judged) | _personal(federation, data),
-            ledger=federation.ledger,
-            costs=collect_costs(federation, timed_steps, description.memory_cell),
-            model=final,
-            model_sha256=model_sha256(final),
-        )
+        return _result(federation, config, data, test, timed_steps, description)
+
+
+def _result(
+    federation: Federation,
+    config: Mapping[str, Any],
+    data: Sequence[ClientData],
+    test: Dataset,
+    timed_steps: int,
+    description: Description,
+) -> Result:
+    """Judge the last global model, and put together what the run has cost."""
+    final = federation.method.global_model(federation.task, federation.state)
+    judged = [accuracy(final, client.held_out) for client in data]
+    return Result(
+        method=federation.method.name,
+        config=config,
+        accuracy=accuracy(final, test),
+        accuracy_per_client=summarise_clients(judged) | _personal(federation, data),
+        ledger=federation.ledger,
+        costs=collect_costs(federation, timed_steps, description.memory_cell),
+        model=final,
+        model_sha256=model_sha256(final),
+    )
 
 
 def _check_memory_cell(method: Method, description: Description) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from sparsefl import codec
 from sparsefl.fl.method import Client, Method, Wire
+from sparsefl.fl.pool import Mean, Pool, merge
+from sparsefl.fl.privacy import Privacy
 from sparsefl.support import Support
 
 
@@ -58,6 +60,72 @@ def valued(sent: codec.Update) -> list[str]:
 def serve(method: Method, state: Any, sent: codec.Update, version: int = 0) -> Served:
     """Return what clients are served that hold the supports of a version; 0 is a newcomer's."""
     return Served(sent, method.server_wire(state), method.held_supports(state, version))
+
+
+class Serving:
+    """What is served in one round, made once for all clients that hold and can do the same.
+
+    Attributes:
+        pools: Where replies are added up, by capability.
+    """
+
+    def __init__(self, method: Method, views: Mapping[float | None, Any], round: int) -> None:
+        """Begins a round.
+
+        Args:
+            method: The method.
+            views: The server's state as clients of each capability know it, the strongest first.
+            round: Number of the round.
+        """
+        self._method, self._views, self._round = method, views, round
+        self._sent: dict[float | None, codec.Update] = {}
+        self._served: dict[tuple[float | None, int], Served] = {}
+        self.pools: dict[float | None, Pool] = {}
+        self._strongest = next(iter(views))
+        self._broadcast(self._strongest)
+
+    def _broadcast(self, capability: float | None) -> codec.Update:
+        """Return what clients of a capability are to get, and open their pool."""
+        if capability not in self._sent:
+            view = self._views[capability]
+            sent, wire = self._method.broadcast(view, self._round), self._method.server_wire(view)
+            expected = [name for name in valued(sent) if name not in wire.untrained]
+            self.pools[capability] = Pool(wire.schema, wire.supports, expected, wire.gathered)
+            self._sent[capability] = sent
+        return self._sent[capability]
+
+    def of(self, capability: float | None, version: int) -> Served:
+        """Return what clients get that hold the supports of a version, encoded."""
+        key = (capability, version)
+        if key not in self._served:
+            sent = self._broadcast(capability)
+            own = serve(self._method, self._views[capability], sent, version)
+            _ = own.message, own.base
+            self._served[key] = own
+        return self._served[key]
+
+    @property
+    def clients(self) -> int:
+        """Number of updates added."""
+        return sum(pool.clients for pool in self.pools.values())
+
+    def mean(self) -> Mean:
+        """Return the mean of all replies, at each position over the clients that own it.
+
+        Raises:
+            ValueError: if the supports of weaker clients are no part of the stronger ones'.
+        """
+        pool = self.pools[self._strongest]
+        if self._method.still is None or len(self._views) == 1:
+            return pool.mean()
+        view = self._views[self._strongest]
+        supports = self._method.server_wire(view).supports
+        return merge(self.pools.values(), supports, self._method.still(view))
+
+    def noisy_mean(self, privacy: Privacy, seed: int) -> Mean:
+        """Return the mean of all replies under differential privacy."""
+        sums = self.pools[self._strongest].sums()
+        return privacy.noisy_mean(sums, self.clients, seed, self._round)
 
 
 def holding(client: Client, supports: Mapping[str, Support]) -> Client:

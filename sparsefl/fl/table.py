@@ -27,6 +27,7 @@ IDENTITY = (
     "local_epochs",
     "local_steps",
     "threads",
+    "capabilities",
     "options",
 )
 
@@ -286,6 +287,21 @@ _PRIVACY: tuple[str, tuple[_Column, ...]] = (
     ),
 )
 
+_GROUPS: tuple[str, tuple[_Column, ...]] = (
+    "Clients by the share of the weights that they can train: bytes of all, milliseconds of a step",
+    (
+        _NAME,
+        ("share", lambda row: f"{row['capability']:g}"),
+        ("clients", lambda row: str(row["members"])),
+        ("updates", lambda row: str(row["clients"])),
+        ("lost", lambda row: str(row["lost"])),
+        ("up", lambda row: size(row["uplink_bytes"])),
+        ("down", lambda row: size(row["downlink_bytes"])),
+        ("set-up", lambda row: size(row["setup_bytes"])),
+        ("ms", lambda row: _milliseconds(factor(row["train_s"], row["local_steps"]))),
+    ),
+)
+
 
 def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
     """Format rows of ``compare.json`` as aligned text, one section a question.
@@ -308,7 +324,13 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
         sections[0] = (title, (*columns, ("own models' mean", _personal_accuracy)))
     if any(row.get("epsilon") is not None for row in merged):
         sections.append(_PRIVACY)
-    return "\n\n".join(_section(title, columns, merged, width) for title, columns in sections)
+    texts = [_section(title, columns, merged, width) for title, columns in sections]
+    groups = [
+        {**group, "method": row["method"]} for row in merged for group in row.get("groups") or ()
+    ]
+    if groups:
+        texts.append(_section(*_GROUPS, groups, width))
+    return "\n\n".join(texts)
 
 
 def _section(title: str, columns: Sequence[_Column], rows: Sequence[Row], width: int) -> str:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sparsefl import codec
-from sparsefl.fl.methods.fedpt import frozen_names
+from sparsefl.fl.methods._fedpt_selection import frozen_names
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
 """What FedPT puts in the place of frozen layers."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsefl.nn import FrozenConv2d, FrozenLinear
 
@@ -46,4 +46,14 @@ def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
         f"{name}.weight": layer
         for name, layer in model.named_modules()
         if isinstance(layer, FrozenLinear | FrozenConv2d)
+    }
+
+
+def trainable_tensors(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return what travels: every parameter and buffer but the frozen weights."""
+    skipped = {f"{name.rpartition('.')[0]}." for name in names}
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.endswith(".bias") or not any(name.startswith(prefix) for prefix in skipped)
     }

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -51,6 +51,55 @@ def frozen_names(
             f"fedpt needs a layer left to train, frozen would be all of {list(layers)}"
         )
     return tuple(name for name in layers if name in chosen)
+
+
+def frozen_at(sizes: Mapping[str, int], total: int, capability: float | None) -> frozenset[str]:
+    """Choose what a client freezes that can train the share ``c`` of all parameters.
+
+    The largest layers, as few as hold ``1 - c``: the stronger the client, the fewer of the same
+    layers; none at 1.
+
+    Args:
+        sizes: Elements of each layer that can be frozen, in the model's order.
+        total: Parameters of the model.
+        capability: c, in (0, 1]; ``None`` is nothing.
+
+    Raises:
+        ValueError: if the layers hold less than that, or none would be left to train.
+    """
+    if capability is None or capability >= 1:
+        return frozenset()
+    chosen = _largest(sizes, 1 - capability, total)
+    if len(chosen) == len(sizes):
+        raise ValueError(
+            f"a client of capability {capability} would freeze all of {list(sizes)}: fedpt needs "
+            "a layer left to train"
+        )
+    return frozenset(chosen)
+
+
+def frozen_of(
+    model: nn.Module, options: Mapping[str, Any], capability: float | None
+) -> tuple[str, ...]:
+    """Choose by FedPT's options, or at a client of a capability, where there are any.
+
+    Raises:
+        ValueError: as :func:`frozen_names` and :func:`frozen_at`, or if there are both.
+    """
+    keys = ("frozen", "trained", "frozen_fraction")
+    chosen = tuple(options[key] for key in keys)
+    if capability is None:
+        return frozen_names(model, *chosen)
+    if any(chosen):
+        raise ValueError(f"fedpt takes capabilities or one of {', '.join(keys)}, not both")
+    frozen = frozen_at(*layer_sizes(model), capability)
+    return tuple(name for name in freezable(model) if name in frozen)
+
+
+def layer_sizes(model: nn.Module) -> tuple[dict[str, int], int]:
+    """Return the elements of each layer that can be frozen, and those of all parameters."""
+    sizes = {name: layer.weight.numel() for name, layer in freezable(model).items()}
+    return sizes, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _choices(

@@ -68,9 +68,10 @@ def sends_changes(options: Mapping[str, Any]) -> bool:
 
 
 def report_change(client: Client, received: Update, round: int) -> Update:
-    """Send ``D_k = w_k - w_t`` of all that was received, clipped and rounded as asked."""
+    """Send ``D_k = w_k - w_t`` of what a client trains, clipped and rounded as asked."""
     held = client.model.state_dict()
-    change = {name: held[name].detach() - old for name, old in dense_tensors(received).items()}
+    trained = {n: t for n, t in dense_tensors(received).items() if n not in client.wire.untrained}
+    change = {name: held[name].detach() - old for name, old in trained.items()}
     bounded = privacy.clipped(change, client.options["dp_clip"])
     return change_update(bounded, client.options, round)
 

@@ -21,6 +21,11 @@ and
                        with requires_grad_(False), what a user has without them: the same bytes and
                        weights, the control of every gain in time and memory
 
+Clients may differ by ``capabilities``, ours: one that can train the share c of all parameters
+freezes the largest layers, as few as hold ``1 - c``. What all freeze is never sent. What a weaker
+client freezes beyond that comes with the broadcast and stays out of its reply, and each D is
+averaged over the clients that train it; where no one of a round does, it is 0.
+
 Departures: by default the largest linear layer is frozen, or the largest layer where there is no
 linear one. Only weights of linear and 2-d convolution layers are frozen: their biases, norms and
 everything else train. Buffers are averaged plainly, whatever the server's optimizer. One seed a
@@ -47,8 +52,8 @@ from sparsefl.fl.aggregation import (
 )
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.methods._fedpt_layers import freeze, frozen_layers
-from sparsefl.fl.methods._fedpt_selection import check_fraction, freezable, frozen_names
+from sparsefl.fl.methods import _fedpt_selection as selection
+from sparsefl.fl.methods._fedpt_layers import freeze, frozen_layers, trainable_tensors
 from sparsefl.fl.methods._uplink import bits_of, expand, report_change, wire_of
 from sparsefl.fl.methods.fedavg import (
     CHANGE_DEFAULTS,
@@ -82,7 +87,7 @@ def check(options: Mapping[str, Any]) -> None:
     check_client(options)
     ServerOptimizer.of(options)
     privacy.check_options(options)
-    check_fraction(options["frozen_fraction"])
+    selection.check_fraction(options["frozen_fraction"])
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class State:
         bits: Of each weight that clients send, by its format.
         server: The server's optimizer.
         wire: How messages are encoded.
+        sizes: Elements of each layer that can be frozen, and of all parameters.
     """
 
     trainable: Mapping[str, Tensor]
@@ -108,25 +114,14 @@ class State:
     bits: int
     server: ServerOptimizer
     wire: Wire
-
-
-def trainable_tensors(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return what travels: every parameter and buffer but the frozen weights."""
-    skipped = {f"{name.rpartition('.')[0]}." for name in names}
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.endswith(".bias") or not any(name.startswith(prefix) for prefix in skipped)
-    }
+    sizes: tuple[Mapping[str, int], int]
 
 
 def init(task: Task) -> State:
     """Draw y from the run's seed, and let z be what the seed stands for."""
     model = task.new_model()
-    schema = Schema.of(model)
-    options = task.options
-    chosen = (options["frozen"], options["trained"], options["frozen_fraction"])
-    names = frozen_names(model, *chosen)
+    schema, options, sizes = Schema.of(model), task.options, selection.layer_sizes(model)
+    names = selection.frozen_of(model, options, task.capability)
     model = freeze(model, names, task.seed)
     trainable = {k: v.clone() for k, v in trainable_tensors(model, names).items()}
     stepped = tuple(name for name in trained_names(model) if name in trainable)
@@ -140,7 +135,20 @@ def init(task: Task) -> State:
         bits=bits_of(options),
         server=ServerOptimizer.of(options),
         wire=wire_of(schema, options),
+        sizes=sizes,
     )
+
+
+def view(state: State, capability: float) -> State:
+    """Return the state as weaker clients know it: they leave more layers as they receive them."""
+    untrained = selection.frozen_at(*state.sizes, capability) - {*state.frozen}
+    parameters = state.parameters - sum(state.sizes[0][name] for name in untrained)
+    return replace(state, parameters=parameters, wire=replace(state.wire, untrained=untrained))
+
+
+def still(state: State) -> dict[str, Tensor]:
+    """Return the change of what nobody trains, 0."""
+    return {name: torch.zeros_like(value) for name, value in state.trainable.items()}
 
 
 def setup(state: State) -> bytes | None:
@@ -151,8 +159,11 @@ def setup(state: State) -> bytes | None:
 def new_client(task: Task, setup_message: bytes | None) -> Client:
     """Build the dense model; the first broadcast says what is frozen, and from which seed."""
     model = task.new_model()
-    client = Client(model, wire_of(Schema.of(model), task.options), task.options)
-    return computing_in(client, task.options["autocast"])
+    names = selection.frozen_at(*selection.layer_sizes(model), task.capability)
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    wire = replace(wire_of(Schema.of(model), task.options), untrained=names)
+    return computing_in(Client(model, wire, task.options), task.options["autocast"])
 
 
 def broadcast(state: State, round: int) -> Update:
@@ -169,7 +180,7 @@ def receive(client: Client, update: Update) -> None:
             frozen; the model is untouched.
     """
     seeds = {name: e.seed for name, e in update.items() if isinstance(e, Regenerated)}
-    layers = freezable(client.model) | frozen_layers(client.model)
+    layers = selection.freezable(client.model) | frozen_layers(client.model)
     if odd := [name for name in seeds if name not in layers]:
         raise ValueError(f"received a seed for {', '.join(odd)}, which cannot be frozen")
     needed = trainable_tensors(client.model, tuple(seeds))
@@ -212,7 +223,8 @@ def claimed_flops(state: State, forward: Mapping[str, int]) -> int:
 
     The paper claims less time without a formula; this is the count of what it leaves out.
     """
-    return PASSES_PER_STEP * sum(forward.values()) - sum(forward[name] for name in state.frozen)
+    frozen = {*state.frozen, *state.wire.untrained}
+    return PASSES_PER_STEP * sum(forward.values()) - sum(forward[name] for name in frozen)
 
 
 METHOD = Method(
@@ -233,4 +245,6 @@ METHOD = Method(
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
     expand=expand,
+    view=view,
+    still=still,
 )

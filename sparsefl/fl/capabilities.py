@@ -1,0 +1,44 @@
+"""Clients that differ in how much of the model they can train."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from sparsefl.fl.method import Method
+
+
+def check_capabilities(
+    method: Method, capabilities: Sequence[float], clients: int, options: Mapping[str, Any]
+) -> None:
+    """Refuse what is no capability of each client, or a method that has no use for them.
+
+    Args:
+        method: The method.
+        capabilities: One a client, or none.
+        clients: Number of clients.
+        options: The method's options.
+
+    Raises:
+        TypeError: if one is no number.
+        ValueError: if there are others than one a client, or one is outside (0, 1], or all clients
+            of the method train the same, or there is privacy.
+    """
+    if not capabilities:
+        return
+    if method.view is None:
+        raise ValueError(f"{method.name} takes no capabilities: all its clients train the same")
+    if options.get("dp_clip"):
+        raise ValueError("capabilities and dp_clip do not go together: noise is for equal clients")
+    if len(capabilities) != clients:
+        raise ValueError(f"capabilities must be one a client, {clients}, got {len(capabilities)}")
+    for value in capabilities:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"capabilities must be numbers, got {value!r}")
+        if not 0 < value <= 1:
+            raise ValueError(f"capabilities must be above 0 and at most 1, got {value}")
+
+
+def spread(capabilities: Sequence[float], clients: int) -> list[float]:
+    """Give clients capabilities in turn: client k gets number ``k mod n`` of the n."""
+    given = len(capabilities)
+    return [capabilities[client % given] for client in range(clients)] if given else []
