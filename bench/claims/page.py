@@ -111,7 +111,7 @@ def overview(groups: Group) -> str:
 def _overview_line(kind: str, claims: Sequence[Claim]) -> list[str]:
     judged = [own for own in claims if own.goals]
     missed = [own for own in judged if own.missed]
-    name = next(iter(judged[0].goals), None) if judged else quantity_of(claims)
+    name = quantity_of(claims)
     values = sorted(own.measured[name] for own in claims if name in own.measured)
     factors = sorted(own.realised_factor for own in claims if own.realised_factor is not None)
     return [
