@@ -110,6 +110,8 @@ def show(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> str:
+    if isinstance(value, Mapping) and "median_s" not in value:
+        return f"({listed(value)})"
     if isinstance(value, Mapping):
         median, lower, upper = (
             value[f"{part}_s"] for part in ("median", "lower_quartile", "upper_quartile")

@@ -83,6 +83,7 @@ def test_goal_of_nothing_measured_is_refused():
         ("step_factor", 3.0, "step 3x"),
         ("parameters", 1_206_590, "parameters 1,206,590"),
         ("round_trip_mb", 20.85, "round trip 20.85 MB"),
+        ("options", {"lr": 0.1, "layers": [1, 2]}, "options (lr 0.1; layers [1, 2])"),
         ("image", [3, 32, 32], "image [3, 32, 32]"),
     ],
 )
@@ -136,4 +137,5 @@ def test_committed_claims_are_whole_and_of_a_committed_tree(path: pathlib.Path):
         assert own.measured
         assert own.machine["cpu"]
         assert claim.table([own])
+        assert claim.listed(own.settings)
         assert own.row[0].isdigit()
