@@ -19,7 +19,7 @@ from sparsefl.cli import config
 from sparsefl.cli.settings import DEFAULTS, FLAGS, SWITCHES
 from sparsefl.cli.values import convert, convertible, to_text
 from sparsefl.messages import one_line
-from sparsefl.names import LINEAR, METHODS, ROWS
+from sparsefl.names import COMPARED, LINEAR, METHODS, ROWS
 
 # Settings that are no field of Setting or Schedule, with their types.
 _OWN = {
@@ -164,7 +164,8 @@ def _model_options(model: str, given: Mapping[str, Any]) -> _Table:
 def _unknown(key: str, kinds: Mapping[str, Any], method: str | None) -> str:
     known = {*kinds, *_ALIASES, *(_defaults_of(method) if method in ROWS else ())}
     hint = config.nearest(key, known)
-    owners = [row for row in ROWS if key in _defaults_of(row)]
+    # One of those that a comparison has anyway, where there is one.
+    owners = [row for row in (*ROWS, *COMPARED) if key in _defaults_of(row)]
     if owners:
         hint = f"; as an option of a method it is {owners[-1]}.{key}"
     models = importlib.import_module("sparsefl.models")

@@ -135,7 +135,8 @@ def test_label_out_of_range_is_refused(small_set: pathlib.Path, tmp_path: pathli
 
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match="one of fashion-mnist, cifar10, cifar100, digits, got 'mnist'"
+        ValueError,
+        match="one of fashion-mnist, cifar10, cifar100, shakespeare, digits, got 'mnist'",
     ):
         data.load("mnist")
 

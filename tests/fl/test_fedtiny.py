@@ -239,7 +239,7 @@ class TestAdjustments:
         run = fedtiny_run(adjust_every=1, drops=drops, schedule=schedule)
         for round in range(1, 10):
             assert run.play(round).lost == 0
-            resident = support_layers(run._resident.model)
+            resident = support_layers(run._residents[None].model)
             (client,) = run.cohort(round)
             held = run.method.supports_of(run.state, run.versions[client])
             assert held.keys() == resident.keys()

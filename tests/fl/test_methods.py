@@ -4,7 +4,7 @@ from torch import nn
 
 from sparsefl import codec
 from sparsefl.fl import METHODS, Federation, Schedule, Task, load_method
-from sparsefl.fl.methods import fedpt
+from sparsefl.fl.methods._fedpt_selection import frozen_names
 from sparsefl.nn import FrozenLinear
 from sparsefl.random import normal
 
@@ -155,13 +155,13 @@ class TestFedPT:
         ],
     )
     def test_frozen_layers_are_chosen_by_name(self, patterns, names, toy):
-        assert fedpt.frozen_names(toy.cnn(), patterns) == names
+        assert frozen_names(toy.cnn(), patterns) == names
 
     def test_a_pattern_without_a_match_and_nothing_to_train_are_refused(self, toy):
         with pytest.raises(ValueError, match="no layer matches 'fc1'"):
-            fedpt.frozen_names(toy.cnn(), "fc1")
+            frozen_names(toy.cnn(), "fc1")
         with pytest.raises(ValueError, match="left to train"):
-            fedpt.frozen_names(nn.Sequential(nn.Linear(3, 2)), None)
+            frozen_names(nn.Sequential(nn.Linear(3, 2)), None)
 
     def test_frozen_convolution_trains_the_rest(self, federation):
         run = federation("fedpt", frozen="0")

@@ -169,7 +169,10 @@ def test_same_seed_gives_the_same_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vgg", (1, 28, 28), 10), "one of linear, mlp, cnn, lenet, .*mobilenet, got 'vgg'"),
+        (
+            ("vgg", (1, 28, 28), 10),
+            "one of linear, mlp, .*mobilenet, transformer, got 'vgg'",
+        ),
         (("cnn", (1, 5, 28), 10), "at least 6 by 6"),
         (("cnn", (28, 28), 10), "channels, height, width"),
         (("lenet", (1, 28, 11), 10), "at least 12 by 12"),
