@@ -51,7 +51,7 @@ ROW = {
     "aggregate_s": float,
     # Ours, too.
     "step_factor": float,
-    "groups": list,
+    "groups": (list, type(None)),
 }
 SETTING = Setting(
     dataset="digits",
