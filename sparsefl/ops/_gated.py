@@ -88,14 +88,18 @@ class GatedConv2dFunction(torch.autograd.Function):
         everything = options.all_samples and running is None
         computed = torch.ones_like(opened) if everything else opened
         sizes = geometry.sizes(x.shape[2], x.shape[3])
+        # The batch's mean would take the bias out again, and rounding with it would be lost.
+        added = None if running is None else bias
         if dense:
-            z = conv2d(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation)
+            z = conv2d(x, weight, added, geometry.stride, geometry.padding, geometry.dilation)
         else:
-            z = ops.gated_conv2d.default(x, weight, bias, nonzero, computed, sizes)
+            z = ops.gated_conv2d.default(x, weight, added, nonzero, computed, sizes)
         batch: tuple[Tensor, ...] = ()
         if running is None:
             batch = ops.gated_moments.default(z, computed)
         mean, variance = running or batch[:2]
+        if batch and bias is not None:
+            batch = (mean + bias, *batch[1:])
         norm = (norm_weight, norm_bias, options.eps, options.relu)
         y = ops.gated_norm.default(z, gates, computed, mean, variance, *norm)
         ctx.geometry, ctx.options, ctx.dense, ctx.sizes = geometry, options, dense, sizes
