@@ -43,6 +43,7 @@ LAYERS = {
 LAZY = {"dp_accounting", "matplotlib", "torch", "tqdm", "triton"}
 NUMPY_ONLY = ("sparsefl.support", "sparsefl.random", "sparsefl.codec")
 MAX_FILE_LINES = 400
+MAX_METHOD_LINES = 250
 MAX_FUNCTION_LINES = 60
 MAX_SETUP_LINES = 100
 SUFFIXES = {".py", ".h", ".inl", ".cpp", ".cu", ".cuh"}
@@ -211,6 +212,13 @@ def test_files_stay_short(path):
     if path.name == "contract.py":
         pytest.skip("a copy, kept as it came")
     assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sparsefl/fl/methods").glob("[a-z]*.py")), ids=identify
+)
+def test_methods_stay_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_METHOD_LINES
 
 
 def test_setup_stays_short():

@@ -6,6 +6,7 @@ import torch
 
 from sparsefl import codec
 from sparsefl.fl import engine
+from sparsefl.fl.methods import _hidenseek_downlink as downlink
 from sparsefl.fl.methods import _hidenseek_rules as rules
 from sparsefl.fl.methods import hidenseek
 from sparsefl.support import Support
@@ -217,7 +218,9 @@ class TestWhatIsSent:
         support = Support.random((2, 5003), count / 10006, seed=1)
         support = Support.from_indices((2, 5003), support.indices[:count])
         schema = codec.Schema({"w": ((2, 5003), "float32")})
-        update = codec.Update({"w": codec.Sparse(support, rules.keep_signs(scores, value_format))})
+        update = codec.Update(
+            {"w": codec.Sparse(support, downlink.keep_signs(scores, value_format))}
+        )
         sent = codec.decode(codec.encode(update, schema, value_format), schema)["w"].values
         assert np.array_equal(rules.signs_of(sent), rules.signs_of(scores))
         # No score moves by more than the step of the coarsest block.

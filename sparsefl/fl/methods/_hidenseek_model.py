@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefl.fl.aggregation import load_tensors
 from sparsefl.fl.method import Task
-from sparsefl.fl.methods._latents import support_layers
-from sparsefl.nn import SignConv2d, SignLinear, sparsify
+from sparsefl.fl.methods._latents import load_latents, support_layers
+from sparsefl.nn import SignConv2d, SignLinear, densify, sparsify
 from sparsefl.nn import report as sparsity_report
 from sparsefl.pruning import left_dense, synflow
 from sparsefl.random import normal
@@ -133,3 +134,23 @@ def sign_layers(model: nn.Module) -> dict[str, SignLinear | SignConv2d]:
         for name, layer in support_layers(model).items()
         if isinstance(layer, SignLinear | SignConv2d)
     }
+
+
+def signed_model(
+    task: Task,
+    supports: Mapping[str, Support],
+    scores: Mapping[str, Tensor],
+    dense: Mapping[str, Tensor],
+) -> nn.Module:
+    """Return ``c * sgn(s)`` on the masks, 0 elsewhere, in plain torch.
+
+    Args:
+        task: As of the run.
+        supports: The masks, by the name of the weight.
+        scores: Of each, ``[nnz]``, row-major.
+        dense: Every other parameter and buffer.
+    """
+    model = sign_model(task.new_model(), supports)
+    load_tensors(model, dense)
+    load_latents(sign_layers(model), scores)
+    return densify(model)

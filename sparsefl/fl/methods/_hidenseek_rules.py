@@ -36,11 +36,6 @@ from sparsefl.support import Support
 
 Scores: TypeAlias = npt.NDArray[np.float32]
 
-# Largest integer and block length of the codec's value formats with block scales (FORMAT.md).
-_QUANTISED = {"int8": (127, 1024), "int4": (7, 64)}
-# Of a block's step: rounds away from zero although the codec rounds its scales up by 2**-8 at most.
-_JUST_A_STEP = 0.51
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -107,29 +102,6 @@ class Rule:
 def signs_of(scores: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     """Return ``sgn(scores)``, +1 where they are 0, ``[nnz]`` int8."""
     return np.where(scores >= 0, 1, -1).astype(np.int8)
-
-
-def keep_signs(scores: Scores, value_format: str) -> Scores:
-    """Move small negative scores so far from zero that quantising them keeps their sign.
-
-    Block-scaled integers round a small score to 0, whose sign is +1: of normal scores 7 % would
-    flip in 4 bits. A negative score above half a step becomes minus half a step and a little, so
-    that it is sent as -1; a positive one may become 0. The step is bounded by the largest score
-    among the neighbouring blocks, wherever the codec's blocks begin.
-
-    Args:
-        scores: ``[nnz]`` float32, row-major.
-        value_format: The format that they are sent in.
-    """
-    if value_format not in _QUANTISED or scores.size == 0:
-        return scores
-    largest, block = _QUANTISED[value_format]
-    padded = np.zeros(-(-scores.size // block) * block, np.float32)
-    padded[: scores.size] = np.abs(scores)
-    top = padded.reshape(-1, block).max(axis=1)
-    around = np.maximum(top, np.maximum(np.append(top[1:], 0), np.append(0, top[:-1])))
-    least = np.repeat(around / largest * _JUST_A_STEP, block)[: scores.size].astype(np.float32)
-    return np.where((scores < 0) & (scores > -least), -least, scores).astype(np.float32)
 
 
 def signs_of_change(support: Support, change: npt.NDArray[Any], round: int) -> Signs:

@@ -36,45 +36,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from sparsefl.codec import Entry, Schema, Signs, Sparse, SupportOnly, Update, decode, encode
-from sparsefl.codec.plan import FormatName
+from sparsefl.codec import SupportOnly, Update, encode
 from sparsefl.fl import learning_rate as rates
-from sparsefl.fl.aggregation import (
-    cast_like,
-    dense_entries,
-    dense_tensors,
-    load_tensors,
-)
+from sparsefl.fl.aggregation import cast_like, dense_entries
 from sparsefl.fl.flops import PASSES_PER_STEP
-from sparsefl.fl.method import Client, Method, Task, Wire
-from sparsefl.fl.methods._hidenseek_model import (
-    draw_kaiming,
-    first_scores,
-    prune,
-    sign_layers,
-    sign_model,
+from sparsefl.fl.method import Method, Task, Wire
+from sparsefl.fl.methods._hidenseek_client import (
+    new_client,
+    optimizer,
+    recall,
+    receive,
+    remember,
+    report,
 )
-from sparsefl.fl.methods._hidenseek_optimizer import open_optimizer
-from sparsefl.fl.methods._hidenseek_rules import (
-    RULES,
-    Pooled,
-    Rule,
-    Trained,
-    check_options,
-    contribution,
-    keep_signs,
-    signs_of,
-)
-from sparsefl.fl.methods._latents import load_latents, row_major_latents
+from sparsefl.fl.methods._hidenseek_downlink import SCORE_FORMATS, score_entry, wire_of
+from sparsefl.fl.methods._hidenseek_model import draw_kaiming, first_scores, prune, signed_model
+from sparsefl.fl.methods._hidenseek_rules import RULES, Pooled, Rule, check_options
 from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.fl.pool import Mean
-from sparsefl.nn import densify
-from sparsefl.support import Support
-
-SCORE_FORMATS = ("fp32", "bf16", "int8", "int4")
 
 # On the development set (Fashion-MNIST, cnn, density 0.1, 30 rounds of 12 steps of batch 16, one
 # seed, means of the last four rounds; one seed is good to about .01):
@@ -153,12 +134,6 @@ class State:
         return RULES[self.options["rule"]]
 
 
-def wire_of(model: nn.Module, supports: Mapping[str, Support], options: Mapping[str, Any]) -> Wire:
-    """Return how messages travel: scores down in their format, dense values as they are."""
-    formats: dict[str, FormatName] = dict.fromkeys(supports, options["score_format"])
-    return Wire(Schema.of(model), supports, downlink_format=formats)
-
-
 def init(task: Task) -> State:
     """Prune Kaiming-normal weights by SynFlow, and turn what is kept into scores.
 
@@ -185,97 +160,13 @@ def setup(state: State) -> bytes | None:
     return encode(Update(masks), state.wire.schema)
 
 
-def new_client(task: Task, setup_message: bytes | None) -> Client:
-    """Build the model with sign layers on the supports that were sent.
-
-    Raises:
-        CodecError: if the set-up message is refused.
-        ValueError: if there is none.
-    """
-    if setup_message is None:
-        raise ValueError("hidenseek needs its set-up message, the masks")
-    model = task.new_model()
-    entries = decode(setup_message, Schema.of(model)).items()
-    supports = {name: entry.support for name, entry in entries if isinstance(entry, SupportOnly)}
-    wire = wire_of(model, supports, task.options)
-    return Client(sign_model(model, supports), wire, task.options)
-
-
 def broadcast(state: State, round: int) -> Update:
     """Send scores, or their signs where the rule sends signs, and dense parameters."""
     entries = {
-        name: _broadcast_entry(state, state.wire.supports[name], scores)
+        name: score_entry(state.wire.supports[name], scores.numpy(), state.options)
         for name, scores in state.scores.items()
     }
     return Update({**entries, **dense_entries(state.dense)}, round=round)
-
-
-def _broadcast_entry(state: State, support: Support, scores: Tensor) -> Entry:
-    if state.rule.broadcasts_signs:
-        return Signs(support, signs_of(scores.numpy()), state.options["tau"])
-    return Sparse(support, keep_signs(scores.numpy(), state.options["score_format"]))
-
-
-def receive(client: Client, update: Update) -> None:
-    """Load scores and dense parameters.
-
-    Raises:
-        ValueError: if the message lacks a tensor, or speaks of another support; nothing is loaded.
-    """
-    layers = sign_layers(client.model)
-    sent = {name: e.support for name, e in update.items() if isinstance(e, Sparse | Signs)}
-    if sent != {name: layer.support for name, layer in layers.items()}:
-        raise ValueError("the broadcast's scores do not cover this client's supports")
-    needed = [name for name in client.wire.schema if name not in layers]
-    load_tensors(client.model, dense_tensors(update), needed)
-    load_latents(layers, {name: contribution(update, name) for name in layers})
-
-
-def remember(client: Client) -> dict[str, Tensor] | None:
-    """Keep the client's own scores, where the rule has clients that keep them."""
-    return row_major_latents(client.model) if RULES[client.options["rule"]].keeps else None
-
-
-def recall(client: Client, memory: Mapping[str, Tensor] | None) -> None:
-    """Start from ``own_share * own + (1 - own_share) * received`` scores, once there are own."""
-    if memory is None:
-        return
-    share, received = client.options["own_share"], row_major_latents(client.model)
-    mixed = {name: share * own + (1 - share) * received[name] for name, own in memory.items()}
-    load_latents(sign_layers(client.model), mixed)
-
-
-def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
-    """Open Adam on the scores and SGD on the rest."""
-    scores = [layer.scores for layer in sign_layers(client.model).values()]
-    held = {id(parameter) for parameter in scores}
-    rest = [p for p in client.model.parameters() if p.requires_grad and id(p) not in held]
-    options = client.options
-    rate, dense_rate = (
-        rates.learning_rate(options[name], options, round) for name in ("lr", "dense_lr")
-    )
-    return open_optimizer(scores, rest, rate, dense_rate, options["dense_momentum"])
-
-
-def report(client: Client, received: Update, round: int) -> Update:
-    """Send what the rule sends of the scores, and the dense parameters.
-
-    Raises:
-        ValueError: if a score is not finite: it has no sign.
-    """
-    rule = RULES[client.options["rule"]]
-    entries: dict[str, Entry] = {}
-    for name, after in row_major_latents(client.model).items():
-        if not bool(after.isfinite().all()):
-            raise ValueError(f"the scores of {name} are not finite after training")
-        support = client.wire.supports[name]
-        before = contribution(received, name)
-        entries[name] = rule.report(
-            Trained(support, before.numpy(), after.numpy(), round, client.options)
-        )
-    held = client.model.state_dict()
-    dense = dense_entries({name: held[name] for name in dense_tensors(received)})
-    return Update({**entries, **dense}, round=round)
 
 
 def aggregate(state: State, mean: Mean) -> State:
@@ -292,7 +183,7 @@ def aggregate(state: State, mean: Mean) -> State:
 
 def global_model(task: Task, state: State) -> nn.Module:
     """Return the global model in plain torch: ``c * sgn(s)`` on the masks, 0 elsewhere."""
-    return model_of(task, state, state.scores)
+    return signed_model(task, state.wire.supports, state.scores, state.dense)
 
 
 def personal_model(
@@ -310,15 +201,8 @@ def personal_model(
     """
     if not state.rule.keeps:
         return None
-    return model_of(task, state, state.scores if memory is None else memory)
-
-
-def model_of(task: Task, state: State, scores: Mapping[str, Tensor]) -> nn.Module:
-    """Return the plain torch model of some scores and the server's dense parameters."""
-    model = sign_model(task.new_model(), state.wire.supports)
-    load_tensors(model, state.dense)
-    load_latents(sign_layers(model), scores)
-    return densify(model)
+    scores = state.scores if memory is None else memory
+    return signed_model(task, state.wire.supports, scores, state.dense)
 
 
 def claimed_uplink_bytes(state: State) -> int:
