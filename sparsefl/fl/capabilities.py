@@ -1,10 +1,17 @@
-"""Clients that differ in how much of the model they can train."""
+"""Clients that differ in how much of the model they can train.
+
+A method allows it whose clients can do with a part of what the server trains: FedPT's leave layers
+as they come, FedTiny's hold fewer of the kept weights. Not so a sign supermask, whose weights all
+have the same magnitude, so that none is the first to go and one scale a layer is set for all that
+are kept; nor FedPM, whose clients draw masks of the whole model.
+"""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from sparsefl.fl.method import Method
+from sparsefl.fl.method import Method, load_method
+from sparsefl.names import METHODS
 
 
 def check_capabilities(
@@ -26,7 +33,10 @@ def check_capabilities(
     if not capabilities:
         return
     if method.view is None:
-        raise ValueError(f"{method.name} takes no capabilities: all its clients train the same")
+        able = " and ".join(name for name in METHODS if load_method(name).view)
+        raise ValueError(
+            f"{method.name} takes no capabilities: all its clients train the same; {able} take them"
+        )
     if options.get("dp_clip"):
         raise ValueError("capabilities and dp_clip do not go together: noise is for equal clients")
     if len(capabilities) != clients:

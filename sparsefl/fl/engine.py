@@ -95,10 +95,10 @@ class Federation:
         if self.privacy and self.privacy.entropy == "seed":
             _logger.warning("dp_entropy is 'seed': who knows the seed can take the noise off")
         check_capabilities(self.method, self.capabilities, len(self.datasets), self.task.options)
-        levels: list[float | None] = [*sorted(set(self.capabilities), reverse=True)]
-        self._levels = levels or [None]
+        levels = tuple(sorted(set(self.capabilities), reverse=True))
+        self._levels: tuple[float | None, ...] = levels or (None,)
         eligible = len(self._examples) - empty
-        self.task = replace(self.task, clients=eligible, capability=self._levels[0])
+        self.task = replace(self.task, clients=eligible, capability=self._levels[0], levels=levels)
         if self.saved is not None:
             for name in _KEPT:
                 setattr(self, name, self.saved[name])
@@ -110,7 +110,7 @@ class Federation:
             self._prepare()
         self._setups = self._setup_messages()
         self.ledger.setup_s += time.perf_counter() - started
-        for level in sorted(set(self.capabilities), reverse=True):
+        for level in levels:
             self.ledger.groups[level] = Group(self.capabilities.count(level))
 
     def views(self) -> dict[float | None, Any]:

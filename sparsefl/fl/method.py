@@ -53,6 +53,7 @@ class Task:
         clients: Clients of the federation that own training data; filled in by it.
         capability: Share of the weights that this client can train, in (0, 1], where clients differ
             in it; the server has the largest. ``None`` where they do not.
+        levels: The capabilities that there are, the strongest first; none where they do not differ.
         rounds: Rounds planned. A schedule of the learning rate that ends with the run and is given
             no end takes it from here; more may be played.
     """
@@ -66,6 +67,7 @@ class Task:
     public: Dataset | None = None
     clients: int = 0
     capability: float | None = None
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in what the options leave to the task."""

@@ -125,7 +125,15 @@ def small(toy, clients, test_data) -> Callable[..., Result]:
 def fedtiny_run(toy, clients):
     """Returns a builder of FedTiny federations; every client takes part."""
 
-    def build(factory=toy.cnn, density=0.3, public=True, schedule=None, datasets=None, **options):
+    def build(
+        factory=toy.cnn,
+        density=0.3,
+        public=True,
+        schedule=None,
+        datasets=None,
+        capabilities=(),
+        **options,
+    ):
         method = load_method("fedtiny")
         task = Task(
             factory,
@@ -137,6 +145,7 @@ def fedtiny_run(toy, clients):
             public=toy.clusters(40, 55) if public else None,
         )
         trains, devs = zip(*(clients if datasets is None else datasets), strict=True)
-        return Federation(method, task, trains, schedule or Schedule(batch_size=16), devs=devs)
+        schedule = schedule or Schedule(batch_size=16)
+        return Federation(method, task, trains, schedule, devs=devs, capabilities=capabilities)
 
     return build

@@ -5,7 +5,8 @@ changed since the version that it was last served.
 
 Where a client can recompute what is dropped (``drops`` is "recomputed"), a round of adjustment has
 a version of its own: the supports without the weakest weights of that round's broadcast. Who is
-served knows them from it and from the counts, and is later sent what has grown alone.
+served knows them from it and from the counts, and is later sent what has grown alone. Of weaker
+clients' parts nothing is dropped before: see :mod:`._fedtiny_parts`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ from sparsefl.codec import Entry, Schema, Sparse
 from sparsefl.fl.aggregation import as_tensor
 from sparsefl.fl.method import Task, Wire
 from sparsefl.fl.methods._fedtiny_accounting import coo_bits
-from sparsefl.fl.methods._fedtiny_masks import Masks, kept
+from sparsefl.fl.methods._fedtiny_masks import SEEDED, Masks, kept
+from sparsefl.fl.methods._fedtiny_parts import Parts, with_version, within
 from sparsefl.fl.pool import Mean
 from sparsefl.ops import Growth
 from sparsefl.pruning._prunable import keep_largest
@@ -42,6 +44,8 @@ class State:
         dense: Every other parameter and buffer.
         supports: Where the kept weights are.
         history: The supports of each version that are not as in the one before.
+        parts: The same of weaker clients, by their capability; as many versions.
+        drawn: Whether clients can draw the first masks from the seed.
         cursor: The block whose turn it is; ``None`` where nothing can be exchanged.
         counts: What the next round adjusts: how many weights of each layer; empty for nothing.
         rounds: Rounds that have brought something so far. One that loses all clients does not
@@ -58,6 +62,8 @@ class State:
     dense: Mapping[str, Tensor]
     supports: Masks
     history: tuple[Masks, ...]
+    parts: Parts
+    drawn: bool
     cursor: pruning.Cursor | None
     counts: Mapping[str, int]
     rounds: int
@@ -91,11 +97,14 @@ def begin(model: nn.Module, supports: Masks, task: Task) -> State:
     """Return the state of a dense model that starts on some supports."""
     held = {name: value.clone() for name, value in model.state_dict().items()}
     names = [name for name, support in supports.items() if support.nnz < support.numel]
+    values = {name: kept(held[name], support) for name, support in supports.items()}
     state = State(
-        values={name: kept(held[name], support) for name, support in supports.items()},
+        values=values,
         dense={name: value for name, value in held.items() if name not in supports},
         supports=dict(supports),
         history=(dict(supports),),
+        parts=with_version({}, task.levels[1:], supports, values, supports),
+        drawn=task.options["initial"] in SEEDED,
         cursor=pruning.cursor(model, names, task.options["granularity"]) if names else None,
         counts={},
         rounds=0,
@@ -121,7 +130,8 @@ def planned(state: State) -> State:
     if state.options["drops"] == "sent":
         return state
     left = dropped(state.supports, state.values, counts)
-    return replace(state, history=(*state.history, left))
+    parts = with_version(state.parts, state.parts, state.supports, state.values, ())
+    return replace(state, history=(*state.history, left), parts=parts)
 
 
 def dropped(
@@ -169,6 +179,7 @@ def adjusted(
         state,
         supports=supports,
         history=(*state.history, {name: supports[name] for name in state.counts}),
+        parts=with_version(state.parts, state.parts, supports, moved, state.counts),
         cursor=state.cursor.advanced(),
         growth_bits=state.growth_bits + sum(claimed),
     )
@@ -202,7 +213,24 @@ def carried(old: Support, values: Tensor, new: Support) -> Tensor:
 
 def supports_of(state: State, version: int) -> dict[str, Support]:
     """Return the supports of a version."""
+    return _at(state.history, version)
+
+
+def _at(history: Sequence[Masks], version: int) -> dict[str, Support]:
     supports: dict[str, Support] = {}
-    for changed in state.history[: version + 1]:
+    for changed in history[: version + 1]:
         supports |= changed
     return supports
+
+
+def view(state: State, capability: float) -> State:
+    """Return the state as weaker clients know it: their parts, and the weights there."""
+    history = state.parts[capability]
+    supports = _at(history, len(history) - 1)
+    values = {n: within(v, state.supports[n], supports[n]) for n, v in state.values.items()}
+    return replace(state, values=values, supports=supports, history=history, parts={}, drawn=False)
+
+
+def still(state: State) -> dict[str, Tensor]:
+    """Return the weights as they are: they stay where no client of a round holds them."""
+    return {**state.values, **state.dense}

@@ -21,6 +21,11 @@ the output to the input (the repository's follows the number of the round, which
 First and last layer are dense as in the paper, but where they are too large for the density, the
 first is pruned, and the last where it is the only one. ``p_k`` are as in FedAvg here.
 
+Clients may differ by ``capabilities``, ours: one of c receives and trains the share c of the
+weights of each pruned layer, the largest (``_fedtiny_parts``), and everything dense. A weight's mean is
+over the clients that hold it. Of the gradients that a weaker one sends, those in the server's mask,
+which it does not know, count nothing. All judge whole candidates, by forward passes.
+
 Options of our own, or whose value we have not read in the paper:
 
     alpha            0.3 is from memory; so is ``pool_size = 0``, 0.1 / density candidates (the
@@ -59,18 +64,20 @@ from sparsefl.fl.methods._fedtiny_client import last_step, new_client, receive, 
 from sparsefl.fl.methods._fedtiny_masks import (
     CANDIDATES,
     INITIAL,
-    SEEDED,
     pruned,
     spread,
     static_masks,
 )
+from sparsefl.fl.methods._fedtiny_parts import check_levels
 from sparsefl.fl.methods._fedtiny_pruning import (
     COUNTS,
     State,
     adjusted,
     begin,
     planned,
+    still,
     supports_of,
+    view,
 )
 from sparsefl.fl.methods._fedtiny_selection import select
 from sparsefl.fl.options import check_at_least, check_positive
@@ -125,7 +132,12 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def init(task: Task) -> State:
-    """Pre-train the dense model, and prune it by a static rule where no client is asked."""
+    """Pre-train the dense model, and prune it by a static rule where no client is asked.
+
+    Raises:
+        ValueError: if the capabilities are no shares of a pruned model.
+    """
+    check_levels(task)
     model = task.new_model()
     epochs = task.options["pretrain_epochs"]
     if task.public is not None and len(task.public) > 0 and epochs:
@@ -163,7 +175,7 @@ def prepare(task: Task, state: State, exchange: Exchange) -> State:
 def setup(state: State) -> bytes:
     """Send the first masks, or the seed of those that a client can draw."""
     masks: dict[str, Entry] = {n: SupportOnly(s) for n, s in state.history[0].items()}
-    if state.options["initial"] in SEEDED:
+    if state.drawn:
         masks = {name: Regenerated(state.seed) for name in masks}
     return encode(Update(masks), state.schema)
 
@@ -231,6 +243,8 @@ METHOD = Method(
     supports_of=supports_of,
     claimed_uplink_bytes=claimed_uplink_bytes,
     claimed_flops=claimed_flops,
+    view=view,
+    still=still,
     prunes=True,
     trains_on_public=True,
 )
