@@ -22,9 +22,9 @@ First and last layer are dense as in the paper, but where they are too large for
 first is pruned, and the last where it is the only one. ``p_k`` are as in FedAvg here.
 
 Clients may differ by ``capabilities``, ours: one of c receives and trains the share c of the
-weights of each pruned layer, the largest (``_fedtiny_parts``), and everything dense. A weight's mean is
-over the clients that hold it. Of the gradients that a weaker one sends, those in the server's mask,
-which it does not know, count nothing. All judge whole candidates, by forward passes.
+weights of each pruned layer, the largest (``_fedtiny_parts``), and everything dense. A weight's
+mean is over the clients that hold it. Of the gradients that a weaker one sends, those in the
+server's mask, which it does not know, count nothing. All judge whole candidates, by forward passes.
 
 Options of our own, or whose value we have not read in the paper:
 
