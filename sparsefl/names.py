@@ -2,7 +2,17 @@
 
 from typing import Literal, TypeAlias, get_args
 
-METHODS = ("fedavg", "fedprox", "scaffold", "fedpm", "fedpt", "fedtiny", "hidenseek", "adp")
+METHODS = (
+    "fedavg",
+    "fedprox",
+    "scaffold",
+    "fedpm",
+    "lotteryfl",
+    "fedpt",
+    "fedtiny",
+    "hidenseek",
+    "adp",
+)
 # Softmax regression under FedAvg: the row of a comparison below which a method has shown nothing.
 LINEAR = "linear"
 ROWS = (LINEAR, *METHODS)

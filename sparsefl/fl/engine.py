@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from sparsefl import codec
 from sparsefl.fl.batches import Dataset, stream
 from sparsefl.fl.capabilities import check_capabilities
-from sparsefl.fl.exchange import Exchange
+from sparsefl.fl.exchange import Exchange, judging
 from sparsefl.fl.ledger import Group, Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.pool import Pool
@@ -28,8 +28,9 @@ from sparsefl.fl.privacy import Privacy
 from sparsefl.fl.sampling import draw_cohort
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.serving import Served, Serving, answer, holding, read, serve
-from sparsefl.fl.training import LocalWork, Loss, Watch, train
+from sparsefl.fl.training import LocalWork, Loss, Watch, accuracy, train
 from sparsefl.random import generator
+from sparsefl.support import Support
 
 _logger = logging.getLogger(__name__)
 
@@ -233,7 +234,10 @@ class Federation:
     def _serve(self, client: int, level: float | None, serving: Serving, entry: Round) -> Served:
         """Send a client what it gets, the set-up message before the first broadcast."""
         started = time.perf_counter()
-        own = serving.of(level, self.versions.get(client, 0))
+        if self.method.own_supports is None:
+            own = serving.of(level, self.versions.get(client, 0))
+        else:
+            own = serving.own(level, self._own_supports(client))
         entry.encode_s += time.perf_counter() - started
         entry.downlink_bytes += len(own.message)
         entry.downlink_bound_bytes += own.bound_bytes
@@ -241,6 +245,11 @@ class Federation:
             self._seen.add(client)
             entry.setup_bytes += len(self._setups[level] or b"")
         return own
+
+    def _own_supports(self, client: int) -> Mapping[str, Support]:
+        """Return the supports that a client has chosen, by its last reply that was accepted."""
+        assert self.method.own_supports is not None
+        return self.method.own_supports(self.state, self.memories.get(client))
 
     def _client_round(
         self, client: int, resident: Client, own: Served, entry: Round
@@ -253,6 +262,11 @@ class Federation:
         if self.method.recall is not None:
             self.method.recall(resident, self.memories.get(client))
         entry.decode_s += time.perf_counter() - started
+        if self.method.adapt is not None:
+            started = time.perf_counter()
+            judged_by = judging(client, self.devs, self.datasets)
+            self.method.adapt(resident, lambda: accuracy(resident.model, judged_by))
+            entry.train_s += time.perf_counter() - started
         work = train(
             resident.model,
             self.method.optimizer(resident, received.round),
@@ -277,7 +291,8 @@ class Federation:
             self._residents[level] = self.new_client(level)
             self.ledger.setup_s += time.perf_counter() - started
         resident = self._residents[level]
-        return resident if self.method.version is None else holding(resident, own.held)
+        changing = self.method.version is not None or self.method.own_supports is not None
+        return holding(resident, own.held) if changing else resident
 
     def _last_step(self, client: Client) -> Watch:
         """Return what opens the context of a client's last step."""
@@ -349,8 +364,18 @@ class Federation:
         entry.aggregate_s += time.perf_counter() - started
 
     def probe(self) -> Client:
-        """Build a fresh client that holds the current broadcast, to be measured."""
-        client = self.new_client()
-        self.receive(client, self.broadcast(len(self.ledger.rounds) + 1))
+        """Build a fresh client that holds the current broadcast, to be measured.
+
+        Where clients have supports of their own, it is the one that has trained and has the lowest
+        number.
+        """
+        client, round = self.new_client(), len(self.ledger.rounds) + 1
+        if self.method.own_supports is None:
+            self.receive(client, self.broadcast(round))
+        else:
+            serving = Serving(self.method, self.views(), round)
+            own = serving.own(self._levels[0], self._own_supports(min(self.memories, default=0)))
+            client = holding(client, own.held)
+            read(self.method, client, own.message)
         client.model.train()
         return client

@@ -109,5 +109,10 @@ class Exchange:
         return answer
 
     def _dataset(self, client: int) -> Dataset:
-        own = self.devs[client]
-        return own if len(own) > 0 else self.datasets[client]
+        return judging(client, self.devs, self.datasets)
+
+
+def judging(client: int, devs: Sequence[Dataset], datasets: Sequence[Dataset]) -> Dataset:
+    """Return a client's development data, or its training data where it owns none."""
+    own = devs[client] if devs else ()
+    return own if len(own) > 0 else datasets[client]

@@ -139,6 +139,12 @@ class Method:
         remember: ``(client) -> memory``: what a client keeps for itself after its round, for
             methods whose clients have a state; tensors, numbers and mappings of them.
         recall: ``(client, memory | None)``: put it back, after the broadcast was received.
+        adapt: ``(client, accuracy)``: what follows it and precedes the training of a round;
+            ``accuracy()`` judges the client's model on its own development data, on its training
+            data where it owns none.
+        own_supports: ``(state, memory | None) -> supports`` of one client, by what it remembers,
+            for methods whose clients choose their own: the server knows them from the client's last
+            reply. Of a tensor that is broadcast on a support a client is sent what its own keeps.
         personal_model: ``(task, state, memory | None) -> nn.Module | None``: a client's own model
             in plain torch, for methods whose clients have one; ``None`` where the options say so.
         prepare: ``(task, state, exchange) -> state``: what follows ``init`` and needs the clients,
@@ -179,6 +185,8 @@ class Method:
     check: Callable[[Mapping[str, Any]], None] | None = None
     remember: Callable[[Client], Any] | None = None
     recall: Callable[[Client, Any], None] | None = None
+    adapt: Callable[[Client, Callable[[], float]], None] | None = None
+    own_supports: Callable[[Any, Any], Mapping[str, Support]] | None = None
     personal_model: Callable[[Task, Any, Any], nn.Module | None] | None = None
     prepare: Callable[[Task, Any, "Exchange"], Any] | None = None
     last_step: Callable[[Client], AbstractContextManager[object]] | None = None
@@ -197,6 +205,8 @@ class Method:
 
     def held_supports(self, state: Any, version: int) -> Mapping[str, Support]:
         """Return the supports that a client holds which was last served at a version."""
+        if self.own_supports is not None:
+            return self.own_supports(state, None)
         if self.supports_of is None:
             return self.server_wire(state).supports
         return self.supports_of(state, version)

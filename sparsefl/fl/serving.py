@@ -57,6 +57,17 @@ def valued(sent: codec.Update) -> list[str]:
     return [name for name, entry in sent.items() if not isinstance(entry, seeds_and_masks)]
 
 
+def part(sent: codec.Update, supports: Mapping[str, Support]) -> codec.Update:
+    """Return what a broadcast says of these supports, which are parts of its own."""
+    entries: dict[str, codec.Entry] = dict(sent)
+    for name, support in supports.items():
+        entry = entries.get(name)
+        if isinstance(entry, codec.Sparse) and entry.support != support:
+            kept = support.to_numpy_mask()[entry.support.to_numpy_mask()]
+            entries[name] = codec.Sparse(support, entry.values[kept])
+    return codec.Update(entries, round=sent.round)
+
+
 def serve(method: Method, state: Any, sent: codec.Update, version: int = 0) -> Served:
     """Return what clients are served that hold the supports of a version; 0 is a newcomer's."""
     return Served(sent, method.server_wire(state), method.held_supports(state, version))
@@ -103,6 +114,14 @@ class Serving:
             _ = own.message, own.base
             self._served[key] = own
         return self._served[key]
+
+    def own(self, capability: float | None, supports: Mapping[str, Support]) -> Served:
+        """Return what one client gets that has supports of its own, encoded."""
+        view = self._views[capability]
+        sent = part(self._broadcast(capability), supports)
+        own = Served(sent, self._method.server_wire(view), supports)
+        _ = own.message, own.base
+        return own
 
     @property
     def clients(self) -> int:

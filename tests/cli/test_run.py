@@ -45,7 +45,10 @@ def test_without_fashion_mnist_the_digits_take_its_place(run, tiny, monkeypatch,
     ("arguments", "says"),
     [
         ([], "METHOD"),
-        (["xyz"], "there are: adp, fedavg, fedpm, fedprox, fedpt, fedtiny, hidenseek, scaffold"),
+        (
+            ["xyz"],
+            "there are: adp, fedavg, fedpm, fedprox, fedpt, fedtiny, hidenseek, lotteryfl",
+        ),
         (["hideandseek"], "did you mean hidenseek?"),
         (["linear"], "no method 'linear'"),
         (["fedavg", "--data-dir", "/nowhere", "--dataset", "fashion-mnist"], "/nowhere"),

@@ -42,6 +42,7 @@ OPTIONS = {
     "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},
     "fedtiny": {"adjust_every": 1, "adjust_until": 4, "drops": "recomputed"},
     "hidenseek": {"iterations": 10},
+    "lotteryfl": {"threshold": 0.2, "prune_share": 0.4},
 }
 
 

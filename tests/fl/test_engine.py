@@ -29,6 +29,8 @@ class Wiretap:
 
 def test_ledger_counts_the_bytes_that_were_passed(method, federation, monkeypatch):
     run = federation(method)
+    if run.method.own_supports is not None:
+        pytest.skip("a broadcast for each client: test_lotteryfl.py counts them")
     tap = Wiretap(monkeypatch)
     entries = [run.play(round) for round in (1, 2, 3)]
     # One broadcast a round goes to all three clients; each answers once.
@@ -209,7 +211,7 @@ def test_an_update_that_does_not_fit_leaves_the_client_untouched(
     before = copy.deepcopy(client.model.state_dict())
     kinds = [type(module) for module in client.model.modules()]
     run.play(1)
-    update = codec.decode(run.broadcast(2), run.wire.schema, base=run.wire.supports)
+    update = codec.decode(run.broadcast(2), run.wire.schema, base=client.wire.supports)
     with pytest.raises(ValueError, match=r"received|cover"):
         run.method.receive(client, changed(update, change, name))
     after = client.model.state_dict()
@@ -309,6 +311,8 @@ def test_seconds_and_steps_are_counted(method, federation):
 
 def test_tiny_cnn_trains_on_every_method(method, federation, toy):
     run = federation(method)
-    losses = [run.play(round).loss for round in range(1, 9)]
+    # A ticket goes back to its start six times on its way to this density.
+    rounds = 30 if method == "lotteryfl" else 8
+    losses = [run.play(round).loss for round in range(1, rounds + 1)]
     assert losses[-1] < 0.8 * losses[0]
     assert isinstance(toy.cnn(), nn.Module)

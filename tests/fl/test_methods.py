@@ -77,6 +77,12 @@ OWN = {
         ("granularity", "stage", ValueError),
         ("drops", "kept", ValueError),
     ],
+    "lotteryfl": [
+        ("momentum", -0.5, ValueError),
+        ("threshold", 1.5, ValueError),
+        ("prune_share", 0.0, ValueError),
+        ("prune_share", 1.0, ValueError),
+    ],
     "hidenseek": [
         ("dense_lr", -0.1, ValueError),
         ("dense_momentum", -0.1, ValueError),

@@ -24,10 +24,12 @@ def test_dropout_and_norms_are_deterministic_too(method, toy, small):
 
 
 def test_every_method_learns_the_clusters(method, small):
-    result = small(method, rounds=15)
+    # A ticket goes back to its start six times on its way to this density.
+    rounds = 25 if method == "lotteryfl" else 15
+    result = small(method, rounds=rounds)
     assert result.accuracy > 0.8
     assert result.accuracy_per_client["mean"] > 0.7
-    assert [entry.round for entry in result.ledger.rounds] == list(range(1, 16))
+    assert [entry.round for entry in result.ledger.rounds] == list(range(1, rounds + 1))
     assert result.ledger.rounds[-1].accuracy > 0.7
 
 
@@ -75,7 +77,7 @@ def test_row_table_and_files(method, tmp_path, small):
     seen = []
     result = small(method, timed_steps=3, on_round=seen.append)
     row = result.row()
-    assert row["density"] == (0.3 if method in ("fedtiny", "hidenseek") else 1.0)
+    assert row["density"] == (0.3 if method in ("fedtiny", "hidenseek", "lotteryfl") else 1.0)
     assert row["client_step_s"] > 0
     assert row["client_peak_bytes"] is None
     assert seen == result.ledger.rounds
