@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
@@ -20,7 +20,15 @@ def fill(text: str, tables: Mapping[str, str]) -> str:
     return text
 
 
-def markdown(head: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
-    """Format a table; the first column is text, the others are figures."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
+def markdown(
+    head: Sequence[str], lines: Iterator[Sequence[str]], texts: Collection[str] = ()
+) -> str:
+    """Format a table.
+
+    Args:
+        head: Names of the columns.
+        lines: Cells of each line.
+        texts: Names of the columns, beside the first, that hold text; figures are put right.
+    """
+    rule = ["---", *("---" if name in texts else "---:" for name in head[1:])]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))

@@ -87,7 +87,10 @@ class Claim:
         return f"**not reproduced**: {'; '.join(self.missed)}" if self.missed else "reproduced"
 
 
-def _within(value: float, limits: Limits) -> bool:
+def _within(value: float | None, limits: Limits) -> bool:
+    """Tell whether a value reaches its goal; what was never reached, ``None``, does not."""
+    if value is None:
+        return False
     least, most = limits
     return (least is None or value >= least) and (most is None or value <= most)
 
@@ -168,6 +171,7 @@ def _goals(held: Mapping[str, Any]) -> dict[str, Limits]:
 
 
 HEAD = ("row", "accounting", "measured", "realised", "verdict")
+TEXTS = ("accounting", "measured", "verdict")
 
 
 def table(claims: Sequence[Claim]) -> str:
@@ -175,6 +179,7 @@ def table(claims: Sequence[Claim]) -> str:
     return markdown(
         HEAD,
         ([c.row, listed(c.accounting), listed(c.measured), realised(c), c.verdict] for c in claims),
+        TEXTS,
     )
 
 

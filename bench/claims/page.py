@@ -13,10 +13,12 @@ from .claim import Claim, listed, read, realised, show
 PAGE = "claims.md"
 REALISED = "realised.png"
 HEAD = ("row", "claim", "accounting", "measured", "realised factor", "baseline", "verdict")
+TEXTS = {*HEAD, "not reproduced"} - {"realised factor"}
 # Settings that a curve may run over, and those whose values are curves of their own.
 AXES = ("density", "frozen_fraction")
 SERIES = "model"
 LEAST_POINTS = 3
+_OUTCOMES = {"goals reached": COLOURS[0], "not reproduced": COLOURS[1], "no goal": GREY}
 _BAR_INCHES, _FRAME_INCHES = 0.22, 1.1
 
 Group = Mapping[str, Sequence[Claim]]
@@ -85,7 +87,7 @@ def _table(claims: Sequence[Claim]) -> str:
         yield from (realised(own), listed_baseline(own), own.verdict)
 
     lines = ([cell.replace("|", r"\|") for cell in cells(own)] for own in claims)
-    return markdown(HEAD, lines)
+    return markdown(HEAD, lines, TEXTS)
 
 
 def listed_baseline(own: Claim) -> str:
@@ -105,7 +107,7 @@ def overview(groups: Group) -> str:
     head = ("row", "goals reached", "measured", "realised factor", "not reproduced")
     if not ordered:
         return "Not measured yet.\n"
-    return markdown(head, (_overview_line(kind, claims) for kind, claims in ordered))
+    return markdown(head, (_overview_line(kind, claims) for kind, claims in ordered), TEXTS)
 
 
 def _overview_line(kind: str, claims: Sequence[Claim]) -> list[str]:
@@ -167,22 +169,30 @@ def draw(groups: Group, folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def draw_realised(claims: Sequence[Claim], path: pathlib.Path) -> None:
-    """Draw a bar a row, in another colour where a goal was not reached."""
+    """Draw a bar a row, from 1 to its factor, in a colour that tells what became of its goals."""
     figure, axes, ticker = open_figure(_FRAME_INCHES + _BAR_INCHES * len(claims))
-    sides = {False: ("goals reached, or none", COLOURS[0]), True: ("not reproduced", COLOURS[1])}
-    for failed, (label, colour) in sides.items():
-        shown = [(i, own) for i, own in enumerate(claims) if bool(own.missed) == failed]
+    ordered = sorted(claims, key=lambda own: own.row)
+    for label, colour in _OUTCOMES.items():
+        shown = [(i, own) for i, own in enumerate(ordered) if _outcome(own) == label]
         if shown:
             places, values = zip(*((i, own.realised_factor) for i, own in shown), strict=True)
-            axes.barh(places, values, color=colour, label=label)
+            axes.barh(places, [v - 1 for v in values], left=1.0, color=colour, label=label)
+            axes.plot(values, places, color=colour, marker="o", markersize=3, linestyle="")
     axes.axvline(1.0, color=GREY, linewidth=1)
     axes.set_xscale("log")
     name_ticks(axes.xaxis, ticker, lambda value: f"{value:g}")
-    axes.set_yticks(range(len(claims)), [own.row for own in claims], fontsize=6)
-    axes.invert_yaxis()
-    axes.set_xlabel("realised factor: measured / claimed")
-    legend_below(figure, axes, columns=2)
+    axes.set_yticks(range(len(ordered)), [own.row for own in ordered], fontsize=6)
+    axes.set_ylim(len(ordered) - 0.5, -0.5)
+    # Of the figure, not of the axes: beside long names these are narrower than the text.
+    figure.suptitle("realised factor: measured / claimed", fontsize="medium")
+    legend_below(figure, axes, columns=3)
     _save(figure, path)
+
+
+def _outcome(own: Claim) -> str:
+    """Return the name of what became of a claim's goals."""
+    reached, missed, none = _OUTCOMES
+    return missed if own.missed else reached if own.goals else none
 
 
 def axis_of(claims: Sequence[Claim]) -> str | None:

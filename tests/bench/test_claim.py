@@ -60,8 +60,9 @@ def test_verdict_follows_from_the_goals(limits, text):
     assert example(goals={"uplink_factor": limits}).verdict == text
 
 
-def test_quantity_that_is_not_a_number_reaches_no_goal():
-    missed = example(measured={"uplink_factor": float("nan")})
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_quantity_that_is_not_a_number_reaches_no_goal(value):
+    missed = example(measured={"uplink_factor": value})
     assert missed.verdict.startswith("**not reproduced**")
 
 

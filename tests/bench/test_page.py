@@ -1,5 +1,6 @@
 """The page of claims, its plots, and the command that makes them."""
 
+import pathlib
 import sys
 
 import pytest
@@ -66,6 +67,30 @@ def test_page_comes_without_matplotlib_too(files, tmp_path, capsys, monkeypatch)
     assert main(["report", *files, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "claims.md").exists()
     assert "no plots" in capsys.readouterr().err
+
+
+def test_no_text_of_the_factors_is_clipped(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(page, "_save", lambda figure, path: figures.append(figure))
+    long = {
+        "row": "1 bytes of a row whose name is as long as any that is committed here, or longer"
+    }
+    page.draw_realised([*CURVE, point(0.1, 4.0, **long), point(0.1, 1.0, goals={})], tmp_path)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    texts = [figure._suptitle, *axes.get_yticklabels(), *axes.get_xticklabels()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["goals reached", "not reproduced", "no goal"]
+
+
+def test_text_is_put_left_and_figures_right(files):
+    rule = page.text(page.load([pathlib.Path(files[0])]), {}).splitlines()[7]
+    assert rule == "| --- | --- | --- | --- | ---: | --- | --- |"
 
 
 @pytest.mark.parametrize(
