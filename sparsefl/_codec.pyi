@@ -106,6 +106,9 @@ def mean(
     out: npt.NDArray[np.float32],
     isa: str | None = None,
 ) -> None: ...
+def value_counts(
+    mode: int, dtype: int, block_log2: int, values: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint64] | None: ...
 def value_section(
     mode: int,
     dtype: int,

@@ -57,6 +57,23 @@ py::object value_section(uint8_t mode, uint8_t dtype, uint8_t block_log2, const 
   return py::make_tuple(static_cast<int>(coder), py::bytes(begin, out.size()));
 }
 
+py::object value_counts(uint8_t mode, uint8_t dtype, uint8_t block_log2, const Bytes& values) {
+  const auto how = static_cast<ValueMode>(mode);
+  const auto what = static_cast<Dtype>(dtype);
+  const size_t n = static_cast<size_t>(values.size()) / item_bytes(how, what, block_log2);
+  const codec::ValueSource source = {how, what, block_log2, values.data(), n};
+  codec::ValueScratch scratch;
+  std::vector<uint64_t> counts;
+  bool fits;
+  {
+    py::gil_scoped_release release;
+    fits = codec::count_values(source, &scratch, &counts);
+  }
+  if (!fits) return py::none();
+  const auto planes = static_cast<py::ssize_t>(counts.size() / 256);
+  return py::array_t<uint64_t>({planes, py::ssize_t{256}}, counts.data());
+}
+
 py::tuple read_value_section(uint8_t mode, uint8_t dtype, uint8_t block_log2, uint8_t coder,
                              const py::bytes& data, size_t n) {
   const auto how = static_cast<ValueMode>(mode);
@@ -82,6 +99,10 @@ void bind_values(py::module_& m) {
         py::arg("values"), py::arg("profile"), py::arg("rounding") = py::none(),
         "(coder, section) of the bytes of values in memory, or None where one has no place; "
         "rounding: (seed, stream, first word).");
+  m.def("value_counts", &value_counts, py::arg("mode"), py::arg("dtype"), py::arg("block_log2"),
+        py::arg("values"),
+        "How often each byte occurs in each plane of values in memory, [planes, 256], or None "
+        "where one has no place.");
   m.def("read_value_section", &read_value_section, py::arg("mode"), py::arg("dtype"),
         py::arg("block_log2"), py::arg("coder"), py::arg("data"), py::arg("n"),
         "(reason, bytes of n values in memory) of a section.");

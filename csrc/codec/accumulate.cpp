@@ -133,7 +133,7 @@ Part<T> part_of(const Body& body, const Addend& addend, const uint8_t* content) 
   return {
       static_cast<T*>(addend.sums) + first,
       addend.weights == nullptr ? nullptr : static_cast<T*>(addend.weights) + first,
-      addend.ranks || body.descriptor->support == SupportMode::kDense,
+      addend.ranks || body.span.count == body.span.positions,
       {
           held == Held::kBitmap ? content : base_of(body, addend),
           held == Held::kIndices ? reinterpret_cast<const uint32_t*>(content) : nullptr,

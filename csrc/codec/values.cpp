@@ -11,6 +11,11 @@ namespace {
 constexpr uint64_t kNoExponent = 0;
 // What is looked at of a plane to tell whether it may have a code: 16 stretches of 256 bytes.
 constexpr size_t kStretches = 16, kStretch = 256;
+// Exponents and mantissas of the scales, integers.
+constexpr size_t kBlockPlanes = 3;
+// Values that are counted at a time: their planes stay in a cache. Whole blocks, and whole bytes of
+// ternary integers, of which one holds five.
+constexpr size_t kCountedAtATime = size_t{5} << 12;
 
 // Elements of a floating format whose bytes are split into planes.
 struct Element {
@@ -78,6 +83,16 @@ bool append_planes(const uint8_t* planes, const size_t* lengths, size_t count, s
   return true;
 }
 
+void count_planes(const uint8_t* planes, const size_t* lengths, size_t count,
+                  uint64_t (*counts)[256]) {
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t found[256] = {};
+    count_bytes(planes, lengths[i], found);
+    for (int s = 0; s < 256; ++s) counts[i][s] += found[s];
+    planes += lengths[i];
+  }
+}
+
 Reason read_planes(const ValueSection& s, const size_t* lengths, size_t count, uint8_t* planes) {
   size_t at = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -105,21 +120,24 @@ class Elements {
 
   bool append(const ValueSource& s, Profile profile, ValueScratch* scratch,
               std::vector<uint8_t>* out, ValueCoder* coder) const {
-    const uint8_t* elements = s.values;
     uint8_t* planes = room(scratch, 2 * bytes());
-    if (mode_ == ValueMode::kBf16) {
-      if (!value_kernels().to_bf16(s.values, n_, s.draws, planes + bytes())) return false;
-      elements = planes + bytes();
-    }
+    const uint8_t* elements = elements_of(s, planes + bytes());
+    if (elements == nullptr) return false;
     if (profile != Profile::kPlain) {
-      if (!value_kernels().split(elements, n_, element_.bytes, element_.exponent, planes))
-        return false;
-      if (is_wrong_bool(planes)) return false;
+      if (!split(elements, planes)) return false;
       *coder = ValueCoder::kPlanes;
       if (append_planes(planes, lengths_, element_.bytes, bytes(), profile, out)) return true;
     }
     *coder = ValueCoder::kRaw;
     return copy(elements, grow(out, bytes()));
+  }
+
+  bool count(const ValueSource& s, ValueScratch* scratch, uint64_t (*counts)[256]) const {
+    uint8_t* planes = room(scratch, 2 * bytes());
+    const uint8_t* elements = elements_of(s, planes + bytes());
+    if (elements == nullptr || !split(elements, planes)) return false;
+    count_planes(planes, lengths_, element_.bytes, counts);
+    return true;
   }
 
   Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
@@ -142,8 +160,21 @@ class Elements {
   }
 
   size_t bytes() const { return n_ * element_.bytes; }
+  size_t planes() const { return element_.bytes; }
 
  private:
+  // The values as they travel, rounded into `memory` where that is not how they are held; null
+  // where one has no place in bfloat16.
+  const uint8_t* elements_of(const ValueSource& s, uint8_t* memory) const {
+    if (mode_ != ValueMode::kBf16) return s.values;
+    return value_kernels().to_bf16(s.values, n_, s.draws, memory) ? memory : nullptr;
+  }
+
+  bool split(const uint8_t* elements, uint8_t* planes) const {
+    return value_kernels().split(elements, n_, element_.bytes, element_.exponent, planes) &&
+           !is_wrong_bool(planes);
+  }
+
   // Copies elements; false where one has no place in the format.
   bool copy(const uint8_t* from, uint8_t* to) const {
     if (element_.exponent != kNoExponent)
@@ -178,11 +209,10 @@ class Blocks {
   bool append(const ValueSource& s, Profile profile, ValueScratch* scratch,
               std::vector<uint8_t>* out, ValueCoder* coder) const {
     uint8_t* planes = room(scratch, bytes());
-    const BlockSource source = {s.values, n_, block_log2_, s.draws};
-    const BlockTarget target = {planes, planes + blocks_, 1, planes + 2 * blocks_};
-    if (!value_kernels().quantise(mode_, source, target)) return false;
+    if (!quantise(s, planes)) return false;
     *coder = ValueCoder::kPlanes;
-    if (profile != Profile::kPlain && append_planes(planes, lengths_, 3, bytes(), profile, out))
+    if (profile != Profile::kPlain &&
+        append_planes(planes, lengths_, kBlockPlanes, bytes(), profile, out))
       return true;
     *coder = ValueCoder::kRaw;
     uint8_t* to = grow(out, bytes());
@@ -194,11 +224,18 @@ class Blocks {
     return true;
   }
 
+  bool count(const ValueSource& s, ValueScratch* scratch, uint64_t (*counts)[256]) const {
+    uint8_t* planes = room(scratch, bytes());
+    if (!quantise(s, planes)) return false;
+    count_planes(planes, lengths_, kBlockPlanes, counts);
+    return true;
+  }
+
   Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
     BlockView view = {s.data + 1, s.data, 2, s.data + 2 * blocks_};
     if (s.coder == static_cast<uint8_t>(ValueCoder::kPlanes)) {
       uint8_t* planes = room(scratch, bytes());
-      const Reason reason = read_planes(s, lengths_, 3, planes);
+      const Reason reason = read_planes(s, lengths_, kBlockPlanes, planes);
       if (reason != Reason::kNone) return reason;
       view = {planes, planes + blocks_, 1, planes + 2 * blocks_};
     }
@@ -208,12 +245,18 @@ class Blocks {
   size_t bytes() const { return 2 * blocks_ + lengths_[2]; }
 
  private:
+  bool quantise(const ValueSource& s, uint8_t* planes) const {
+    const BlockSource source = {s.values, n_, block_log2_, s.draws};
+    const BlockTarget target = {planes, planes + blocks_, 1, planes + 2 * blocks_};
+    return value_kernels().quantise(mode_, source, target);
+  }
+
   ValueMode mode_;
   uint8_t block_log2_;
   size_t n_;
   size_t blocks_;
   // Of the exponents and mantissas of the scales, and of the integers.
-  size_t lengths_[3];
+  size_t lengths_[kBlockPlanes];
 };
 
 template <class Section>
@@ -247,6 +290,24 @@ bool append_values(const ValueSource& source, Profile profile, ValueScratch* scr
                               .append(source, profile, scratch, out, coder);
   if (!fits) out->resize(begin);
   return fits;
+}
+
+bool count_values(const ValueSource& source, ValueScratch* scratch, std::vector<uint64_t>* counts) {
+  const bool has_blocks = is_block_scaled(source.mode);
+  const size_t planes =
+      has_blocks ? kBlockPlanes : Elements(source.mode, source.dtype, source.n).planes();
+  counts->assign(256 * planes, 0);
+  auto* const to = reinterpret_cast<uint64_t (*)[256]>(counts->data());
+  for (size_t begin = 0; begin < source.n; begin += kCountedAtATime) {
+    ValueSource part = source;
+    part.values += begin * memory_item_bytes(source.mode, source.dtype);
+    part.n = std::min(kCountedAtATime, source.n - begin);
+    const bool fits = has_blocks
+                          ? Blocks(part.mode, part.block_log2, part.n).count(part, scratch, to)
+                          : Elements(part.mode, part.dtype, part.n).count(part, scratch, to);
+    if (!fits) return false;
+  }
+  return true;
 }
 
 Reason read_values(const ValueSection& section, ValueScratch* scratch, uint8_t* values) {

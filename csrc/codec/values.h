@@ -53,6 +53,11 @@ bool has_planes(ValueMode mode);
 bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
                    std::vector<uint8_t>* out, ValueCoder* coder);
 
+// How often each byte occurs in each plane of the values, [planes][256]: of floats the exponent,
+// then the mantissa, the sign in the last; of blocks the exponents and mantissas of the scales,
+// then the integers. False where a value has no place in its format. `draws` must be null.
+bool count_values(const ValueSource& source, ValueScratch* scratch, std::vector<uint64_t>* counts);
+
 // Writes section.n values as memory_item_bytes says. Reads nothing outside the section, whatever it
 // holds, and takes memory and time for section.n values.
 Reason read_values(const ValueSection& section, ValueScratch* scratch, uint8_t* values);

@@ -78,6 +78,7 @@ class Accumulator:
         votes: bool = False,
         per_position: bool = False,
         left_out: Collection[str] = (),
+        required: Collection[str] = (),
         threads: int = 1,
     ) -> None:
         """Begins with nothing added.
@@ -97,6 +98,7 @@ class Accumulator:
             per_position: Whether to keep ``sum_k w_k`` of the messages that keep a position, for
                 each: ``mean`` then divides by that.
             left_out: Tensors that are checked, and not added.
+            required: Tensors that every message must have.
             threads: On how many threads chunks are decoded and added.
 
         Raises:
@@ -112,7 +114,7 @@ class Accumulator:
         self._supports = checked_supports(supports, schema)
         self._known = known_tensors(self._supports if base is None else base, schema)
         self._votes, self._per_position = votes, per_position
-        self._left_out = frozenset(left_out)
+        self._left_out, self._required = frozenset(left_out), frozenset(required)
         self._into = None if into is None else self._checked_targets(into)
         if votes and into is not None:
             raise ValueError("votes are counted in memory of their own: give votes or into")
@@ -139,11 +141,15 @@ class Accumulator:
                 modular ones, or another support than ``supports`` says, or where signs are votes
                 and it comes both as signs and as values. Nothing was added.
             TypeError: if an argument is of the wrong type.
-            ValueError: if the weight is not finite, or votes exceed 32 bits.
+            ValueError: if the weight is not finite, votes exceed 32 bits, or the message lacks a
+                tensor that is required. Nothing was added.
         """
         weight = self._checked_weight(weight)
         known = self._known if base is None else known_tensors(base, self._schema)
         received = receive(message, self._schema, known, "message")
+        came = {self._names[ordinal] for ordinal, *_ in received.descriptors}
+        if missing := sorted(self._required - came):
+            raise ValueError(f"the update lacks {', '.join(missing)}")
         with self._lock:
             self._add(received, weight)
 
@@ -156,6 +162,11 @@ class Accumulator:
     def total_weight(self) -> float:
         """``sum_k w_k`` of all messages."""
         return self._total_weight
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """``sum_k w_k`` of the messages that had a tensor, of each that came and was added."""
+        return {name: one.total for name, one in self._sums.items()}
 
     def sum(self) -> dict[str, npt.NDArray[Any]]:
         """Return ``sum_k w_k x_k`` of each tensor that came: the memory itself, not a copy.

@@ -19,7 +19,6 @@ _BLOCK_LOG2 = {
     mode: _codec.block_size(mode).bit_length() - 1
     for mode in (ValueMode.INT8, ValueMode.INT4, ValueMode.TERNARY)
 }
-_PLAIN = 0
 
 
 def bound_bytes(
@@ -92,35 +91,20 @@ def _value_bits(item: Item) -> float:
 
 
 def _entropy_of_values(item: Item) -> float:
-    """Returns the entropy of each plane of bytes that the format makes of the values."""
+    """Returns the entropy of each plane of bytes that the format makes of the values, in bits."""
     mode, log2 = item.value_mode, _BLOCK_LOG2.get(item.value_mode, 0)
     values = np.ascontiguousarray(item.values).reshape(-1).view(np.uint8)
     dtype = DTYPE_CODES[item.spec.dtype]
-    section = _codec.value_section(int(mode), dtype, log2, values, _PLAIN)
-    if section is None:
+    counts = _codec.value_counts(int(mode), dtype, log2, values)
+    if counts is None:
         raise ValueError(f"tensor {item.name!r}: a value has no place in {mode.name.lower()}")
-    raw = np.frombuffer(section[1], np.uint8)
-    if mode not in _BLOCK_LOG2:
-        return _entropy_of_planes(raw, raw.size // max(1, item.count), item.spec.is_floating)
-    scales = 2 * math.ceil(item.count / 2**log2)
-    return _entropy_of_planes(raw[:scales], 2, False) + _entropy(raw[scales:])
+    return sum(_entropy(plane) for plane in counts)
 
 
-def _entropy_of_planes(raw: npt.NDArray[np.uint8], width: int, has_sign: bool) -> float:
-    """Returns the entropies of the bytes of elements, the sign taken behind the mantissa."""
-    if raw.size == 0:
-        return 0.0
-    if has_sign:
-        words = raw.view(f"<u{width}")
-        raw = ((words << 1) | (words >> (8 * width - 1))).view(np.uint8)
-    return sum(_entropy(plane) for plane in raw.reshape(-1, width).T)
-
-
-def _entropy(symbols: npt.NDArray[np.uint8]) -> float:
-    """Returns the empirical entropy of bytes, in bits."""
-    counts = np.bincount(symbols, minlength=256)
-    counts = counts[counts > 0]
-    return float(np.sum(counts * -np.log2(counts / max(1, symbols.size))))
+def _entropy(counts: npt.NDArray[np.uint64]) -> float:
+    """Returns the empirical entropy of bytes that occur so often, all together, in bits."""
+    found = counts[counts > 0].astype(np.float64)
+    return float(np.sum(found * -np.log2(found / found.sum())))
 
 
 def log2_choose(n: int, k: int) -> float:

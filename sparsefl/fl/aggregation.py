@@ -39,10 +39,17 @@ def dense_entries(tensors: Mapping[str, Tensor]) -> dict[str, Dense]:
 
 
 def dense_tensors(update: Update) -> dict[str, Tensor]:
-    """Return the dense entries of an update as tensors, by name."""
-    return {
-        name: as_tensor(entry.values) for name, entry in update.items() if isinstance(entry, Dense)
-    }
+    """Return the dense entries of an update as tensors, by name.
+
+    They share the update's memory where that is writable: they are not to be changed in place.
+    """
+    return {name: _view(entry.values) for name, entry in update.items() if isinstance(entry, Dense)}
+
+
+def _view(values: object) -> Tensor:
+    if isinstance(values, np.ndarray) and values.flags.writeable:
+        return torch.from_numpy(values)
+    return values.detach() if isinstance(values, Tensor) else as_tensor(values)
 
 
 def cast_like(tensors: Tensors, values: Tensors) -> dict[str, Tensor]:

@@ -211,6 +211,7 @@ class Federation:
             try:
                 reply, work = self._client_round(client, self._standing_in(level, own), own, entry)
                 self._accept(reply, work.examples / chance, own, serving.pools[level], entry)
+                entry.uplink_bound_bytes += serving.reply_bound_bytes(level, reply, own)
                 self._remember(client, level)
                 losses.append((work.steps, work.loss))
                 entry.clients += 1
@@ -306,7 +307,7 @@ class Federation:
             self.memories[client] = self.method.remember(self._residents[level])
 
     def _accept(self, reply: bytes, weight: float, own: Served, pool: Pool, entry: Round) -> None:
-        """Check a reply on the server's side and add it up, with its bound in the ledger.
+        """Check a reply on the server's side and add it up.
 
         Args:
             reply: The client's message.
@@ -321,26 +322,16 @@ class Federation:
         """
         entry.uplink_bytes += len(reply)
         started = time.perf_counter()
-        update = codec.decode(reply, own.wire.schema, base=own.base)
-        added, message, base = self._expanded(update, reply, own)
-        if self.privacy:
-            weight = self.privacy.weight(added)
-        pool.add(message, added, weight, base)
-        entry.decode_s += time.perf_counter() - started
-        entry.uplink_bound_bytes += codec.bound_bytes(
-            update, own.wire.schema, value_format=own.wire.uplink_format, base=own.base
-        )
-
-    def _expanded(
-        self, update: codec.Update, reply: bytes, own: Served
-    ) -> tuple[codec.Update, bytes, codec.Base]:
-        """Return what of a reply is added up, as an update and as a message."""
-        if self.method.expand is None:
-            return update, reply, own.base
-        added = self.method.expand(own.wire.schema, update)
-        if added is update:
-            return update, reply, own.base
-        return added, codec.encode(added, own.wire.schema), {}
+        privacy, schema, message, base = self.privacy, own.wire.schema, reply, own.base
+        expand = self.method.expand if own.wire.expands else None
+        if privacy or expand is not None:
+            update = codec.decode(reply, schema, base=base)
+            if expand is not None:
+                update = expand(schema, update)
+                message, base = codec.encode(update, schema), {}
+            weight = privacy.weight(update) if privacy else weight
+        pool.add(message, weight, base)
+        entry.aggregate_s += time.perf_counter() - started
 
     def _aggregate(self, serving: Serving, entry: Round, failure: Exception | None) -> None:
         """Aggregate with weights ``n_k / sum n``; a round without any update changes nothing.

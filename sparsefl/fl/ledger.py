@@ -25,12 +25,15 @@ class Round:
         downlink_bytes: Messages of the server to the cohort.
         uplink_bytes: Messages of the cohort to the server.
         uplink_bound_bytes: Information bound of those messages, as of ``codec.bound_bytes``: of
-            order 0, so that a message may take less where signs or values come in runs.
+            order 0, so that a message may take less where signs or values come in runs. Measured of
+            the round's first message (of each capability); the others' is in proportion to their
+            bytes.
         downlink_bound_bytes: The same of the server's messages.
         encode_s: Seconds spent encoding, on both sides.
-        decode_s: Seconds spent decoding and loading, on both sides.
+        decode_s: Seconds spent decoding and loading broadcasts.
         train_s: Seconds of local training, all clients.
-        aggregate_s: Seconds of the server's aggregation.
+        aggregate_s: Seconds of the server's aggregation: replies checked, decoded and added up, and
+            its step.
         evaluate_s: Seconds of evaluation, no part of the method.
         local_steps: Optimizer steps, all clients.
         loss: Mean training loss of the local steps, ``None`` where none was made.

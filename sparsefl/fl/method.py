@@ -89,6 +89,7 @@ class Wire:
         uplink_format: Value format of the clients' messages.
         gathered: Names of tensors that are not averaged: the server gets what each client sent.
         untrained: Names of tensors that broadcasts have values of and replies leave out.
+        expands: Whether replies go through the method's ``expand``, where it has one.
     """
 
     schema: Schema
@@ -97,6 +98,7 @@ class Wire:
     uplink_format: ValueFormat = "fp32"
     gathered: frozenset[str] = frozenset()
     untrained: frozenset[str] = frozenset()
+    expands: bool = True
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Method:
             the set-up message tells those of version 0.
         supports_of: ``(state, version) -> supports`` of any version up to now; goes with it.
         expand: ``(schema, update) -> update``: what of a client's decoded message the server adds
-            up, where that is not the message itself.
+            up, where that is not the message itself and the wire does not say ``expands=False``.
         trains_on_public: Whether it trains on ``Task.public``, where there is any.
         view: ``(state, capability) -> state``: the state as weaker clients know it, with a set-up,
             a wire and a broadcast of their own, for methods that allow clients to differ. Their

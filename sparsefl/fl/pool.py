@@ -56,29 +56,30 @@ class Pool:
             expected: Names of the tensors that every message must bring.
             gathered: Names of those that are kept as they come instead, where a message has them.
         """
+        self._expected = frozenset(expected) - frozenset(gathered)
         self._accumulator = codec.Accumulator(
             schema,
             dtype="float64",
             supports=supports,
             left_out=gathered,
+            required=self._expected,
             threads=torch.get_num_threads(),
         )
         self._schema, self._supports = schema, supports
-        self._expected = frozenset(expected) - frozenset(gathered)
         self.gathered: dict[str, list[codec.Entry]] = {name: [] for name in gathered}
-        self._weights: dict[str, float] = {}
 
     @property
     def clients(self) -> int:
         """Number of updates added."""
         return self._accumulator.messages
 
-    def add(self, message: bytes, update: codec.Update, weight: float, base: codec.Base) -> None:
+    def add(self, message: bytes, weight: float, base: codec.Base) -> None:
         """Add a client's message; one that is refused leaves the sums as they were.
+
+        It is decoded as it is added, and as an update only where tensors are gathered.
 
         Args:
             message: What the client has sent.
-            update: What it decodes to.
             weight: Its weight, ``n_k``.
             base: What it is coded against.
 
@@ -86,14 +87,11 @@ class Pool:
             CodecError: if it is refused.
             ValueError: if it lacks a tensor.
         """
-        if missing := sorted(self._expected - set(update)):
-            raise ValueError(f"the update lacks {', '.join(missing)}")
+        update = codec.decode(message, self._schema, base) if self.gathered else {}
         self._accumulator.add(message, weight, base)
         for name, entries in self.gathered.items():
             if name in update:
                 entries.append(update[name])
-        for name in update:
-            self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def sums(self) -> dict[str, Tensor]:
         """Return ``sum_k n_k x_k`` of every expected tensor, zeros where no message came.
@@ -127,6 +125,7 @@ class Pool:
         Raises:
             ValueError: if a support is not part of the larger one.
         """
+        own = self._accumulator.weights
         for name, mean in self._accumulator.mean().items():
             part, all_of = self._supports.get(name), supports.get(name)
             kept: Any = ...
@@ -134,8 +133,8 @@ class Pool:
                 if part is None or not bool((part.to_mask() <= all_of.to_mask()).all()):
                     raise ValueError(f"{name}: the support of weaker clients is no part of others'")
                 kept = part.to_mask()[all_of.to_mask()]
-            sums[name][kept] += self._weights[name] * torch.from_numpy(mean)
-            weights[name][kept] += self._weights[name]
+            sums[name][kept] += own[name] * torch.from_numpy(mean)
+            weights[name][kept] += own[name]
 
 
 def merge(

@@ -40,6 +40,13 @@ class Served:
             self.sent, self.wire.schema, value_format=self.wire.downlink_format, base=self.held
         )
 
+    def reply_bound_bytes(self, reply: bytes) -> int:
+        """Return the information bound of a reply of these clients."""
+        update = codec.decode(reply, self.wire.schema, base=self.base)
+        return codec.bound_bytes(
+            update, self.wire.schema, value_format=self.wire.uplink_format, base=self.base
+        )
+
     @functools.cached_property
     def base(self) -> codec.Base:
         """What replies are coded against: the supports, and what was sent.
@@ -91,6 +98,7 @@ class Serving:
         self._method, self._views, self._round = method, views, round
         self._sent: dict[float | None, codec.Update] = {}
         self._served: dict[tuple[float | None, int], Served] = {}
+        self._bound_shares: dict[float | None, float] = {}
         self.pools: dict[float | None, Pool] = {}
         self._strongest = next(iter(views))
         self._broadcast(self._strongest)
@@ -122,6 +130,21 @@ class Serving:
         own = Served(sent, self._method.server_wire(view), supports)
         _ = own.message, own.base
         return own
+
+    def reply_bound_bytes(self, capability: float | None, reply: bytes, own: Served) -> int:
+        """Return the information bound of a reply that was accepted.
+
+        It is measured of the first of a capability in the round. The others' is in proportion to
+        their bytes: a round then does not take longer for what only the ledger wants to know.
+
+        Args:
+            capability: Of the client.
+            reply: Its message.
+            own: What it was served.
+        """
+        if capability not in self._bound_shares:
+            self._bound_shares[capability] = own.reply_bound_bytes(reply) / len(reply)
+        return round(self._bound_shares[capability] * len(reply))
 
     @property
     def clients(self) -> int:

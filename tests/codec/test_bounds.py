@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from sparsefl import codec
+from sparsefl import _codec, codec
 from sparsefl.codec.bounds import log2_choose
+from sparsefl.codec.plan import plan
+from sparsefl.codec.schema import DTYPE_CODES
 from sparsefl.support import Support
 
 # The EMNIST CNN of FedPT and HideNseek.
@@ -100,6 +102,38 @@ def test_bound_counts_planes_by_their_entropy(value_format, width):
         planes = ((words << 1) | (words >> 15)) >> 8 * np.arange(2)[:, None] & 255
     assert bound == math.ceil(sum(entropy(plane) for plane in planes) / 8)
     assert bound <= len(data) <= 1.02 * bound + 400
+
+
+@pytest.mark.parametrize("value_format", ["fp32", "bf16", "int8", "int4", "ternary", "raw"])
+@pytest.mark.parametrize("shape", [(3, 20480), (1, 45061)])
+def test_bound_of_many_values_is_that_of_their_whole_section(value_format, shape):
+    """What is counted in parts is what stands in the raw section of a plain message."""
+    schema = codec.Schema({"w": (shape, "float16" if value_format == "raw" else "float32")})
+    values = np.random.default_rng(2).normal(size=shape).astype(schema["w"].dtype)
+    update = codec.Update({"w": codec.Dense(values)})
+
+    (item,) = plan(update, schema, value_format, None)
+    log2 = 0 if value_format in ("fp32", "bf16", "raw") else 10 if value_format != "int4" else 6
+    raw = np.frombuffer(
+        _codec.value_section(
+            int(item.value_mode),
+            DTYPE_CODES[schema["w"].dtype],
+            log2,
+            item.values.reshape(-1).view(np.uint8),
+            0,
+        )[1],
+        np.uint8,
+    )
+    if log2:
+        scales = 2 * math.ceil(item.count / 2**log2)
+        planes = [raw[:scales:2], raw[1:scales:2], raw[scales:]]
+    else:
+        words = raw.view(f"<u{raw.size // item.count}")
+        turned = (words << 1) | (words >> (8 * words.itemsize - 1))
+        planes = turned.view(np.uint8).reshape(-1, words.itemsize).T
+
+    bits = sum(entropy(plane) for plane in planes)
+    assert codec.bound_bytes(update, schema, value_format) == math.ceil(bits / 8)
 
 
 def test_values_without_a_place_in_their_format_have_no_bound():

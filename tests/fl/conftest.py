@@ -96,7 +96,7 @@ def mean_of() -> Callable[[Federation, list[tuple[float, codec.Update]]], Mean]:
         pool = Pool(wire.schema, wire.supports, ())
         for weight, update in updates:
             message = codec.encode(update, wire.schema, base=wire.supports)
-            pool.add(message, update, weight, wire.supports)
+            pool.add(message, weight, wire.supports)
         return pool.mean()
 
     return pooled

@@ -195,7 +195,7 @@ def test_supports_within_each_other_are_merged_by_position():
             values = torch.randn(support.nnz, generator=draws)
             update = codec.Update({"w": codec.Sparse(support, values)})
             base = {"w": support}
-            pool.add(codec.encode(update, schema, base=base), update, own, base)
+            pool.add(codec.encode(update, schema, base=base), own, base)
             total[support.to_mask()] += own * values.double()
             weight[support.to_mask()] += own
         pools.append(pool)

@@ -127,7 +127,7 @@ class TestServer:
                     {"weight": as_signs(mask), "bias": as_signs(np.ones(4, bool))}
                 )
                 message = codec.encode(update, state.wire.schema)
-                pool.add(message, update, weight, {})
+                pool.add(message, weight, {})
             state = METHOD.aggregate(state, pool.mean())
             if (round - 1) % reset_every == 0:
                 a = b = np.full((4, 6), prior)

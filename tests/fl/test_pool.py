@@ -31,7 +31,7 @@ def filled(weights):
     pool = Pool(SCHEMA, SHARED, SCHEMA)
     for seed, weight in enumerate(weights):
         sent = update(seed)
-        pool.add(message_of(sent), sent, weight, SHARED)
+        pool.add(message_of(sent), weight, SHARED)
     return pool
 
 
@@ -80,7 +80,7 @@ def test_a_refused_message_changes_nothing(damage, error, says):
         sent = codec.Update({**sent, "w": codec.Signs(other, sent["w"].signs, 1.0)})
         message = bytearray(message_of(sent))
     with pytest.raises(error, match=f"(?i){says}"):
-        pool.add(bytes(message), sent, 1.0, SHARED)
+        pool.add(bytes(message), 1.0, SHARED)
     assert pool.clients == 2
     for name, tensor in pool.mean().tensors.items():
         assert torch.equal(tensor, before[name])
@@ -90,10 +90,10 @@ def test_gathered_tensors_are_kept_as_they_come_and_need_not_come():
     pool = Pool(SCHEMA, SHARED, SCHEMA, gathered={"b"})
     sent = [update(0), codec.Update({n: e for n, e in update(1).items() if n != "b"}), update(2)]
     for one in sent:
-        pool.add(message_of(one), one, 3.0, SHARED)
+        pool.add(message_of(one), 3.0, SHARED)
     mean = pool.mean()
     assert set(mean.tensors) == {"w", "batches"}
     assert list(mean.gathered["b"]) == [sent[0]["b"], sent[2]["b"]]
     with pytest.raises(codec.CodecError):
-        pool.add(message_of(sent[0])[:-1], sent[0], 1.0, SHARED)
+        pool.add(message_of(sent[0])[:-1], 1.0, SHARED)
     assert len(pool.mean().gathered["b"]) == 2

@@ -68,7 +68,7 @@ def played(cohorts, weights, **options):
                 local_step(client.model, optimizer, *data(k, round, step), squares)
             reply = METHOD.report(client, sent, round)
             message = codec.encode(reply, client.wire.schema, "raw")
-            pool.add(message, reply, weights[k], {})
+            pool.add(message, weights[k], {})
             memories[k] = METHOD.remember(client)
         state = METHOD.aggregate(state, pool.mean())
     return state, memories

@@ -52,14 +52,16 @@ def bits_of(options: Mapping[str, Any]) -> int:
 
 def wire_of(schema: Schema, options: Mapping[str, Any]) -> Wire:
     """Return how messages travel under the options."""
-    if options.get("uplink") == EDEN:
+    rotates = options.get("uplink") == EDEN
+    if rotates:
         rotated = {
             f"{_ROTATED}{name}": ((_padded(spec.numel),), "float32")
             for name, spec in schema.items()
             if len(spec.shape) > 1 and spec.dtype == "float32"
         }
         schema = Schema({**schema, **rotated, _ROTATION: ((1,), "float32")})
-    return Wire(schema, {}, uplink_format=_FORMATS.get(options.get("uplink", EXACT), "fp32"))
+    uplink_format = _FORMATS.get(options.get("uplink", EXACT), "fp32")
+    return Wire(schema, {}, uplink_format=uplink_format, expands=rotates)
 
 
 def sends_changes(options: Mapping[str, Any]) -> bool:

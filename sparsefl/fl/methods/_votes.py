@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 # exp stays finite in float32 far below it, and sigmoid is 0 or 1 well above it.
 _MAX_LOGIT = 50.0
+_NAMES = ("ups", "downs")
 
 
 def sample_bits(
@@ -52,10 +52,10 @@ def count_votes(
         fade: 0 forgets the earlier rounds, 1 keeps them.
     """
     ups = clients * share
-    return {
-        "ups": fade * counted.get("ups", 0.0) + ups,
-        "downs": fade * counted.get("downs", 0.0) + (clients - ups),
-    }
+    votes = {"ups": ups, "downs": clients - ups}
+    for name, earlier in counted.items() if fade else ():
+        votes[name].add_(earlier, alpha=fade)
+    return votes
 
 
 def entropy_bits(count: int, share: float) -> float:
@@ -70,4 +70,5 @@ def mode_logits(votes: Mapping[str, Tensor], prior: float) -> Tensor:
         votes: As of :func:`count_votes`; none of them 0 where ``prior`` is 1.
         prior: a and b without votes, at least 1.
     """
-    return torch.log((prior - 1 + votes["ups"]) / (prior - 1 + votes["downs"]))
+    ups, downs = (votes[name] + (prior - 1) if prior > 1 else votes[name] for name in _NAMES)
+    return (ups / downs).log_()

@@ -191,9 +191,9 @@ def aggregate(state: State, mean: Mean) -> State:
     scores, votes = {}, {}
     fade = float(state.rounds % options["reset_every"] != 0)
     for name, held in state.scores.items():
-        share = (1 + mean.tensors[name]) / 2
+        share = (1 + mean.tensors[name]).div_(2)
         bits += mean.clients * entropy_bits(share.numel(), float(share.mean()))
-        clipped = clip + (1 - 2 * clip) * share
+        clipped = share.mul_(1 - 2 * clip).add_(clip)
         votes[name] = count_votes(state.votes.get(name, {}), clipped, mean.clients, fade)
         scores[name] = mode_logits(votes[name], options["prior"]).to(held.dtype)
     return replace(

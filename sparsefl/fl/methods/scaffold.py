@@ -102,7 +102,8 @@ def wire_of(model: nn.Module) -> Wire:
     """Return how messages travel: the model, and a control variate for each trained parameter."""
     dense = Schema.of(model)
     controls = {f"{_CONTROL}{name}": dense[name] for name in fedavg.trained_names(model)}
-    return Wire(Schema({**dense, **controls, _NEWCOMER: ((1,), "float32")}), {})
+    schema = Schema({**dense, **controls, _NEWCOMER: ((1,), "float32")})
+    return Wire(schema, {}, expands=False)
 
 
 def init(task: Task) -> State:
@@ -158,8 +159,12 @@ def recall(client: Client, memory: Mapping[str, Tensor] | None) -> None:
     """Put the client's c_i back; a newcomer has none."""
     silo = _silo(client)
     counted = silo.options["clients"] == 0
-    zeros = {name: torch.zeros_like(value) for name, value in silo.controls.items()}
-    silo.own.update((silo.controls if counted else zeros) if memory is None else memory)
+    if memory is not None:
+        silo.own.update(memory)
+    elif counted:
+        silo.own.update(silo.controls)
+    else:
+        silo.own.update({name: torch.zeros_like(c) for name, c in silo.controls.items()})
     silo.work.update(newcomer=float(memory is None), steps=0.0, rate=0.0)
 
 
@@ -199,10 +204,12 @@ def report(client: Client, received: Update, round: int) -> Update:
     changes = {}
     for name, c in silo.controls.items():
         before = silo.own[name]
-        drift = (sent[name] - held[name].detach()) / length - c if length > 0 else 0.0
-        silo.own[name] = before + drift
+        silo.own[name] = before
+        if length > 0:
+            drift = (sent[name] - held[name].detach()).div_(length).sub_(c)
+            silo.own[name] = drift.add_(before)
         # The server adds c_i+ - c_i to what it has of the client: nothing of a newcomer.
-        changes[name] = silo.own[name] - (0.0 if newcomer else before)
+        changes[name] = silo.own[name] if newcomer else silo.own[name] - before
     flag = {_NEWCOMER: torch.tensor([newcomer])}
     return Update(dense_entries({**held, **_control_entries(changes), **flag}), round=round)
 
