@@ -22,6 +22,7 @@ from sparsefl import codec
 from sparsefl.bench.networks import median, seconds_of
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.experiment import Problem, Setting, load_problem
+from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import Task, load_method
 from sparsefl.fl.serving import Serving, answer
 from sparsefl.fl.training import local_step
@@ -96,26 +97,10 @@ def share_claim(
     command: str,
 ) -> Claim:
     """Time rounds of one method, after one of a single step."""
-    assert problem.in_shape is not None
-    assert problem.classes is not None
-    factory = network(setting.model, problem.in_shape, problem.classes, norm=setting.norm)
-    chosen, example = load_method(method), problem.clients[0][0][0][0][None]
-    task = Task(factory, example, SEED, DENSITY, chosen.with_defaults({}), timed_rounds + 1)
-    schedule = Schedule(batch_size=batch, local_steps=steps)
-    federation = Federation(
-        chosen,
-        task,
-        [own[0] for own in problem.clients],
-        replace(schedule, local_steps=1),
-        devs=[own[1] for own in problem.clients],
-    )
+    federation = begun(method, setting, problem, timed_rounds + 1)
     federation.play(1)
-    federation.schedule = schedule
-    entries, walls = [], []
-    for round in range(2, timed_rounds + 2):
-        started = time.perf_counter()
-        entries.append(federation.play(round))
-        walls.append(time.perf_counter() - started)
+    federation.schedule = Schedule(batch_size=batch, local_steps=steps)
+    entries, walls = timed(federation, timed_rounds)
     replies = sum(entry.clients for entry in entries)
     shares = [entry.train_s / wall for entry, wall in zip(entries, walls, strict=True)]
     return Claim(
@@ -132,14 +117,13 @@ def share_claim(
         },
         realised_factor=None,
         baseline={
-            "name": "the wall clock of the round, encoding, both ends' decoding and the "
-            "ledger's bounds included"
+            "name": "the wall clock of the round, both ends' messages and the ledger included"
         },
         settings={
             "data": problem.label,
             "model": setting.model,
             "norm": setting.norm,
-            "density": DENSITY if chosen.prunes else 1.0,
+            "density": DENSITY if federation.method.prunes else 1.0,
             "clients": len(problem.clients),
             "local_steps": steps,
             "batch_size": batch,
@@ -152,18 +136,39 @@ def share_claim(
     )
 
 
+def begun(method: str, setting: Setting, problem: Problem, rounds: int) -> Federation:
+    """Begin a federation whose rounds have one local step."""
+    assert problem.in_shape is not None
+    assert problem.classes is not None
+    factory = network(setting.model, problem.in_shape, problem.classes, norm=setting.norm)
+    chosen, example = load_method(method), problem.clients[0][0][0][0][None]
+    task = Task(factory, example, SEED, DENSITY, chosen.with_defaults({}), rounds)
+    trains, devs = ([own[part] for own in problem.clients] for part in (0, 1))
+    return Federation(chosen, task, trains, Schedule(local_steps=1), devs=devs)
+
+
+def timed(federation: Federation, rounds: int) -> tuple[list[Round], list[float]]:
+    """Play rounds; return their entries and seconds."""
+    entries, walls = [], []
+    for round in range(2, rounds + 2):
+        started = time.perf_counter()
+        entries.append(federation.play(round))
+        walls.append(time.perf_counter() - started)
+    return entries, walls
+
+
 def growth_claim(method: str, command: str, effort: Effort = EFFORT) -> Claim:
     """Time the aggregation of ten replies of each size, in turns."""
     factory = network(SETTING.model, IMAGE, CLASSES, norm=NORMS.get(method))
     lengths: dict[str, int] = {}
     runs: dict[str, Callable[[], object]] = {}
     for name, options, density in SIZES[method]:
-        begun = federate(
+        federation = federate(
             method, factory, IMAGE, CLASSES, density=density, batch=16, options=options
         )
-        reply, base = reply_of(begun), Serving(begun.method, begun.views(), 1).of(None, 0).base
+        reply, base = reply_of(federation), base_of(federation)
         lengths[name] = CLIENTS * len(reply)
-        runs[name] = functools.partial(aggregate, begun, reply, base)
+        runs[name] = functools.partial(aggregate, federation, reply, base)
     times = seconds_of({name: stopwatch(run) for name, run in runs.items()}, effort)
     middles = {name: median(times[name]) for name in runs}
     logs = [np.log(list(own.values())) for own in (lengths, middles)]
@@ -205,6 +210,11 @@ def reply_of(federation: Federation) -> bytes:
     inputs, labels = federation.datasets[0].tensors  # type: ignore[attr-defined]
     local_step(client.model.train(), method.optimizer(client, 1), inputs, labels)
     return answer(method, client, received)
+
+
+def base_of(federation: Federation) -> codec.Base:
+    """Return what replies are coded against."""
+    return Serving(federation.method, federation.views(), 1).of(None, 0).base
 
 
 def aggregate(federation: Federation, reply: bytes, base: codec.Base) -> object:

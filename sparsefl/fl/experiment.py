@@ -16,7 +16,7 @@ from sparsefl.fl.capabilities import check_capabilities, spread
 from sparsefl.fl.checks import check_clients, check_counts, label_shape, try_model
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
-from sparsefl.fl.method import load_method
+from sparsefl.fl.method import Task, load_method
 from sparsefl.fl.options import check_count
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import Description, run
@@ -330,7 +330,9 @@ def check(
     chosen, clients = load_method(prepared.method), len(check_clients(problem.clients))
     given = chosen.with_defaults(prepared.options)
     check_capabilities(chosen, spread(setting.capabilities or [], clients), clients, given)
-    try_model(prepared.factory, seed, _first_examples(problem))
+    example, _ = try_model(prepared.factory, seed, _first_examples(problem))
+    if chosen.check_model is not None:
+        chosen.check_model(Task(prepared.factory, example, seed, setting.density, given))
 
 
 def play(

@@ -138,6 +138,8 @@ class Method:
         prunes: Whether the density has a meaning for it.
         choices: The values that options of text may take, where they are few.
         check: ``(options)``: raises ValueError where one is out of range, before anything is done.
+        check_model: ``(task)``: raises ValueError where it cannot train such a model, before
+            anything is done; for methods that need more of it than layers with weights.
         remember: ``(client) -> memory``: what a client keeps for itself after its round, for
             methods whose clients have a state; tensors, numbers and mappings of them.
         recall: ``(client, memory | None)``: put it back, after the broadcast was received.
@@ -185,6 +187,7 @@ class Method:
     prunes: bool = False
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], None] | None = None
+    check_model: Callable[[Task], object] | None = None
     remember: Callable[[Client], Any] | None = None
     recall: Callable[[Client, Any], None] | None = None
     adapt: Callable[[Client, Callable[[], float]], None] | None = None

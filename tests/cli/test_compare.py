@@ -26,5 +26,12 @@ def test_an_option_without_its_method_says_how_to_give_it(tiny, refused):
     assert "hidenseek.lr" in refused("compare", *tiny, "--set", "lr=1")
 
 
+def test_a_model_that_a_method_cannot_train_is_refused_before_any_runs(tiny, refused, tmp_path):
+    out = tmp_path / "out"
+    said = refused("compare", *tiny, "--methods", "fedavg,adp", "--out", str(out))
+    assert "nothing to gate" in said
+    assert not out.exists()
+
+
 def test_unknown_rows_are_refused(tiny, refused):
     assert "did you mean fedavg?" in refused("compare", *tiny, "--methods", "linear,fedav")

@@ -231,6 +231,7 @@ METHOD: Method = replace(
     defaults=DEFAULTS,
     choices=CHOICES,
     check=check,
+    check_model=lambda task: gated_task(task).new_model(),
     init=init,
     server_wire=server_wire,
     new_client=new_client,
