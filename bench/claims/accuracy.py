@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sparsefl.bench.claims.accuracy")
     parser.add_argument("--study", type=pathlib.Path, default=STUDY, help="what is run")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where it is written")
+    parser.add_argument("--data-dir", help="folder of the data set's files")
     parser.add_argument("--processes", type=int, default=2, help="runs at once, a thread each")
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     parser.add_argument(
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     study, results = Study.read(args.study), Results(args.results)
+    study = dataclasses.replace(study, data_dir=args.data_dir)
     if args.steps:
         measure_steps(study, results)
         return 0
@@ -143,6 +145,7 @@ def play(study: Study, job: Job) -> tuple[str, dict[str, Any]]:
     }
     if not trial:
         report |= {
+            "data": problem.label,
             "accuracy": result.accuracy,
             "accuracy_per_client": dict(result.accuracy_per_client),
             "curve": curve,
@@ -156,6 +159,8 @@ def federation(study: Study, setting: Setting) -> experiment.Setting:
     """Return the data's part of a setting."""
     return experiment.Setting(
         dataset=study.dataset,
+        data_dir=study.data_dir,
+        client_test=study.client_test,
         clients=setting.clients,
         partition=setting.partition,
         public_examples=study.public_examples,

@@ -102,6 +102,9 @@ class Study:
         rows: By name.
         public_examples: Examples that the server trains on where a method does; no client has them
             in any row.
+        client_test: Share of each client's examples that it is judged by at the end, its own model
+            among others; without any its development data serve.
+        data_dir: Folder of the data set's files; tells no runs apart.
     """
 
     dataset: str
@@ -117,6 +120,8 @@ class Study:
     settings: Mapping[str, Setting]
     rows: Mapping[str, Row]
     public_examples: int = 0
+    client_test: float = 0.0
+    data_dir: str | None = None
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Study:
@@ -170,8 +175,10 @@ class Study:
             "seed": job.seed,
             "options": load_method(row.method).with_defaults(job.options),
         }
-        if self.public_examples:
-            determined_by["public_examples"] = self.public_examples
+        # Studies from before these were there go without them.
+        for name in ("public_examples", "client_test"):
+            if getattr(self, name):
+                determined_by[name] = getattr(self, name)
         return json.dumps(determined_by, sort_keys=True)
 
     def step_key(self, row: Row) -> str:

@@ -1,6 +1,6 @@
 """``python -m sparsefl.bench.claims.summary``: what the studies found, as tables and a plot.
 
-A row that has not been run with every seed says with how many.
+A row that has not been run with every seed says with how many; one without any run says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sparsefl.bench.markdown import markdown
@@ -21,10 +21,14 @@ from sparsefl.fl.table import size
 from .accuracy import HERE, RESULTS, STUDY, Results, found_widths
 from .study import Row, Study, choose
 
-STUDIES = (STUDY, HERE / "longer.toml")
+NAMES = ("longer", "methods", "supermasks", "supermasks_cifar10")
+STUDIES = (STUDY, *(HERE / f"{name}.toml" for name in NAMES))
 PICTURE = RESULTS.with_suffix(".png")
 TABLES = RESULTS.with_suffix(".md")
 HEAD = ("", "accuracy", "clients: mean", "worst tenth", "bytes, all", "step", "seeds", "chosen")
+# Where clients have models of their own.
+PERSONAL = "own models: mean"
+NOT_RUN = "not run yet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,13 @@ class Found:
         accuracy: Of the last global model on the test set, over the seeds.
         clients: Mean over the clients, each on data of its own.
         worst_decile: Mean over the worst tenth of the clients.
+        personal: Mean over the clients of their own models, each on data of its own; ``None`` where
+            they have none.
         total_bytes: Set-up, down and up, all clients and rounds, mean over the seeds.
         step_factor: Seconds of a dense local step / seconds of this; ``None`` if not measured.
         options: What the trials chose.
+        seeds: How many there were.
+        data: What the data are called, their copy if it is not the official one.
     """
 
     setting: str
@@ -47,10 +55,12 @@ class Found:
     accuracy: Spread
     clients: Spread
     worst_decile: Spread
+    personal: Spread | None
     total_bytes: float
     step_factor: float | None
     options: dict[str, Any]
     seeds: int
+    data: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     studies, results = [Study.read(path) for path in args.study], Results(args.results)
     found = [list(summarise(study, results)) for study in studies]
     parts = [
-        f"# {study.dataset}, {study.rounds} rounds of {study.local_steps} steps\n\n"
-        + tables(study, items)
-        for study, items in zip(studies, found, strict=True)
+        f"# {path.stem}: {data_of(study, items)}, {study.rounds} rounds of {study.local_steps} "
+        f"steps\n\n{tables(study, items)}"
+        for path, study, items in zip(args.study, studies, found, strict=True)
     ]
     args.tables.write_text("\n".join(parts))
     print(args.tables.read_text())
@@ -99,21 +109,49 @@ def summarise(study: Study, results: Results) -> Iterator[Found]:
                 accuracy=Spread.of([run["accuracy"] for run in runs]),
                 clients=Spread.of([run["mean"] for run in judged]),
                 worst_decile=Spread.of([run["worst_decile"] for run in judged]),
+                personal=personal_of(judged),
                 total_bytes=sum(spent) / len(spent),
                 step_factor=results.by_key.get(study.step_key(row), {}).get("step_factor"),
                 options=dict(jobs[0].options),
                 seeds=len(runs),
+                data=runs[0].get("data", study.dataset).split(",")[0],
             )
 
 
+def personal_of(judged: Sequence[Mapping[str, Any]]) -> Spread | None:
+    """Return the accuracy of the clients' own models, if all runs have any."""
+    own = [run["personal"]["mean"] for run in judged if "personal" in run]
+    return Spread.of(own) if len(own) == len(judged) else None
+
+
+def data_of(study: Study, found: Sequence[Found]) -> str:
+    """Name the data that the runs were made on; as the study does before there are any."""
+    return ", ".join(dict.fromkeys(item.data for item in found)) or study.dataset
+
+
 def tables(study: Study, found: Sequence[Found]) -> str:
-    """Format one table a setting, as markdown."""
+    """Format one table a setting, as markdown, with the rows that were not run."""
     texts = []
     for setting in study.settings:
-        lines = [line(item) for item in found if item.setting == setting]
-        body = markdown(HEAD, iter(lines)) if lines else "not run yet\n"
+        items = {item.row.name: item for item in found if item.setting == setting}
+        body = table(study, items) if items else f"{NOT_RUN}: {'; '.join(study.rows)}\n"
         texts.append(f"## {setting}\n\n{body}")
     return "\n".join(texts)
+
+
+def table(study: Study, found: Mapping[str, Found]) -> str:
+    """Format the table of a setting, by row; own models have a column where there are any."""
+    personal = any(item.personal is not None for item in found.values())
+    head = [*HEAD[:4], PERSONAL, *HEAD[4:]] if personal else list(HEAD)
+
+    def lines() -> Iterator[list[str]]:
+        for name in study.rows:
+            if name in found:
+                yield line(found[name], personal)
+            else:
+                yield [name, NOT_RUN, *[""] * (len(head) - 2)]
+
+    return markdown(head, lines())
 
 
 def overview(study: Study, found: Sequence[Found]) -> str:
@@ -126,7 +164,7 @@ def overview(study: Study, found: Sequence[Found]) -> str:
     def cell(row: str, setting: str) -> str:
         item = by_cell.get((row, setting))
         if item is None:
-            return "not run yet"
+            return NOT_RUN
         full = item.seeds == len(study.seeds)
         return in_percent(item.accuracy) + (
             "" if full else f" ({item.seeds} of {len(study.seeds)} seeds)"
@@ -143,13 +181,15 @@ def overview(study: Study, found: Sequence[Found]) -> str:
     return markdown(["", *study.settings, "bytes, all", "step"], lines())
 
 
-def line(item: Found) -> list[str]:
-    """Format one row."""
+def line(item: Found, personal: bool) -> list[str]:
+    """Format one row, with the accuracy of the clients' own models if ``personal``."""
+    own = "-" if item.personal is None else in_percent(item.personal)
     return [
         name_of(item),
         in_percent(item.accuracy),
         in_percent(item.clients),
         in_percent(item.worst_decile),
+        *([own] if personal else []),
         size(item.total_bytes),
         step_of(item),
         str(item.seeds),

@@ -80,10 +80,17 @@ def test_key_from_before_an_option_was_there_is_that_of_its_default(small):
     assert study.with_new_options(json.dumps(written)) != small.key(job)
 
 
-def test_public_examples_tell_runs_apart(small):
+@pytest.mark.parametrize("held_out", [{"public_examples": 100}, {"client_test": 0.1}], ids=str)
+def test_examples_that_are_held_out_tell_runs_apart(small, held_out):
     job = next(small.trials("all"))
-    held_out = dataclasses.replace(small, public_examples=100)
-    assert held_out.key(job) != small.key(job)
+    assert dataclasses.replace(small, **held_out).key(job) != small.key(job)
+
+
+def test_the_folder_of_the_data_tells_no_runs_apart(small):
+    job, other = next(small.trials("all")), dataclasses.replace(small, data_dir="elsewhere")
+    assert other.key(job) == small.key(job)
+    setting = small.settings["all"]
+    assert accuracy.federation(other, setting).data_dir == "elsewhere"
 
 
 def test_more_trials_than_the_budget_are_refused(tmp_path):
@@ -191,7 +198,22 @@ def test_table_says_what_was_not_run_and_not_measured(small, results):
     text = summary.tables(small, list(summary.summarise(small, results)))
     assert "| fedavg | 85.0 ± 7.1 | 75.0 ± 7.1 | 65.0 ± 7.1 | 2 kB | - | 2 | lr 0.05 |" in text
     assert "| second | 80.0 | 70.0 | 60.0 | 2 kB | - | 1 | lr 0.05 |" in text
-    assert "some\n\nnot run yet" in text
+    assert "some\n\nnot run yet: fedavg; second" in text
+
+
+def test_own_models_have_a_column_where_there_are_any(small, results):
+    job = next(small.finals("some", {("all", "fedavg"): {"lr": 0.05}}))
+    run = final(0.8, total=1000) | {"data": "digits (a copy), iid"}
+    run["accuracy_per_client"]["personal"] = {"mean": 0.95, "worst_decile": 0.9}
+    results.add(small.key(job), run)
+    found = list(summary.summarise(small, results))
+    text = summary.tables(small, found)
+    assert "| worst tenth | own models: mean |" in text
+    assert "| fedavg | 80.0 | 70.0 | 60.0 | 95.0 | 2 kB | - | 1 | lr 0.05 |" in text
+    assert "| second | not run yet |  |  |  |  |  |  |  |" in text
+    assert "| fedavg | 85.0 ± 7.1 | 75.0 ± 7.1 | 65.0 ± 7.1 | 2 kB |" in text
+    assert summary.data_of(small, found[-1:]) == "digits (a copy)"
+    assert summary.data_of(small, []) == "digits"
 
 
 def test_committed_tables_are_those_of_the_committed_results(tmp_path, capsys):
