@@ -7,9 +7,10 @@ about. Times are the committed rows of the ResNet-18 step, of random masks of th
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -28,7 +29,7 @@ from sparsefl.fl.methods._fedtiny_pruning import growth_name
 from sparsefl.fl.schedule import Schedule
 from sparsefl.support import Support
 
-from . import claim
+from . import claim, growth_step
 from .claim import Claim
 
 DENSITIES = (0.1, 0.01)
@@ -39,33 +40,44 @@ CLAIMED_AT = 0.01
 # adjusted in every 10th of the first 100 of 300 rounds.
 STEPS, ROUNDS, ADJUSTMENTS = 395, 300, 10
 CLIENTS, EXAMPLES, SEED, THREADS = 2, 8, 0, 2
+# Of an index and a value of torch's; processes of each kind that the growth step is measured in.
+INDEX_BYTES, VALUE_BYTES, REPEATS = 8, 4, 3
 RESULTS = pathlib.Path(rows.__file__).parent / "results" / "cpu.json"
 SOURCE = "(Huang et al. 2022, arXiv 2212.01977)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Play and measure at both densities, and write the claims."""
-    return claim.main("fedtiny", measure, argv)
+    return claim.main("fedtiny", rows_of(DENSITIES), argv)
 
 
-def measure(command: str) -> list[Claim]:
-    """Measure steps, memory and messages at every density."""
-    made = []
-    for density in DENSITIES:
-        settings = {
-            "model": "resnet18",
-            "image": list(IMAGE),
-            "density": density,
-            "seed": SEED,
-            "masks": "the winner of 5 noise-uniform candidates, first layer and output dense",
-        }
-        run = federate(density)
-        made += [
-            step_claim(run, density, settings, command),
-            memory_claim(run, density, settings, command),
-            bytes_claim(run, density, settings, command),
-        ]
-    return made
+def rows_of(densities: Sequence[float]) -> dict[str, Callable[[str], Claim]]:
+    """Return what measures each row, by its name."""
+    kinds = {
+        "step": step_claim,
+        "memory": memory_claim,
+        "growth": growth_claim,
+        "bytes": bytes_claim,
+    }
+    return {
+        f"4 FedTiny {kind}, ResNet-18, density {density:g}": functools.partial(
+            measure, made, density
+        )
+        for density in densities
+        for kind, made in kinds.items()
+    }
+
+
+def measure(made: Callable[..., Claim], density: float, command: str) -> Claim:
+    """Measure a row of a federation that has not played yet."""
+    settings = {
+        "model": "resnet18",
+        "image": list(IMAGE),
+        "density": density,
+        "seed": SEED,
+        "masks": "the winner of 5 noise-uniform candidates, first layer and output dense",
+    }
+    return made(federate(density), density, settings, command)
 
 
 def network() -> torch.nn.Module:
@@ -169,21 +181,64 @@ def dense_federation() -> Federation:
     )
 
 
+def growth_claim(run: Federation, density: float, settings: dict, command: str) -> Claim:
+    """Measure what the gradients of pruned weights add to the peak of a client's step."""
+    counts, supports = run.state.counts, run.state.supports
+    dense = {name: VALUE_BYTES * supports[name].numel for name in counts}
+    message = run.setup_message, run.broadcast(1)
+    # Processes differ by some of what is measured: the middle one of a few.
+    last, plain = (
+        sorted(growth_step.peak_bytes(cell_of(run, i), *message, step) for i in range(REPEATS))
+        for step in ("last", "plain")
+    )
+    added = last[REPEATS // 2] - plain[REPEATS // 2]
+    return Claim(
+        row=f"4 FedTiny growth, ResNet-18, density {density:g}",
+        claim=f"the largest a_l gradients of pruned weights take memory of a_l {SOURCE}",
+        accounting={
+            "gradients": sum(counts.values()),
+            "topk_bytes": (INDEX_BYTES + VALUE_BYTES) * sum(counts.values()),
+            "dense_gradient_bytes": sum(dense.values()),
+        },
+        measured={
+            "growth_bytes": added,
+            "growth_spread_bytes": max(last[-1] - last[0], plain[-1] - plain[0]),
+            "plain_step_peak_bytes": plain[REPEATS // 2],
+            "largest_layers_dense_gradient_bytes": max(dense.values()),
+        },
+        realised_factor=None,
+        baseline={"name": "the same client's step without them, a fresh process each"},
+        settings={
+            **settings,
+            "batch_size": BATCH,
+            "threads": THREADS,
+            "block": sorted(counts),
+            "processes": REPEATS,
+        },
+        goals={"growth_bytes": (None, max(dense.values()))},
+        command=command,
+    )
+
+
 def memory_of(run: Federation) -> Memory:
     """Measure a client of a federation in a process of its own."""
-    cell = Cell(
+    return measure_memory(cell_of(run), run.setup_message, run.broadcast(1))
+
+
+def cell_of(run: Federation, seed: int = SEED) -> Cell:
+    """Describe a client of a federation; its examples are drawn from the seed."""
+    return Cell(
         method=run.method.name,
         factory="sparsefl.models:build",
         arguments={"name": "resnet18", "in_shape": IMAGE, "num_classes": CLASSES},
         input_shape=IMAGE,
         classes=CLASSES,
         batch_size=BATCH,
-        seed=SEED,
+        seed=seed,
         density=run.task.density,
         options=run.task.options,
         threads=THREADS,
     )
-    return measure_memory(cell, run.setup_message, run.broadcast(1))
 
 
 def bytes_claim(run: Federation, density: float, settings: dict, command: str) -> Claim:

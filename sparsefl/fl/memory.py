@@ -106,13 +106,26 @@ def measure_memory(cell: Cell, setup: bytes | None, broadcast: bytes) -> Memory:
     Raises:
         RuntimeError: if the process fails; its last words are the message.
     """
-    return _measure_elsewhere(json.dumps(asdict(cell)), setup, broadcast)
+    return Memory(**elsewhere("sparsefl.fl.memory", json.dumps(asdict(cell)), setup, broadcast))
 
 
 # The dense baseline of every method of a comparison is one and the same cell.
 @functools.lru_cache(maxsize=16)
-def _measure_elsewhere(cell: str, setup: bytes | None, broadcast: bytes) -> Memory:
-    """Write cell and messages into a folder, and start the process that measures them."""
+def elsewhere(
+    module: str, cell: str, setup: bytes | None, broadcast: bytes, *arguments: str
+) -> dict[str, Any]:
+    """Measure something of a client in a fresh process.
+
+    Args:
+        module: What runs there, with a folder as its first argument; it prints a JSON object.
+        cell: The :class:`Cell` as JSON; :func:`rebuild` finds it beside the messages.
+        setup: As of :func:`measure_memory`.
+        broadcast: As of it.
+        arguments: Further ones.
+
+    Raises:
+        RuntimeError: if the process fails; its last words are the message.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / _CELL).write_text(cell)
@@ -120,7 +133,7 @@ def _measure_elsewhere(cell: str, setup: bytes | None, broadcast: bytes) -> Memo
         if setup is not None:
             (folder / _SETUP).write_bytes(setup)
         done = subprocess.run(
-            [sys.executable, "-m", "sparsefl.fl.memory", name],
+            [sys.executable, "-m", module, name, *arguments],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
@@ -128,7 +141,8 @@ def _measure_elsewhere(cell: str, setup: bytes | None, broadcast: bytes) -> Memo
         )
     if done.returncode != 0:
         raise RuntimeError(f"measuring memory failed: {done.stderr[-2000:]}")
-    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
 
 
 def _warm_up() -> None:
@@ -143,7 +157,13 @@ def _warm_up() -> None:
         )
 
 
-def _rebuild(cell: Cell, folder: pathlib.Path) -> Client:
+def read_cell(folder: pathlib.Path) -> Cell:
+    """Read the description of a client from the folder that a process was given."""
+    return Cell(**json.loads((folder / _CELL).read_text()))
+
+
+def rebuild(cell: Cell, folder: pathlib.Path) -> Client:
+    """Build a client from the messages in a folder: it has received the broadcast."""
     method = load_method(cell.method)
     factory = load_callable(cell.factory)
     task = Task(
@@ -167,7 +187,7 @@ def _tensor_bytes(tensors: Any) -> int:
 
 
 def _measure(folder: pathlib.Path) -> Memory:
-    cell = Cell(**json.loads((folder / _CELL).read_text()))
+    cell = read_cell(folder)
     torch.set_num_threads(cell.threads)
     # What these import is no memory of the client's.
     load_callable(cell.factory)
@@ -175,7 +195,7 @@ def _measure(folder: pathlib.Path) -> Memory:
     _warm_up()
     forget_peak()
     before = resident_bytes("VmRSS")
-    client = _rebuild(cell, folder)
+    client = rebuild(cell, folder)
     model = client.model.train()
     optimizer = load_method(cell.method).optimizer(client, 1)
     inputs = cell.inputs(cell.batch_size)
