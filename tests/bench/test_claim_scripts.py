@@ -12,6 +12,7 @@ from sparsefl.bench.claims import (
     adp,
     fedpt_bytes,
     fedpt_step,
+    fedtiny,
     hidenseek,
     masks,
     prunefl,
@@ -159,6 +160,18 @@ def test_adp_counts_rounds_beside_the_dense_models(problem, monkeypatch):
         assert found.realised_factor == pytest.approx(0.43)
         assert found.missed == ("rounds 1x instead of at least 2.326x",)
         assert found.measured["uplink_bytes"] > found.measured["dense_uplink_bytes"]
+
+
+@pytest.mark.slow
+def test_the_growth_step_finds_what_the_broadcast_asks_for(monkeypatch):
+    for name, value in {"IMAGE": (3, 8, 8), "BATCH": 2, "REPEATS": 1}.items():
+        monkeypatch.setattr(fedtiny, name, value)
+    run = fedtiny.federate(0.1, pool_size=1)
+    own = fedtiny.growth_claim(run, 0.1, {}, "here")
+    assert own.accounting["gradients"] == sum(run.state.counts.values()) > 0
+    # The last block's convolutions of 3x3 between 512 channels.
+    assert own.goals["growth_bytes"] == (None, 4 * 9 * 512 * 512)
+    assert own.measured["plain_step_peak_bytes"] > own.accounting["dense_gradient_bytes"]
 
 
 def test_committed_rows_of_adp_are_judged_by_its_goals():

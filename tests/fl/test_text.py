@@ -94,6 +94,30 @@ def test_roles_train_a_decoder(method: str, setting: experiment.Setting) -> None
         assert moved == set(before)
 
 
+@pytest.mark.parametrize(("fraction", "kinds"), [(0.5, ("ffn",)), (0.7, ("ffn", "qkv"))])
+def test_a_share_of_the_decoder_is_frozen(
+    fraction: float, kinds: tuple[str, ...], setting: experiment.Setting
+) -> None:
+    problem = experiment.load_problem(setting, seed=0)
+    options = {"frozen_fraction": fraction, "lr": 0.1}
+    result = experiment.play("fedpt", setting, problem, seed=0, options=options)
+    fresh = models.build("transformer", problem.in_shape, problem.classes, **setting.model_options)
+    sizes = {name: p.numel() for name, p in fresh.named_parameters()}
+    sent = result.row()["uplink_claimed_bytes"] // (4 * 6)
+    frozen = sum(sizes.values()) - sent
+    assert frozen >= fraction * sum(sizes.values())
+    # The largest layers, as few as hold the share: without the smallest of them it is not held.
+    chosen = [
+        n
+        for name, n in sizes.items()
+        if any(kind in name for kind in kinds) and name.endswith("weight")
+    ]
+    assert frozen <= sum(chosen)
+    assert frozen - min(chosen) < fraction * sum(sizes.values())
+    losses = [entry.loss for entry in result.ledger.rounds]
+    assert losses[-1] < losses[0]
+
+
 def test_other_partitions_and_other_data_are_refused(setting: experiment.Setting) -> None:
     dealt = experiment.Setting(**{**vars(setting), "partition": "iid"})
     with pytest.raises(ValueError, match="partition must be natural"):

@@ -18,10 +18,10 @@ Options, beside FedAvg's (``lr`` is eta_l, ``server_lr`` eta_g):
     clients    N; at 0 it is the number of clients that have taken part so far
 
 Departures: p_i are shares of the cohort's examples as in FedAvg, the paper's 1/|S| where clients
-own equally many: where all take part, ``c = sum_i p_i c_i``. A server is not told N here; the
-clients say when they take part for the first time. Where N is left to be counted, c is the mean
-over those that the server knows, and a newcomer's c_i is c, so that its first steps are plain SGD;
-the paper's is 0, as here with N given. If all take part in all rounds, both are the same.
+own equally many: where all take part, ``c = sum_i p_i c_i``. Where N is left to be
+counted, clients say when they take part for the first time: c is the mean over those that the
+server knows, and a newcomer's c_i is c, so that its first steps are plain SGD. With N given they
+are the paper's: c over all N, and 0. If all take part in all rounds, both are the same.
 With momentum, not in the paper, K is the sum of the weights that the K gradients have in x - y:
 ``sum_j (1 - momentum^j) / (1 - momentum)``, j = 1..K. c_i are of parameters; buffers are averaged.
 """
