@@ -49,15 +49,15 @@ quantiles 1061f6cde6afd156
     "messages": """\
 small bytes 527 crc32c de24f8c6 refused 0
 small cut 527 flipped 4216 damaged 0:2638 1:2880 2:1666 3:555 4:378 5:510 6:308 7:2728 8:3703 \
-9:562 10:1085 11:3475 12:1408 13:475 14:129 15:298 16:2674 17:3642 18:6441 19:119 20:1502 21:813 \
-22:5 23:230 25:228 26:99 27:68 28:138 30:603 31:640
+9:562 10:1085 11:3475 12:1408 13:475 14:127 15:298 16:2674 17:3642 18:6441 19:119 20:1502 21:814 \
+22:5 23:231 25:228 26:99 27:68 28:138 30:603 31:640
 large bytes 211108 crc32c a6760a45 refused 0
 large cut 52 flipped 43 damaged 0:30 1:6 2:4 3:3 4:2 5:2 7:4 8:13 9:3 10:10 11:4 12:1 14:1 16:5 \
 17:4 18:13 20:6 21:19 22:6 25:9 26:36 30:1 31:18
 small coded bytes 578 crc32c e94cd6f8 refused 0
 small coded cut 578 flipped 4624 damaged 0:3771 1:2711 2:1647 3:472 4:369 5:495 6:277 7:2447 \
-8:3785 9:562 10:1082 11:2951 12:1236 13:378 14:276 15:180 16:2121 17:2702 18:6432 19:107 20:1982 \
-21:1881 22:7 23:308 25:328 27:144 28:68 30:480 31:801
+8:3785 9:562 10:1082 11:2951 12:1236 13:378 14:268 15:180 16:2121 17:2703 18:6432 19:107 20:1988 \
+21:1882 22:7 23:308 25:328 27:144 28:68 30:480 31:801
 large coded bytes 226081 crc32c 5a5ae631 refused 0
 large coded cut 56 flipped 46 damaged 0:13 1:17 2:5 4:1 6:1 7:2 8:13 10:5 11:10 12:3 13:1 14:1 \
 15:1 16:8 17:10 18:14 19:2 20:8 21:19 23:2 25:6 30:1 31:57
@@ -86,6 +86,15 @@ float16 sections 821b87c9 values 4086f5e1
 float64 sections 2fb2200c values 6f17e1c9
 int64 sections 27272818 values 6f17e1c9
 modular sections ea685e3e values ea685e3e
+fp32 by classes sections 04cfd7ab values ea685e3e
+bf16 by classes sections a54601e5 values 9afa3e10
+int8 by classes sections 82572acc values 3499aef0
+int4 by classes sections 3c7b9ba9 values a5ff535a
+ternary by classes sections d8de1e55 values c734621a
+float16 by classes sections c8d90aed values 4086f5e1
+float64 by classes sections d1613b3a values 6f17e1c9
+int64 by classes sections be800537 values 6f17e1c9
+modular by classes sections ea685e3e values ea685e3e
 """,
     "kernels": """\
 spmm 00000000e6311077

@@ -13,6 +13,8 @@ static_assert(std::endian::native == std::endian::little, "fields are read in pl
 
 inline constexpr uint8_t kMagic[8] = {0x89, 'S', 'P', 'F', 'L', '\r', '\n', 0x1A};
 inline constexpr uint16_t kMajor = 1;
+// The first minor version that has value coder 2.
+inline constexpr uint16_t kClassesMinor = 1;
 // A decoder refuses unknown flags of these bits and ignores the others.
 inline constexpr uint32_t kCriticalFlags = 0x0000FFFF;
 

@@ -66,6 +66,8 @@ uint8_t block_log2_of(ValueMode mode);
 struct Draft {
   std::vector<uint8_t> bytes;
   std::vector<Descriptor> descriptors;
+  // The lowest minor version that has all that the message uses.
+  uint16_t minor = 0;
 };
 
 // Writes descriptors, directory and bodies. `sources` go by increasing ordinal and their modes are

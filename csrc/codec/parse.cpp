@@ -118,10 +118,9 @@ Reason check_coders(const Chunk& c, const Descriptor& d, Profile profile) {
   if (has_code ? !has_coder(static_cast<BitCoder>(c.support_coder), profile) : c.support_coder != 0)
     return Reason::kCoder;
   if (c.value_coder == 0) return Reason::kNone;
-  const bool fits = is_sign(d.value)
-                        ? has_coder(static_cast<BitCoder>(c.value_coder - 1), profile)
-                        : profile == Profile::kRans && has_planes(d.value) &&
-                              c.value_coder == static_cast<uint8_t>(ValueCoder::kPlanes);
+  const bool fits = is_sign(d.value) ? has_coder(static_cast<BitCoder>(c.value_coder - 1), profile)
+                                     : has_value_section(d.value) &&
+                                           has_value_coder(d.value, c.value_coder, profile);
   return fits ? Reason::kNone : Reason::kCoder;
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "codec/byte_code.h"
+#include "codec/class_code.h"
 
 namespace sparsefl::codec {
 namespace {
@@ -65,17 +66,36 @@ bool looks_even(const uint8_t* plane, size_t n, Profile profile) {
   return choose_byte_model(counts, kStretches * kStretch, profile).coder == ByteCoder::kRaw;
 }
 
-// Planes of bytes, the byte code of each appended to `out`. Stops where they are no shorter than
-// the raw section.
-bool append_planes(const uint8_t* planes, const size_t* lengths, size_t count, size_t raw_bytes,
-                   Profile profile, std::vector<uint8_t>* out) {
+// Planes of bytes of one section, one after the other.
+struct Planes {
+  const size_t* lengths;
+  size_t count;
+  // Which of them is in a classed code where the value coder says so.
+  size_t classed;
+  // Whether it is in one even where that takes more bytes; of no matter to a reader.
+  bool always = false;
+};
+
+// Appends the code of each plane. False, and nothing appended, where they are no shorter than the
+// raw section.
+bool append_planes(const uint8_t* symbols, const Planes& planes, size_t raw_bytes, Profile profile,
+                   std::vector<uint8_t>* out, ValueCoder* coder) {
   const size_t begin = out->size();
-  for (size_t i = 0; i < count; ++i) {
-    if (looks_even(planes, lengths[i], profile))
-      append_byte_code(planes, lengths[i], ByteModel{}, out);
-    else
-      append_byte_code(planes, lengths[i], profile, out);
-    planes += lengths[i];
+  *coder = ValueCoder::kPlanes;
+  for (size_t i = 0; i < planes.count; symbols += planes.lengths[i++]) {
+    const size_t n = planes.lengths[i];
+    if (looks_even(symbols, n, profile)) {
+      append_byte_code(symbols, n, ByteModel{}, out);
+    } else if (n != 0) {
+      uint32_t counts[256] = {};
+      count_bytes(symbols, n, counts);
+      const ByteModel model = choose_byte_model(counts, n, profile);
+      if (i == planes.classed &&
+          append_class_code(symbols, n, coded_bytes(model), planes.always, out))
+        *coder = ValueCoder::kClasses;
+      else
+        append_byte_code(symbols, n, model, out);
+    }
     if (out->size() - begin < raw_bytes) continue;
     out->resize(begin);
     return false;
@@ -93,15 +113,18 @@ void count_planes(const uint8_t* planes, const size_t* lengths, size_t count,
   }
 }
 
-Reason read_planes(const ValueSection& s, const size_t* lengths, size_t count, uint8_t* planes) {
+Reason read_planes(const ValueSection& s, const Planes& planes, uint8_t* symbols) {
+  const bool classes = s.coder == static_cast<uint8_t>(ValueCoder::kClasses);
   size_t at = 0;
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < planes.count; symbols += planes.lengths[i++]) {
     size_t used = 0;
-    const Reason reason =
-        read_byte_code(s.data + at, s.bytes - at, lengths[i], Profile::kRans, planes, &used);
+    const uint8_t* data = s.data + at;
+    const size_t bytes = s.bytes - at, n = planes.lengths[i];
+    const Reason reason = classes && i == planes.classed
+                              ? read_class_code(data, bytes, n, symbols, &used)
+                              : read_byte_code(data, bytes, n, Profile::kRans, symbols, &used);
     if (reason != Reason::kNone) return reason;
     at += used;
-    planes += lengths[i];
   }
   return at == s.bytes ? Reason::kNone : Reason::kSectionLength;
 }
@@ -125,8 +148,9 @@ class Elements {
     if (elements == nullptr) return false;
     if (profile != Profile::kPlain) {
       if (!split(elements, planes)) return false;
-      *coder = ValueCoder::kPlanes;
-      if (append_planes(planes, lengths_, element_.bytes, bytes(), profile, out)) return true;
+      if (append_planes(planes, {lengths_, element_.bytes, 0, s.classes}, bytes(), profile, out,
+                        coder))
+        return true;
     }
     *coder = ValueCoder::kRaw;
     return copy(elements, grow(out, bytes()));
@@ -143,9 +167,9 @@ class Elements {
   Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
     const uint8_t* elements = s.data;
     const bool is_bf16 = mode_ == ValueMode::kBf16;
-    if (s.coder == static_cast<uint8_t>(ValueCoder::kPlanes)) {
+    if (s.coder != static_cast<uint8_t>(ValueCoder::kRaw)) {
       uint8_t* planes = room(scratch, 2 * bytes());
-      const Reason reason = read_planes(s, lengths_, element_.bytes, planes);
+      const Reason reason = read_planes(s, {lengths_, element_.bytes, 0}, planes);
       if (reason != Reason::kNone) return reason;
       uint8_t* to = is_bf16 ? planes + bytes() : values;
       if (!value_kernels().join(planes, n_, element_.bytes, element_.exponent, to))
@@ -210,9 +234,8 @@ class Blocks {
               std::vector<uint8_t>* out, ValueCoder* coder) const {
     uint8_t* planes = room(scratch, bytes());
     if (!quantise(s, planes)) return false;
-    *coder = ValueCoder::kPlanes;
     if (profile != Profile::kPlain &&
-        append_planes(planes, lengths_, kBlockPlanes, bytes(), profile, out))
+        append_planes(planes, {lengths_, kBlockPlanes, 2, s.classes}, bytes(), profile, out, coder))
       return true;
     *coder = ValueCoder::kRaw;
     uint8_t* to = grow(out, bytes());
@@ -233,9 +256,9 @@ class Blocks {
 
   Reason read(const ValueSection& s, ValueScratch* scratch, uint8_t* values) const {
     BlockView view = {s.data + 1, s.data, 2, s.data + 2 * blocks_};
-    if (s.coder == static_cast<uint8_t>(ValueCoder::kPlanes)) {
+    if (s.coder != static_cast<uint8_t>(ValueCoder::kRaw)) {
       uint8_t* planes = room(scratch, bytes());
-      const Reason reason = read_planes(s, lengths_, kBlockPlanes, planes);
+      const Reason reason = read_planes(s, {lengths_, kBlockPlanes, 2}, planes);
       if (reason != Reason::kNone) return reason;
       view = {planes, planes + blocks_, 1, planes + 2 * blocks_};
     }
@@ -263,8 +286,7 @@ template <class Section>
 Reason read_section(const Section& section, const ValueSection& s, ValueScratch* scratch,
                     uint8_t* values) {
   const bool is_raw = s.coder == static_cast<uint8_t>(ValueCoder::kRaw);
-  if (!is_raw && (s.coder != static_cast<uint8_t>(ValueCoder::kPlanes) || !has_planes(s.mode)))
-    return Reason::kCoder;
+  if (!has_value_coder(s.mode, s.coder, Profile::kRans)) return Reason::kCoder;
   if (is_raw ? s.bytes != section.bytes() : s.bytes >= section.bytes())
     return Reason::kSectionLength;
   return s.n == 0 ? Reason::kNone : section.read(s, scratch, values);
@@ -274,7 +296,11 @@ Reason read_section(const Section& section, const ValueSection& s, ValueScratch*
 
 bool has_value_section(ValueMode mode) { return mode != ValueMode::kNone && !is_sign(mode); }
 
-bool has_planes(ValueMode mode) { return has_value_section(mode) && mode != ValueMode::kModular; }
+bool has_value_coder(ValueMode mode, uint8_t coder, Profile profile) {
+  if (coder == static_cast<uint8_t>(ValueCoder::kRaw)) return true;
+  return profile == Profile::kRans && has_value_section(mode) && mode != ValueMode::kModular &&
+         coder <= static_cast<uint8_t>(ValueCoder::kClasses);
+}
 
 bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
                    std::vector<uint8_t>* out, ValueCoder* coder) {

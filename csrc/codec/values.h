@@ -1,4 +1,5 @@
-// The value section of a chunk, as FORMAT.md has it: raw, or planes of bytes in byte codes.
+// The value section of a chunk, as FORMAT.md has it: raw, or planes of bytes in byte codes, one of
+// them by classes.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 
 namespace sparsefl::codec {
 
-enum class ValueCoder : uint8_t { kRaw = 0, kPlanes = 1 };
+enum class ValueCoder : uint8_t { kRaw = 0, kPlanes = 1, kClasses = 2 };
 
 // Values of one chunk: how they travel, and how they are rounded.
 struct ValueSource {
@@ -25,6 +26,8 @@ struct ValueSource {
   // of the tensor's values that lie in the chunks before, so that a value takes the same word
   // however a tensor is cut.
   const Draws* draws = nullptr;
+  // Whether planes have classes even where these take more bytes.
+  bool classes = false;
 };
 
 // How the values of one chunk stand in a section of `bytes` bytes.
@@ -44,12 +47,12 @@ using ValueScratch = std::vector<uint8_t>;
 // Whether the format has planes for values of the mode; signs and flips are bit strings.
 bool has_value_section(ValueMode mode);
 
-// Whether such a section may stand in planes: words of sums have a fixed length.
-bool has_planes(ValueMode mode);
+// Whether such a section may have the coder: words of sums have a fixed length.
+bool has_value_coder(ValueMode mode, uint8_t coder, Profile profile);
 
-// Appends a value section, in planes where these take fewer bytes. False where a value has no place
-// in its format (FORMAT.md: not finite, beyond the largest scale, a bool neither 0 nor 1); `out` is
-// then as it was.
+// Appends a value section, in planes, by classes or not, where these take fewer bytes. False where
+// a value has no place in its format (FORMAT.md: not finite, beyond the largest scale, a bool
+// neither 0 nor 1); `out` is then as it was.
 bool append_values(const ValueSource& source, Profile profile, ValueScratch* scratch,
                    std::vector<uint8_t>* out, ValueCoder* coder);
 

@@ -237,6 +237,7 @@ class Writer {
       ValueCoder chosen = ValueCoder::kRaw;
       valid = append_values(source, profile_, &value_scratch_, &out_->bytes, &chosen);
       coder = static_cast<uint8_t>(chosen);
+      if (chosen == ValueCoder::kClasses) out_->minor = kClassesMinor;
     }
     *coders = static_cast<uint8_t>(*coders | coder << 4);
     return valid;
@@ -287,6 +288,7 @@ void finish(uint64_t schema_fingerprint, uint64_t base_fingerprint, uint32_t rou
   uint32_t chunks = 0;
   for (const Descriptor& d : out->descriptors) chunks += d.chunks;
   store(h + header::kMajorAt, kMajor);
+  store(h + header::kMinorAt, out->minor);
   store(h + header::kTotalBytesAt, static_cast<uint64_t>(out->bytes.size()));
   store(h + header::kSchemaAt, schema_fingerprint);
   store(h + header::kBaseAt, base_fingerprint);

@@ -8,6 +8,7 @@
 
 /* Sizes and limits; the byte offsets of fields in header, descriptor and chunk entry. */
 #define SPFL_MAJOR 1u
+#define SPFL_CLASSES_MINOR 1u
 #define SPFL_CRITICAL_FLAGS 65535u
 #define SPFL_HEADER_BYTES 64u
 #define SPFL_DESCRIPTOR_BYTES 24u
@@ -92,7 +93,8 @@ enum spfl_bit_coder {
 /* How a value section stands; of signs, 0 or 1 + a bit coder. */
 enum spfl_value_coder {
   SPFL_VALUE_CODER_RAW = 0,
-  SPFL_VALUE_CODER_PLANES = 1
+  SPFL_VALUE_CODER_PLANES = 1,
+  SPFL_VALUE_CODER_CLASSES = 2
 };
 
 /* Bits 0 and 1 of the head of a byte code. */

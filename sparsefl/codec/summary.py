@@ -16,7 +16,7 @@ _HEADER = struct.Struct("<8sHHIQQQIIIIII")
 _CHECKSUM_AT, _CHECKSUM_BYTES = 56, 4
 _DESCRIPTOR, _CHUNK = struct.Struct("<IBBBBIfQ"), struct.Struct("<IIII")
 _BIT_CODERS = ("bitmap", "rice", "rans-bytes", "rans-gaps", "rows", "tiles")
-_VALUE_CODERS = ("raw", "planes")
+_VALUE_CODERS = ("raw", "planes", "classes")
 _PROFILES = ("plain", "rans")
 
 

@@ -131,6 +131,21 @@ def values():
     return Sample(codec.Schema(dtypes), codec.Update(entries), formats, {})
 
 
+def classes():
+    """Values of which whole stretches are zero, small or large: some sections have classes."""
+    random = np.random.default_rng(14)
+    rows = np.repeat([0.0, 0.0, 0.02, 0.3], (40, 22, 20, 5))[:, None]
+    sizes = random.integers(-2, 3, (87, 95)) * (random.random((87, 95)) < rows)
+    large = (2.0 ** random.integers(-9, -3, (87, 95))) * (rows > 0.1)
+    numbers = {"int8": sizes / 8, "bf16": sizes + large, "small": sizes[:9]}
+    return Sample(
+        codec.Schema({name: (values.shape, "float32") for name, values in numbers.items()}),
+        codec.Update({n: codec.Dense(v.astype(np.float32)) for n, v in numbers.items()}),
+        {"int8": "int8", "bf16": "bf16", "small": "int8"},
+        {},
+    )
+
+
 def modular():
     """Words whose sums modulo 2^32 are those of what they stand for."""
     kept = drawn((4, 6), 0.5, 13)
@@ -230,13 +245,14 @@ def main():
         "changes": changes,
         "signs": signs,
         "values": values,
+        "classes": classes,
         "modular": modular,
         "nothing": nothing,
     }
     said, messages, files = {}, [], {}
     for name, make in makers.items():
         sample = make()
-        for rans in (True, False):
+        for rans in (True, False) if name != "classes" else (True,):
             file = f"{name}.spfl" if rans else f"{name}_plain.spfl"
             arguments = sample.update, sample.schema, sample.formats, sample.base
             data = files[file] = codec.encode(*arguments, rans=rans)
@@ -250,7 +266,7 @@ def main():
         for case in cases
     ]
     assert {r["number"] for r in refusals} <= {reason.value for reason in CodecReason}
-    manifest = {"about": ABOUT, "version": "1.0", "messages": messages, "contents": said}
+    manifest = {"about": ABOUT, "version": "1.1", "messages": messages, "contents": said}
     manifest["refused"] = refusals
     (GOLDEN / "manifest.json").write_text(json.dumps(manifest, indent=0) + "\n")
 

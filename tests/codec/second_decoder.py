@@ -179,11 +179,24 @@ def rice_positions(code, count, r):
     return (quotients << r) + np.arange(count) + np.cumsum(lows)
 
 
-def planes_of(section, lengths):
-    """Returns the symbols of byte codes that follow each other."""
+def classed_code(code, n):
+    """Returns n symbols and the bytes that their classed code takes."""
+    block, number = 1 << (code[0] & 15), 1 + (code[0] >> 4)
+    classes, used = byte_code(code[1:], -(-n // block))
+    assert classes.max() < number
+    own = classes.repeat(block)[:n]
+    symbols, at = np.zeros(n, np.uint8), 1 + used
+    for each in range(number):
+        symbols[own == each], used = byte_code(code[at:], np.count_nonzero(own == each))
+        at += used
+    return symbols, at
+
+
+def planes_of(section, lengths, classed):
+    """Returns the symbols of byte codes that follow each other, one maybe by classes."""
     planes = []
-    for length in lengths:
-        symbols, used = byte_code(section, length)
+    for i, length in enumerate(lengths):
+        symbols, used = (classed_code if i == classed else byte_code)(section, length)
         section = section[used:]
         planes.append(symbols)
     assert not section
@@ -194,7 +207,7 @@ def elements_of(coder, section, count, dtype, is_float):
     """Returns elements of an unsigned dtype, raw or from planes of bytes, the uppermost first."""
     if coder == 0:
         return np.frombuffer(section, dtype)
-    planes = planes_of(section, [count] * dtype.itemsize)
+    planes = planes_of(section, [count] * dtype.itemsize, 0 if coder == 2 else None)
     turned = np.stack(planes[::-1], axis=1).copy().view(dtype).reshape(-1)
     one = dtype.type(1)
     last = dtype.type(8 * dtype.itemsize - 1)
@@ -222,7 +235,8 @@ def scaled(coder, section, value_mode, count, block_log2):
     blocks = -(-count >> block_log2)
     packed_bytes = {4: count, 5: -(-count // 2), 6: -(-count // 5)}[value_mode]
     if coder:
-        upper, lower, packed = planes_of(section, [blocks, blocks, packed_bytes])
+        lengths = [blocks, blocks, packed_bytes]
+        upper, lower, packed = planes_of(section, lengths, 2 if coder == 2 else None)
         scales = upper.astype(np.uint32) << 8 | lower
     else:
         scales = np.frombuffer(section, np.uint16, blocks).astype(np.uint32)

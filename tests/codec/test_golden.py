@@ -126,7 +126,7 @@ def test_golden_messages_have_every_mode_and_coder():
     assert seen["value"] == {mode.name.lower() for mode in ValueMode}
     assert {"bits", "rice"} <= seen["signs"]
     assert {"bitmap", "rice"} <= seen["bits"]
-    assert {"raw", "planes"} <= seen["values"]
+    assert {"raw", "planes", "classes"} <= seen["values"]
 
 
 @pytest.mark.isa

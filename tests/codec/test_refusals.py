@@ -32,7 +32,7 @@ CASES = [
     ("header-reserved", CodecReason.RESERVED, lambda f: f.put("I", 60, 1), True),
     ("block", CodecReason.BLOCK, lambda f: f.mode(0, "block", 1), True),
     ("no-such-coder", CodecReason.CODER, lambda f: f.coders(0, 6, 0), True),
-    ("no-such-value-coder", CodecReason.CODER, lambda f: f.coders(0, 0, 2), True),
+    ("no-such-value-coder", CodecReason.CODER, lambda f: f.coders(0, 0, 3), True),
     ("no-such-sign-coder", CodecReason.CODER, lambda f: f.coders(1, 0, 7), True),
     ("coder-without-support", CodecReason.CODER, lambda f: f.coders(1, 1, 0), True),
     ("coder-without-values", CodecReason.CODER, lambda f: f.coders(5, 0, 1), True),

@@ -112,9 +112,34 @@ def test_lengths_and_coders_are_checked(mode):
     assert read(mode, 0, data[:-1], 100)[0] is CodecReason.SECTION_LENGTH
     assert read(mode, 0, data + b"\0", 100)[0] is CodecReason.SECTION_LENGTH
     assert read(mode, 1, data, 100)[0] is CodecReason.SECTION_LENGTH
-    assert read(mode, 2, data, 100)[0] is CodecReason.CODER
+    assert read(mode, 2, data, 100)[0] is CodecReason.SECTION_LENGTH
+    assert read(mode, 3, data, 100)[0] is CodecReason.CODER
     assert read(mode, 0, b"", 0)[0] is None
     assert read(mode, 1, b"", 0)[0] is CodecReason.SECTION_LENGTH
+
+
+# Sixteen fives among zeros, as in FORMAT.md, behind the bytes of a scale of 2.
+CLASSED = bytes.fromhex("140000010001000105")
+SCALES = b"\x00\x80\x00\x00"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (CLASSED, None),
+        (b"\x13" + CLASSED[1:], CodecReason.CODE),
+        (b"\x04" + CLASSED[1:], CodecReason.CODE),
+        (CLASSED[:3] + b"\x02" + CLASSED[4:], CodecReason.CODE),
+        (CLASSED + b"\0", CodecReason.SECTION_LENGTH),
+        *((CLASSED[:size], CodecReason.SECTION_LENGTH) for size in range(len(CLASSED))),
+    ],
+)
+def test_classed_codes_that_are_refused(code, reason):
+    refusal, values = read(INT8, 2, SCALES + code, 48)
+
+    assert refusal is reason
+    if reason is None:
+        assert values.view(np.float32).tolist() == [0.0] * 16 + [10.0] * 16 + [0.0] * 16
 
 
 @pytest.mark.isa

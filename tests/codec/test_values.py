@@ -252,6 +252,53 @@ def test_planes_are_taken_where_they_are_smaller(mode):
     assert len(data) < len(section(mode, heavy(4000), PLAIN)[1])
 
 
+def uneven(n):
+    """Returns values whose rows are zero but for some of them, and large in others."""
+    random = np.random.default_rng(3)
+    rows = np.resize([0.0, 0.0, 0.01, 0.2, 1.0, 0.0], -(-n // 1000))
+    share = rows.repeat(1000)[:n]
+    return (random.standard_normal(n) * (random.random(n) < share)).astype(np.float32)
+
+
+@pytest.mark.isa
+@FLOATS
+@pytest.mark.parametrize("n", [47008, 50021])
+def test_classes_of_uneven_values_are_smaller_and_lose_nothing(mode, n):
+    values = uneven(n)
+    back = decoded(mode, values)
+
+    coder, data = section(mode, values)
+    planes = (
+        [_codec.byte_code(bytes(plane), RANS) for plane in planes_of(mode, values)]
+        if mode in BLOCKED
+        else []
+    )
+
+    assert coder == 2
+    assert np.array_equal(
+        back, read(mode, 0, section(mode, values, PLAIN)[1], n)[1].view(np.float32)
+    )
+    assert not planes or len(data) < 0.95 * sum(map(len, planes))
+
+
+@FLOATS
+@pytest.mark.parametrize("draw", ["zero", "one", "even"])
+def test_values_that_are_even_have_no_classes(mode, draw):
+    values = np.zeros(50000, np.float32)
+    if draw == "one":
+        values[31000] = 1.0
+    if draw == "even":
+        values[:] = np.random.default_rng(0).standard_normal(values.size)
+
+    coder, _ = section(mode, values)
+
+    assert coder == 1
+    assert np.array_equal(
+        decoded(mode, values),
+        read(mode, 0, section(mode, values, PLAIN)[1], values.size)[1].view(np.float32),
+    )
+
+
 def entropy_bytes(symbols):
     counts = np.bincount(symbols).astype(np.float64)
     counts = counts[counts > 0]

@@ -139,7 +139,8 @@ Bytes draw_values(const Kind& kind, size_t n, Random* random) {
   return out;
 }
 
-void run_values() {
+// `classes`: by classes wherever the format allows.
+void run_values(bool classes) {
   for (const Kind& kind : kKinds) {
     uint32_t sections = 0, values = 0;
     Random random(3);
@@ -151,10 +152,10 @@ void run_values() {
           ValueScratch scratch;
           ValueCoder coder;
           Bytes section, back(source.size());
-          require(
-              append_values({kind.mode, kind.dtype, kind.block_log2, source.data(), n, rounding},
-                            profile, &scratch, &section, &coder),
-              kind.name);
+          require(append_values(
+                      {kind.mode, kind.dtype, kind.block_log2, source.data(), n, rounding, classes},
+                      profile, &scratch, &section, &coder),
+                  kind.name);
           require(read_values({kind.mode, kind.dtype, kind.block_log2, static_cast<uint8_t>(coder),
                                section.data(), section.size(), n},
                               &scratch, back.data()) == Reason::kNone,
@@ -164,7 +165,8 @@ void run_values() {
         }
       }
     }
-    std::printf("%s sections %08x values %08x\n", kind.name, sections, values);
+    std::printf("%s%s sections %08x values %08x\n", kind.name, classes ? " by classes" : "",
+                sections, values);
   }
 }
 
@@ -173,6 +175,7 @@ void run_values() {
 int main() {
   run_bits();
   run_bytes();
-  run_values();
+  run_values(false);
+  run_values(true);
   return 0;
 }

@@ -68,10 +68,10 @@ void add_bit_codes(std::vector<Case>* out) {
   }
 }
 
-// Each value mode, raw and in planes, in a style each.
+// Each value mode, raw, in planes and by classes, in a style each.
 void add_values(std::vector<Case>* out) {
   size_t style = 0;
-  for (const uint8_t coder : {0, 1}) {
+  for (const uint8_t coder : {0, 1, 2}) {
     for (const ValueMode mode : {ValueMode::kFp32, ValueMode::kBf16, ValueMode::kInt8,
                                  ValueMode::kInt4, ValueMode::kTernary}) {
       Plan plan = plan_of(SupportMode::kDense, mode, coder);

@@ -139,8 +139,8 @@ void make_values(codec::Dtype dtype, const Plan& plan, Random* random, ChunkPart
   codec::ValueScratch scratch;
   for (const ValueStyle style : {plan.value_style, ValueStyle::kNormal}) {
     const Bytes values = random_values(style, plan.value, dtype, chunk->count, random);
-    const codec::ValueSource source{plan.value, dtype, plan.block_log2, values.data(),
-                                    chunk->count};
+    const codec::ValueSource source{plan.value,   dtype,   plan.block_log2,      values.data(),
+                                    chunk->count, nullptr, plan.value_coder == 2};
     codec::ValueCoder coder{};
     if (!codec::append_values(source, profile, &scratch, &chunk->values, &coder)) continue;
     chunk->value_coder = static_cast<uint8_t>(coder);

@@ -20,7 +20,8 @@ struct Plan {
   BitStyle support_style = BitStyle::kEven;
   // Of supports by kRansBytes, log2 of the lanes; kBestLanes: those that encoders take.
   uint8_t lanes_log2 = kBestLanes;
-  // Of signs, 0 or 1 + a BitCoder; of other values, 0 for raw ones.
+  // Of signs, 0 or 1 + a BitCoder; of other values, 0 for raw ones, 2 for
+  // classes wherever they are allowed.
   uint8_t value_coder = 0;
   BitStyle sign_style = BitStyle::kEven;
   ValueStyle value_style = ValueStyle::kNormal;
