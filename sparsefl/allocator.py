@@ -6,6 +6,7 @@ virtual machine 1 to 5 us for 4 KB, up to a third of a small convolution.
 """
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -29,6 +30,13 @@ def keep_freed_memory() -> bool:
         mallopt(_MMAP_THRESHOLD, _MAPPED_FROM_BYTES) and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
     )
     return _state["kept"]
+
+
+def give_back() -> None:
+    """Return freed memory to the system, so that what is resident is what is held."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe_allocator() -> str:

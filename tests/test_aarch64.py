@@ -27,6 +27,7 @@ PROGRAMS = {
     "group_norm": ["csrc/cpu/group_norm_*.cpp"],
     "growth": ["csrc/cpu/growth*.cpp"],
     "max_pool2d": ["csrc/cpu/max_pool2d_*.cpp"],
+    "relu": ["csrc/cpu/relu_*.cpp"],
 }
 EXPECTED = {
     # The first three are the known-answer vectors of Random123 (tests/kat_vectors, philox4x32 10).
@@ -115,6 +116,9 @@ growth 168
 """,
     "max_pool2d": """\
 max_pool2d 84
+""",
+    "relu": """\
+relu 34
 """,
 }
 

@@ -8,6 +8,7 @@
 #include "cpu/growth.h"
 #include "cpu/isa.h"
 #include "cpu/max_pool2d.h"
+#include "cpu/relu.h"
 #include "cpu/sign_codes.h"
 #include "cpu/sparse_conv2d.h"
 #include "cpu/sparse_linear.h"
@@ -50,6 +51,7 @@ SPARSEFL_KERNELS(BatchLast, batch_last_kernels)
 SPARSEFL_KERNELS(BatchNorm, batch_norm_kernels)
 SPARSEFL_KERNELS(GroupNorm, group_norm_kernels)
 SPARSEFL_KERNELS(MaxPool2d, max_pool2d_kernels)
+SPARSEFL_KERNELS(Relu, relu_kernels)
 SPARSEFL_KERNELS(Growth, growth_kernels)
 
 }  // namespace sparsefl

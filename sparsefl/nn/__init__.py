@@ -17,6 +17,7 @@ from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
 from sparsefl.nn.gated import GatedConvBN2d, PlainGatedConvBN2d
 from sparsefl.nn.gating import GateReport, gate, gate_report
 from sparsefl.nn.packed_sign import PackedSignConv2d, PackedSignLinear
+from sparsefl.nn.relu import BitReLU, use_bit_relu
 from sparsefl.nn.sign import SignConv2d, SignLinear
 from sparsefl.nn.sparse import SparseConv2d, SparseLinear
 
@@ -26,6 +27,7 @@ __all__ = [
     "BatchLastBatchNorm2d",
     "BatchLastGroupNorm",
     "BatchLastMaxPool2d",
+    "BitReLU",
     "FrozenConv2d",
     "FrozenLinear",
     "GateReport",
@@ -46,4 +48,5 @@ __all__ = [
     "load_supports",
     "report",
     "sparsify",
+    "use_bit_relu",
 ]

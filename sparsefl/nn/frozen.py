@@ -1,8 +1,9 @@
 """Layers whose weight is a seed: never trained, never sent, the same bits everywhere.
 
 Against ``requires_grad_(False)`` on a dense layer, what is saved is the weight on the wire and in
-checkpoints, the input that a frozen ``torch.nn.Conv2d`` keeps for its backward pass, and, with
-``regenerate=True``, the weight's memory between its uses.
+checkpoints, the input that a frozen ``torch.nn.Conv2d`` keeps for its backward pass (what a ReLU in
+front keeps of it goes by :func:`sparsefl.nn.use_bit_relu`), and, with ``regenerate=True``, the
+weight's memory between its uses.
 """
 
 import torch

@@ -16,6 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from sparsefl.nn._fusion import FusionPlan, Unfusable, count_attributes, plan_fusion
 from sparsefl.nn.batch_last import COUNTERPARTS
+from sparsefl.nn.relu import BitReLU
 
 _logger = logging.getLogger(__name__)
 
@@ -132,9 +133,9 @@ def unfuse(model: nn.Module) -> None:
 
 
 def restore_torch(model: nn.Module) -> None:
-    """Make what :mod:`sparsefl.nn.batch_last` stands for plain torch.nn again, in place."""
+    """Make what stands for layers without weights plain torch.nn again, in place."""
     unfuse(model)
-    plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
+    plain = {ours: theirs for theirs, ours in COUNTERPARTS.items()} | {BitReLU: nn.ReLU}
     for module in model.modules():
         vars(module).pop("to_batch_last", None)
         module.__class__ = plain.get(type(module), type(module))

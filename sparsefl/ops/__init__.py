@@ -19,6 +19,7 @@ from sparsefl.ops.packed_sign import (
     packed_sign_conv2d,
     packed_sign_linear,
 )
+from sparsefl.ops.relu import relu
 from sparsefl.ops.sign_conv2d import sign_conv2d
 from sparsefl.ops.sign_linear import sign_linear
 from sparsefl.ops.sparse_conv2d import sparse_conv2d
@@ -53,6 +54,7 @@ __all__ = [
     "packed_sign_conv2d",
     "packed_sign_linear",
     "release_memory",
+    "relu",
     "row_major",
     "sign_conv2d",
     "sign_linear",

@@ -28,6 +28,7 @@ PROGRAMS = {
     "growth": (("growth*.cpp",), ["growth"]),
     "max_pool2d": (("max_pool2d_*.cpp",), ["max_pool2d"]),
     "memory_pool": (("memory_pool.cpp",), ["random", "steps", "forgetting", "release", "none"]),
+    "relu": (("relu_*.cpp",), ["relu"]),
     "packed_sign": (
         ("isa.cpp", "packed_sign*.cpp"),
         ["products", "gather_window", "quantise"],

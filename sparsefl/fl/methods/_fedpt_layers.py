@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from sparsefl.nn import FrozenConv2d, FrozenLinear
+from sparsefl.nn import FrozenConv2d, FrozenLinear, use_bit_relu
 
 
 def freeze(model: nn.Module, names: tuple[str, ...], seed: int, plain: bool = False) -> nn.Module:
     """Replace layers by frozen ones whose weights come from ``seed``, in place; biases are kept.
+
+    So are bits, where a ReLU in front of them would keep its output for no other layer.
 
     Args:
         model: Changed in place.
@@ -18,6 +20,8 @@ def freeze(model: nn.Module, names: tuple[str, ...], seed: int, plain: bool = Fa
     with torch.random.fork_rng(devices=[]):
         for name in names:
             _freeze_one(model, name, seed, plain)
+    if not plain:
+        use_bit_relu(model)
     return model
 
 
