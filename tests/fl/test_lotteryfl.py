@@ -106,7 +106,7 @@ class TestServer:
             total[mask] += weight * entries[HIDDEN].values.astype(np.float64)
             kept[mask] += weight
             added = METHOD.expand(run.wire.schema, codec.Update(entries))
-            pool.add(codec.encode(added, run.wire.schema), added, weight, {})
+            pool.add(codec.encode(added, run.wire.schema), weight, {})
         moved = METHOD.aggregate(state, pool.mean()).tensors
         before = state.tensors[HIDDEN].double().numpy()
         assert 0 < (kept == 0).sum() < kept.size
