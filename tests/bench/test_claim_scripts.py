@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from sparsefl.bench.claims import (
     masks,
     prunefl,
     round_trip,
+    uplinks,
 )
 from sparsefl.bench.claims.claim import HERE, read
 from sparsefl.bench.claims.trial import network
@@ -189,3 +191,21 @@ def test_adp_claims_the_square_of_the_density_where_gates_are_active(monkeypatch
     assert everything.accounting["step_factor"] == pytest.approx(1 / 0.7, rel=0.02)
     assert active.settings["parameters_added"] == pytest.approx(0.1127, abs=1e-3)
     assert [c.goals["step_factor"][0] for c in (active, everything)] == [1.25, 1.0]
+
+
+def test_uplinks_are_counted_in_every_format():
+    pytest.importorskip("zstandard")
+    random = np.random.default_rng(0)
+    rows = np.repeat([0.0, 1e-3, 1.0], (60, 20, 20))[:, None]
+    change = {
+        "weight": (random.standard_normal((100, 500)) * rows).astype(np.float32),
+        "bias": np.zeros(100, np.float32),
+    }
+
+    found = {own.row: own for own in uplinks.claims_of(change, "here", "here")}
+
+    sizes = [own.measured["uplink_bytes"] for own in found.values()]
+    assert len(found) == len(uplinks.FORMATS)
+    assert sizes[:4] == sorted(sizes[:4], reverse=True)
+    assert found["9 uplink, int8"].baseline["zstd19_bytes"] > 0
+    assert found["9 uplink, int8"].settings["zeros"] == pytest.approx(0.6, abs=0.01)
