@@ -192,12 +192,13 @@ def growth_claim(run: Federation, density: float, settings: dict, command: str) 
         for step in ("last", "plain")
     )
     added = last[REPEATS // 2] - plain[REPEATS // 2]
+    found = (INDEX_BYTES + VALUE_BYTES) * sum(counts.values())
     return Claim(
         row=f"4 FedTiny growth, ResNet-18, density {density:g}",
         claim=f"the largest a_l gradients of pruned weights take memory of a_l {SOURCE}",
         accounting={
             "gradients": sum(counts.values()),
-            "topk_bytes": (INDEX_BYTES + VALUE_BYTES) * sum(counts.values()),
+            "topk_bytes": found,
             "dense_gradient_bytes": sum(dense.values()),
         },
         measured={
@@ -215,7 +216,8 @@ def growth_claim(run: Federation, density: float, settings: dict, command: str) 
             "block": sorted(counts),
             "processes": REPEATS,
         },
-        goals={"growth_bytes": (None, max(dense.values()))},
+        # Dense gradients, each made and freed at once, add 6.4 MB at density 0.1; kept, 21 MB.
+        goals={"growth_bytes": (None, found)},
         command=command,
     )
 
