@@ -56,7 +56,7 @@ _TIMEOUT_S = 300
 def goals_of(kind: str) -> dict[str, Limits]:
     """Return what a kind of frozen layers is to reach, ours / plain and plain / ours."""
     if kind == LINEAR:
-        return {"peak_share": (0.97, 1.03), "step_factor": (0.97, None)}
+        return {"peak_share": (None, 1.03), "step_factor": (0.97, None)}
     if kind == PREFIX:
         return {"step_factor": (1.0, None), "peak_share": (None, 1.0)}
     return {"peak_share": (None, 1.0)}
