@@ -1,6 +1,5 @@
 // The kernels of relu.h, written once for every instruction set.
 
-#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -26,7 +25,7 @@ template <class T, class Step>
 inline void for_words(int64_t n, const Step& step) {
   static_assert(kReluSpan % Words<T>::kElements == 0);
   for (int64_t at = 0; at < n; at += Words<T>::kElements) {
-    const int64_t left = std::min(n - at, Words<T>::kElements);
+    const int64_t left = n - at < Words<T>::kElements ? n - at : Words<T>::kElements;
     step(at, left / Words<T>::kLanes, left % Words<T>::kLanes);
   }
 }

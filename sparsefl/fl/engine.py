@@ -327,8 +327,9 @@ class Federation:
         if privacy or expand is not None:
             update = codec.decode(reply, schema, base=base)
             if expand is not None:
-                update = expand(schema, update)
-                message, base = codec.encode(update, schema), {}
+                expanded = expand(schema, update)
+                if expanded is not update:
+                    update, message, base = expanded, codec.encode(expanded, schema), {}
             weight = privacy.weight(update) if privacy else weight
         pool.add(message, weight, base)
         entry.aggregate_s += time.perf_counter() - started

@@ -79,9 +79,9 @@ def test_sampled_by_examples_updates_count_alike(federation, toy, monkeypatch):
     run.schedule = Schedule(batch_size=16, clients_per_round=2, sampling="examples")
     weights = []
 
-    def recorded(pool, message, update, weight, base):
+    def recorded(pool, message, weight, base):
         weights.append(weight)
-        add(pool, message, update, weight, base)
+        add(pool, message, weight, base)
 
     add = Pool.add
     monkeypatch.setattr(Pool, "add", recorded)
