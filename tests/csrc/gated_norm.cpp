@@ -3,12 +3,10 @@
 // many elements were compared, the same on every machine; exits with 1 at the first difference.
 #include "cpu/gated_norm.h"
 
-#include <cinttypes>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 
+#include "expect.h"
 #include "parts.h"
 #include "sets.h"
 
@@ -22,14 +20,9 @@ namespace {
 constexpr int64_t kSamples = 4, kChannels = 5, kPairs = kSamples * kChannels, kParts = 2;
 constexpr double kGarbage = 1e30;
 
-int64_t compared = 0;
-
-void expect_near(double result, double expected, double scale, const char* set, const char* what) {
+void compare(double result, double expected, double scale, const char* set, const char* what) {
   ++compared;
-  if (!(std::abs(result - expected) <= 1e-5 * scale)) {
-    std::printf("%s %s: %.9g, not %.9g\n", set, what, result, expected);
-    std::exit(1);
-  }
+  expect_near(result, expected, scale, set, what);
 }
 
 // Of exactly its size, so that the address sanitizer sees a lane too far.
@@ -70,8 +63,8 @@ void check_pool(const GatedNormKernels<T>& kernels, const char* set, int64_t pix
   for (int64_t plane = 0; plane < kPairs; ++plane) {
     double sum = 0;
     for (int64_t i = 0; i < pixels; ++i) sum += x[plane * pixels + i];
-    expect_near(mean[plane], sum / static_cast<double>(pixels), 1, set, "pool");
-    expect_near(nonzero[plane], plane > 0, 1, set, "nonzero");
+    compare(mean[plane], sum / static_cast<double>(pixels), 1, set, "pool");
+    compare(nonzero[plane], plane > 0, 1, set, "nonzero");
   }
 }
 
@@ -130,8 +123,8 @@ void check_moments(const GatedNormKernels<T>& kernels, const char* set, const Ba
     for (int64_t i = 0; i < pixels; ++i) {
       square += std::pow(batch.z[pair * pixels + i] - average, 2);
     }
-    expect_near(mean[pair], average, 1, set, "mean");
-    expect_near(squares[pair], square, 1 + square, set, "squares");
+    compare(mean[pair], average, 1, set, "mean");
+    compare(squares[pair], square, 1 + square, set, "squares");
   }
 }
 
@@ -153,17 +146,17 @@ void check_norm(const GatedNormKernels<T>& kernels, const char* set, const Batch
     double sum = 0, product = 0;
     for (int64_t i = 0; i < pixels; ++i) {
       const double v = batch.gate[pair] * batch.normalised(pair, i);
-      expect_near(out[pair * pixels + i], relu && v < 0 ? 0 : v, 1, set, "apply");
+      compare(out[pair * pixels + i], relu && v < 0 ? 0 : v, 1, set, "apply");
       const double dv = batch.passed(relu, pair, i);
       sum += dv;
       product += dv * batch.centred(pair, i);
       const double gradient = batch.gate[pair] * static_cast<double>(batch.scale[c]) * dv +
                               offset[c] + slope[c] * batch.centred(pair, i);
-      expect_near(dz[pair * pixels + i], batch.active[pair] != 0 ? gradient : 0, 4, set,
-                  "differentiate");
+      compare(dz[pair * pixels + i], batch.active[pair] != 0 ? gradient : 0, 4, set,
+              "differentiate");
     }
-    expect_near(plain[pair], sum, static_cast<double>(pixels), set, "sum");
-    expect_near(centred[pair], product, static_cast<double>(2 * pixels), set, "centred sum");
+    compare(plain[pair], sum, static_cast<double>(pixels), set, "sum");
+    compare(centred[pair], product, static_cast<double>(2 * pixels), set, "centred sum");
   }
 }
 

@@ -4,14 +4,12 @@
 #include "cpu/growth.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <vector>
 
+#include "expect.h"
 #include "sets.h"
 
 namespace sparsefl {
@@ -21,15 +19,8 @@ extern const GrowthKernels<float> kGrowthScalarF32, kGrowthAvx2F32, kGrowthAvx51
 
 namespace {
 
-int64_t compared = 0;
 // What collect and take run on.
 const void* in_use;
-
-void expect(bool equal, const char* set, const char* what) {
-  if (equal) return;
-  std::printf("%s %s differs\n", set, what);
-  std::exit(1);
-}
 
 uint64_t random_bits() {
   static uint64_t state = 1;

@@ -3,12 +3,10 @@
 // the first difference.
 #include "cpu/max_pool2d.h"
 
-#include <cinttypes>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "expect.h"
 #include "sets.h"
 
 namespace sparsefl {
@@ -17,14 +15,6 @@ extern const MaxPool2dKernels<double> kMaxPool2dF64;
 extern const MaxPool2dKernels<float> kMaxPool2dScalarF32, kMaxPool2dAvx2F32, kMaxPool2dAvx512F32;
 
 namespace {
-
-int64_t compared = 0;
-
-void expect(bool equal, const char* set, const char* what) {
-  if (equal) return;
-  std::printf("%s %s differs\n", set, what);
-  std::exit(1);
-}
 
 // Few values, so that equal ones meet; of exactly its size, so that the address sanitizer sees a
 // lane too far.

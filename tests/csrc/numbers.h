@@ -1,23 +1,12 @@
 // What the programs of the norms compare, and with what.
 #pragma once
 
-#include <cinttypes>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
+#include <cstdint>
 #include <memory>
 
+#include "expect.h"
+
 namespace sparsefl {
-
-inline int64_t compared = 0;
-
-inline void expect_near(double result, double expected, double scale, const char* set,
-                        const char* what) {
-  if (std::abs(result - expected) > 1e-5 * scale) {
-    std::printf("%s %s: %.9g, not %.9g\n", set, what, result, expected);
-    std::exit(1);
-  }
-}
 
 // Of exactly its size, so that the address sanitizer sees a lane too far.
 template <class T>

@@ -3,11 +3,9 @@
 // with 1 at the first difference.
 #include "cpu/relu.h"
 
-#include <cinttypes>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 
+#include "expect.h"
 #include "sets.h"
 
 namespace sparsefl {
@@ -16,14 +14,6 @@ extern const ReluKernels<double> kReluF64;
 extern const ReluKernels<float> kReluScalarF32, kReluAvx2F32, kReluAvx512F32;
 
 namespace {
-
-int64_t compared = 0;
-
-void expect(bool equal, const char* set, const char* what) {
-  if (equal) return;
-  std::printf("%s %s differs\n", set, what);
-  std::exit(1);
-}
 
 // Of exactly their size, so that the address sanitizer sees a lane too far.
 template <class T>
