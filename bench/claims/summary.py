@@ -21,7 +21,7 @@ from sparsefl.fl.table import size
 from .accuracy import HERE, RESULTS, STUDY, Results, found_widths
 from .study import Row, Study, choose
 
-NAMES = ("longer", "methods", "supermasks", "supermasks_cifar10")
+NAMES = ("longer", "methods", "bfloat16", "supermasks", "supermasks_cifar10")
 STUDIES = (STUDY, *(HERE / f"{name}.toml" for name in NAMES))
 PICTURE = RESULTS.with_suffix(".png")
 TABLES = RESULTS.with_suffix(".md")
