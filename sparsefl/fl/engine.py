@@ -53,7 +53,7 @@ class Federation:
         saved: A snapshot to go on from; ``None`` begins anew.
         loss: What clients minimise, of outputs and labels.
         devs: Development data of each client, for methods that prepare; none if empty.
-        versions: Version of the supports that each client holds, for methods whose supports change.
+        versions: What each client was last served, for methods that have versions of it.
         capabilities: Of each client the share of the weights that it can train, in (0, 1]; none if
             all can train all.
         exchanged_bytes: What preparing has sent to clients, and they to the server; the ledger
@@ -293,7 +293,7 @@ class Federation:
             self.ledger.setup_s += time.perf_counter() - started
         resident = self._residents[level]
         changing = self.method.version is not None or self.method.own_supports is not None
-        return holding(resident, own.held) if changing else resident
+        return holding(resident, own) if changing else resident
 
     def _last_step(self, client: Client) -> Watch:
         """Return what opens the context of a client's last step."""
@@ -367,7 +367,7 @@ class Federation:
         else:
             serving = Serving(self.method, self.views(), round)
             own = serving.own(self._levels[0], self._own_supports(min(self.memories, default=0)))
-            client = holding(client, own.held)
+            client = holding(client, own)
             read(self.method, client, own.message)
         client.model.train()
         return client

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sparsefl.codec import Schema, Update
+from sparsefl.codec import Entry, Schema, Update
 from sparsefl.codec.plan import ValueFormat
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.learning_rate import with_horizon
@@ -109,11 +109,14 @@ class Client:
         model: Trained in place; sparse, sign or frozen layers where the method has them.
         wire: How its messages are encoded.
         options: The method's options.
+        held: What it holds of the last broadcast that it got, where its method sends the next one
+            as changes of it; none of a newcomer's.
     """
 
     model: nn.Module
     wire: Wire
     options: Mapping[str, Any]
+    held: Mapping[str, Entry] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,17 @@ class Method:
             before the set-up message is made; see :class:`sparsefl.fl.exchange.Exchange`.
         last_step: ``(client) -> context``, entered around forward and backward pass of a client's
             last local step of a round.
-        version: ``(state) -> int``: how often the supports have changed, from 0, for methods whose
-            supports do; they then travel in the broadcasts, as their changes from those of the
-            version that a client was last served. The supports of ``server_wire`` are the newest,
-            the set-up message tells those of version 0.
-        supports_of: ``(state, version) -> supports`` of any version up to now; goes with it.
+        version: ``(state) -> int``: what a broadcast leaves clients with, as a number that grows
+            with every change of it, for methods whose clients are sent changes of what they hold,
+            by the version that they were last served; 0 is a newcomer's.
+        supports_of: ``(state, version) -> supports`` of any version up to now, for methods whose
+            supports change; they then travel in the broadcasts, as their changes. The supports of
+            ``server_wire`` are the newest, the set-up message tells those of version 0.
+        changes: ``(state, broadcast, version) -> update``: what a client gets of a broadcast that
+            was last served at a version, for methods that send changes of values.
+        held: ``(state, version) -> entries``: what such a client holds. Goes with it.
+        whole: ``(wire, held, update) -> update``: the broadcast, from what a client holds and what
+            it was sent, on both sides; raises ValueError if they do not fit. Goes with both.
         expand: ``(schema, update) -> update``: what of a client's decoded message the server adds
             up, where that is not the message itself and the wire does not say ``expands=False``.
         trains_on_public: Whether it trains on ``Task.public``, where there is any.
@@ -197,16 +206,24 @@ class Method:
     last_step: Callable[[Client], AbstractContextManager[object]] | None = None
     version: Callable[[Any], int] | None = None
     supports_of: Callable[[Any, int], Mapping[str, Support]] | None = None
+    changes: Callable[[Any, Update, int], Update] | None = None
+    held: Callable[[Any, int], Mapping[str, Entry]] | None = None
+    whole: Callable[[Wire, Mapping[str, Entry], Update], Update] | None = None
     expand: Callable[[Schema, Update], Update] | None = None
     trains_on_public: bool = False
     view: Callable[[Any, float], Any] | None = None
     still: Callable[[Any], Mapping[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: if one of two functions that go together is missing."""
-        for pair in (("version", "supports_of"), ("view", "still")):
-            if len({getattr(self, name) is None for name in pair}) > 1:
-                raise ValueError(f"{self.name} must have both of {' and '.join(pair)}, or neither")
+        """Raises: ValueError: if one of the functions that go together is missing."""
+        for group in (("view", "still"), ("changes", "held", "whole")):
+            if len({getattr(self, name) is None for name in group}) > 1:
+                raise ValueError(f"{self.name} must have all of {', '.join(group)}, or none")
+        versioned = self.supports_of is not None or self.changes is not None
+        if versioned != (self.version is not None):
+            raise ValueError(
+                f"{self.name} must have a version with supports_of or changes, and only with them"
+            )
 
     def held_supports(self, state: Any, version: int) -> Mapping[str, Support]:
         """Return the supports that a client holds which was last served at a version."""

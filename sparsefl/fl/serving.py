@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsefl import codec
@@ -14,17 +14,21 @@ from sparsefl.support import Support
 
 @dataclass(frozen=True)
 class Served:
-    """What the clients that hold the same supports are sent in a round.
+    """What the clients that hold the same are sent in a round.
 
     Attributes:
-        sent: What is broadcast.
+        method: The method.
+        sent: What they are sent: the broadcast, or changes of what they hold.
         wire: The server's, of this round.
         held: The supports that these clients hold before they receive it.
+        entries: What they hold of the last broadcast, where it travels as changes.
     """
 
+    method: Method
     sent: codec.Update
     wire: Wire
     held: Mapping[str, Support]
+    entries: Mapping[str, codec.Entry] = field(default_factory=dict)
 
     @functools.cached_property
     def message(self) -> bytes:
@@ -55,7 +59,8 @@ class Served:
         """
         if not (self.held or self.wire.supports):
             return {}
-        return {**self.held, **codec.decode(self.message, self.wire.schema, base=self.held)}
+        received = codec.decode(self.message, self.wire.schema, base=self.held)
+        return {**self.held, **whole(self.method, self.wire, self.entries, received)}
 
 
 def valued(sent: codec.Update) -> list[str]:
@@ -75,9 +80,24 @@ def part(sent: codec.Update, supports: Mapping[str, Support]) -> codec.Update:
     return codec.Update(entries, round=sent.round)
 
 
+def whole(
+    method: Method, wire: Wire, entries: Mapping[str, codec.Entry], received: codec.Update
+) -> codec.Update:
+    """Return a broadcast, from what a client holds and what it was sent.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    return received if method.whole is None else method.whole(wire, entries, received)
+
+
 def serve(method: Method, state: Any, sent: codec.Update, version: int = 0) -> Served:
-    """Return what clients are served that hold the supports of a version; 0 is a newcomer's."""
-    return Served(sent, method.server_wire(state), method.held_supports(state, version))
+    """Return what clients are served of a broadcast that hold a version; 0 is a newcomer's."""
+    entries: Mapping[str, codec.Entry] = {}
+    if method.changes is not None and method.held is not None:
+        sent, entries = method.changes(state, sent, version), method.held(state, version)
+    wire, supports = method.server_wire(state), method.held_supports(state, version)
+    return Served(method, sent, wire, supports, entries)
 
 
 class Serving:
@@ -114,7 +134,7 @@ class Serving:
         return self._sent[capability]
 
     def of(self, capability: float | None, version: int) -> Served:
-        """Return what clients get that hold the supports of a version, encoded."""
+        """Return what clients get that hold a version, encoded."""
         key = (capability, version)
         if key not in self._served:
             sent = self._broadcast(capability)
@@ -127,7 +147,7 @@ class Serving:
         """Return what one client gets that has supports of its own, encoded."""
         view = self._views[capability]
         sent = part(self._broadcast(capability), supports)
-        own = Served(sent, self._method.server_wire(view), supports)
+        own = Served(self._method, sent, self._method.server_wire(view), supports)
         _ = own.message, own.base
         return own
 
@@ -170,19 +190,20 @@ class Serving:
         return privacy.noisy_mean(sums, self.clients, seed, self._round)
 
 
-def holding(client: Client, supports: Mapping[str, Support]) -> Client:
-    """Return the client as one that holds these supports; its model is the same."""
-    return replace(client, wire=replace(client.wire, supports=supports))
+def holding(client: Client, own: Served) -> Client:
+    """Return the client as one that holds what those hold that are served; its model stays."""
+    return replace(client, wire=replace(client.wire, supports=own.held), held=own.entries)
 
 
 def read(method: Method, client: Client, message: bytes) -> codec.Update:
-    """Decode a broadcast into a client's model.
+    """Decode a broadcast into a client's model, and return it whole.
 
     Raises:
         CodecError: if the message is refused; the model is untouched.
-        ValueError: if it does not fit the model, which is untouched.
+        ValueError: if it does not fit the model, which is untouched, or what the client holds.
     """
-    update = codec.decode(message, client.wire.schema, base=client.wire.supports)
+    received = codec.decode(message, client.wire.schema, base=client.wire.supports)
+    update = whole(method, client.wire, client.held, received)
     method.receive(client, update)
     return update
 

@@ -71,6 +71,22 @@ def test_committed_results_are_those_of_the_committed_study():
         assert all(committed.key(job) in results.by_key for job in finals)
 
 
+def test_every_committed_result_is_one_of_a_committed_study():
+    """Options that methods get later, off by default, leave what was run to be found."""
+    results, known = accuracy.Results(accuracy.RESULTS), set()
+    for path in accuracy.HERE.glob("*.toml"):
+        waiting = study.Study.read(path)
+        known |= {waiting.width_key(row) for row in waiting.rows.values() if row.like}
+        committed = waiting.with_widths(accuracy.found_widths(waiting, results))
+        known |= {committed.step_key(row) for row in committed.rows.values()}
+        chosen = study.choose(committed, results.by_key)
+        for setting in committed.settings:
+            known |= {committed.key(job) for job in committed.trials(setting)}
+            known |= {committed.key(job) for job in committed.finals(setting, chosen)}
+    assert results.by_key
+    assert results.by_key.keys() <= known
+
+
 def test_key_from_before_an_option_was_there_is_that_of_its_default(small):
     job = next(small.trials("all"))
     written = json.loads(small.key(job))

@@ -332,5 +332,7 @@ def test_public_data_reach_the_methods_that_train_on_them(rotating, small, toy):
 
 
 def test_versions_and_supports_go_together():
-    with pytest.raises(ValueError, match="both of version and supports_of"):
+    with pytest.raises(ValueError, match="a version with supports_of or changes"):
         replace(METHOD, version=None)
+    with pytest.raises(ValueError, match="all of changes, held, whole, or none"):
+        replace(METHOD, changes=lambda state, broadcast, version: broadcast)

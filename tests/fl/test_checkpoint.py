@@ -41,7 +41,7 @@ OPTIONS = {
     "fedpm": {"reset_every": 3, "prior": 2.0},
     "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},
     "fedtiny": {"adjust_every": 1, "adjust_until": 4, "drops": "recomputed"},
-    "hidenseek": {"iterations": 10},
+    "hidenseek": {"iterations": 10, "score_deltas": "int4"},
     "lotteryfl": {"threshold": 0.2, "prune_share": 0.4},
 }
 

@@ -9,7 +9,7 @@ from sparsefl.codec import Entry, Schema, Signs, Sparse, SupportOnly, Update, de
 from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import dense_entries, dense_tensors, load_tensors
 from sparsefl.fl.method import Client, Task
-from sparsefl.fl.methods._hidenseek_downlink import wire_of
+from sparsefl.fl.methods._hidenseek_downlink import wire_of, without_changes
 from sparsefl.fl.methods._hidenseek_model import sign_layers, sign_model
 from sparsefl.fl.methods._hidenseek_optimizer import open_optimizer
 from sparsefl.fl.methods._hidenseek_rules import RULES, Trained, contribution
@@ -42,7 +42,7 @@ def receive(client: Client, update: Update) -> None:
     sent = {name: e.support for name, e in update.items() if isinstance(e, Sparse | Signs)}
     if sent != {name: layer.support for name, layer in layers.items()}:
         raise ValueError("the broadcast's scores do not cover this client's supports")
-    needed = [name for name in client.wire.schema if name not in layers]
+    needed = [name for name in without_changes(client.wire.schema) if name not in layers]
     load_tensors(client.model, dense_tensors(update), needed)
     load_latents(layers, {name: contribution(update, name) for name in layers})
 

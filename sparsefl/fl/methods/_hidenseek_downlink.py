@@ -1,4 +1,4 @@
-"""How HideNseek's scores travel down: their format, and the signs that it must keep."""
+"""How HideNseek's scores travel down: the formats, and the signs that these must keep."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +13,12 @@ from sparsefl.fl.methods._hidenseek_rules import RULES, Scores, signs_of
 from sparsefl.support import Support
 
 SCORE_FORMATS = ("fp32", "bf16", "int8", "int4")
+NO_DELTAS = "none"
+SCORE_DELTAS = (NO_DELTAS, "int8", "int4", "ternary")
+
+# Names in messages of changes, and of what they are changes of; no module of a model is called so.
+_APART = "downlink:"
+CHANGE, OF = f"{_APART}change/", f"{_APART}of"
 
 # Largest integer and block length of the codec's value formats with block scales (FORMAT.md).
 _QUANTISED = {"int8": (127, 1024), "int4": (7, 64)}
@@ -22,8 +28,28 @@ _JUST_A_STEP = 0.51
 
 def wire_of(model: nn.Module, supports: Mapping[str, Support], options: Mapping[str, Any]) -> Wire:
     """Return how messages travel: scores down in their format, dense values as they are."""
+    schema = Schema.of(model)
     formats: dict[str, FormatName] = dict.fromkeys(supports, options["score_format"])
-    return Wire(Schema.of(model), supports, downlink_format=formats)
+    if options["score_deltas"] != NO_DELTAS:
+        sizes = {f"{CHANGE}{name}": support.nnz for name, support in supports.items()}
+        specs = {name: ((size,), "float32") for name, size in sizes.items()}
+        schema = Schema({**schema, **specs, OF: ((1,), "float32")})
+        formats |= dict.fromkeys(sizes, options["score_deltas"])
+    return Wire(schema, supports, downlink_format=formats)
+
+
+def without_changes(schema: Schema) -> Schema:
+    """Return the schema of the model alone, of what whole broadcasts have."""
+    return Schema({name: spec for name, spec in schema.items() if not name.startswith(_APART)})
+
+
+def check_deltas(options: Mapping[str, Any]) -> None:
+    """Raise ValueError where no scores travel that could travel as changes."""
+    if options["score_deltas"] != NO_DELTAS and RULES[options["rule"]].broadcasts_signs:
+        raise ValueError(
+            f"score_deltas must be {NO_DELTAS!r} with rule {options['rule']!r}, which broadcasts "
+            f"signs, got {options['score_deltas']!r}"
+        )
 
 
 def score_entry(support: Support, scores: Scores, options: Mapping[str, Any]) -> Entry:

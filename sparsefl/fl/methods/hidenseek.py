@@ -20,13 +20,13 @@ Only the paper's opening was read for this file. What is **ours**, not to be tak
 - the first and the last layer stay dense, ``dense_layers``, as is common for binarised networks
   (Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279): a flip among the few weights of an
   outer layer moves every output, and signs there cost far more accuracy than their floats cost
-  bytes (see DEFAULTS). ``density`` is of all linear and convolution weights, before these layers
-  are taken out;
+  bytes (see _hidenseek_options). ``density`` is of all linear and convolution weights, before
+  these layers are taken out;
 - biases are kept, dense;
 - scores start at the Kaiming-normal weights that were pruned, rescaled to one standard deviation a
   layer, ``score_std``: the forward pass sees only their signs, and layers then flip at equal rates;
 - clients use Adam on the scores: its steps are of one size in every layer, as the one scale of the
-  uplink assumes (see DEFAULTS);
+  uplink assumes (see _hidenseek_options);
 - every other parameter (dense layers, biases, norms) is trained by SGD and averaged as in FedAvg,
   like the buffers.
 """
@@ -39,10 +39,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsefl.codec import SupportOnly, Update, encode
-from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import cast_like, dense_entries
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Method, Task, Wire
+from sparsefl.fl.methods import _hidenseek_copies as copies
 from sparsefl.fl.methods._hidenseek_client import (
     new_client,
     optimizer,
@@ -51,61 +51,12 @@ from sparsefl.fl.methods._hidenseek_client import (
     remember,
     report,
 )
-from sparsefl.fl.methods._hidenseek_downlink import SCORE_FORMATS, score_entry, wire_of
+from sparsefl.fl.methods._hidenseek_copies import Copies
+from sparsefl.fl.methods._hidenseek_downlink import score_entry, wire_of, without_changes
 from sparsefl.fl.methods._hidenseek_model import draw_kaiming, first_scores, prune, signed_model
-from sparsefl.fl.methods._hidenseek_rules import RULES, Pooled, Rule, check_options
-from sparsefl.fl.options import check_at_least, check_positive
+from sparsefl.fl.methods._hidenseek_options import CHOICES, DEFAULTS, check
+from sparsefl.fl.methods._hidenseek_rules import RULES, Pooled, Rule
 from sparsefl.fl.pool import Mean
-
-# On the development set (Fashion-MNIST, cnn, density 0.1, 30 rounds of 12 steps of batch 16, one
-# seed, means of the last four rounds; one seed is good to about .01):
-#
-#                                        10 clients       10 clients       100 clients, 10 a round
-#                                        Dirichlet 0.5    Dirichlet 0.1    Dirichlet 0.5
-#     linear, FedAvg                     .813             .815             .800
-#     dense FedAvg, lr 0.05              .845             .816             .807
-#     all layers signed, no biases       .778
-#     outer layers dense, Adam on them   .833             .718
-#       the same, fp32 scores averaged   .840
-#       with SGD 0.05 instead of Adam    .837             .787             .806
-#       with lr 0.02, SGD 0.04, cosine   .826             .818             .816   <- the default
-#
-# So one bit costs a point, signs in the outer layers five, and what skew costs is drift that the
-# rates must anneal. Little skew wants lr 0.01 and dense_lr 0.05 with lr_decay 0.97. The middle row
-# of the default travelled down as float32, the others in bfloat16 (dense parameters, up) and int8.
-# Rejected: the loss calibrated by each client's label histogram (Dirichlet 0.1: .638), scores that
-# start uniform instead of normal (.828, too many flips in the first rounds), score_format int4
-# (.825 where float32 has .837 and int8 .836). At Dirichlet 0.1 lr 0.01 with dense_lr 0.05 and the
-# cosine is as good, .819. The engine itself ends at .831 with these defaults at Dirichlet 0.5.
-DEFAULTS: Mapping[str, Any] = {
-    "rule": "sign_update",
-    "lr": 0.02,
-    **rates.DEFAULTS,
-    "lr_schedule": "cosine",
-    "dense_lr": 0.04,
-    "dense_momentum": 0.9,
-    "dense_layers": "first,last",
-    "score_std": 0.1,
-    "score_format": "int8",
-    "server_lr": 1.0,
-    "tau": 0.02,
-    "own_share": 0.5,
-    "beta_prior": 1.0,
-    "beta_decay": 0.0,
-    "iterations": 100,
-}
-
-
-def check(options: Mapping[str, Any]) -> None:
-    """Check all options but the patterns of layers, which need the model.
-
-    Raises:
-        ValueError: if one is out of range, or set though the rule does not read it.
-    """
-    check_at_least(options, {"lr": 0, "dense_lr": 0, "dense_momentum": 0, "iterations": 1})
-    check_positive(options, "score_std")
-    rates.check_options(options)
-    check_options(options, DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -119,6 +70,7 @@ class State:
         parameters: Number of trained parameters among ``dense``.
         wire: How messages are encoded; its supports are the masks.
         options: The method's options.
+        copies: What clients hold of the scores, where these travel as changes of it.
     """
 
     scores: Mapping[str, Tensor]
@@ -127,6 +79,7 @@ class State:
     parameters: int
     wire: Wire
     options: Mapping[str, Any]
+    copies: Copies | None = None
 
     @property
     def rule(self) -> Rule:
@@ -144,25 +97,28 @@ def init(task: Task) -> State:
     draw_kaiming(model, task.seed)
     supports = prune(model, task)
     dense = {k: v.clone() for k, v in model.state_dict().items() if k not in supports}
+    scores = first_scores(model, supports, task.options["score_std"])
+    wire = wire_of(model, supports, task.options)
     return State(
-        scores=first_scores(model, supports, task.options["score_std"]),
+        scores=scores,
         dense=dense,
         memory={},
         parameters=sum(p.numel() for k, p in model.named_parameters() if k not in supports),
-        wire=wire_of(model, supports, task.options),
+        wire=wire,
         options=task.options,
+        copies=copies.first(wire, scores, task.options),
     )
 
 
 def setup(state: State) -> bytes | None:
     """Send the masks, once."""
     masks = {name: SupportOnly(support) for name, support in state.wire.supports.items()}
-    return encode(Update(masks), state.wire.schema)
+    return encode(Update(masks), without_changes(state.wire.schema))
 
 
 def broadcast(state: State, round: int) -> Update:
     """Send scores, or their signs where the rule sends signs, and dense parameters."""
-    entries = {
+    entries = copies.held(state.copies, state.wire) or {
         name: score_entry(state.wire.supports[name], scores.numpy(), state.options)
         for name, scores in state.scores.items()
     }
@@ -178,7 +134,8 @@ def aggregate(state: State, mean: Mean) -> State:
         moved, memory[name] = state.rule.move(pooled)
         scores[name] = moved.float()
     dense = cast_like(state.dense, mean.tensors)
-    return replace(state, scores=scores, memory=memory, dense=dense)
+    following = copies.following(state.copies, state.wire, scores)
+    return replace(state, scores=scores, memory=memory, dense=dense, copies=following)
 
 
 def global_model(task: Task, state: State) -> nn.Module:
@@ -237,8 +194,12 @@ METHOD = Method(
     claimed_flops=claimed_flops,
     prunes=True,
     check=check,
-    choices={**rates.CHOICES, "rule": tuple(RULES), "score_format": SCORE_FORMATS},
+    choices=CHOICES,
     remember=remember,
     recall=recall,
     personal_model=personal_model,
+    version=lambda state: state.copies.version if state.copies else 0,
+    changes=lambda state, broadcast, version: copies.changes(state.copies, broadcast, version),
+    held=lambda state, version: copies.held(state.copies, state.wire, version),
+    whole=copies.whole,
 )
