@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from sparsefl.nn import densify, export_sign, gate, load_sign, sparsify
     from sparsefl.ops import batch_last, row_major
     from sparsefl.profiling import profile, profile_crossover
+    from sparsefl.structure import Structure
     from sparsefl.support import Support
 
     __version__: str
 
 __all__ = [
+    "Structure",
     "Support",
     "__version__",
     "batch_last",
@@ -41,6 +43,7 @@ __all__ = [
 
 _MODULES = frozenset({"codec", "data", "fl", "models", "nn", "ops", "pruning", "reference"})
 _HOME_OF = {
+    "Structure": "sparsefl.structure",
     "Support": "sparsefl.support",
     "batch_last": "sparsefl.ops",
     "densify": "sparsefl.nn",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 import struct
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from sparsefl.arrays import as_bool, as_numpy, checked_shape, increases
+from sparsefl.structure import Blocks, Kind, Structure, StructureLike, find, parse, parse_some
+
 if TYPE_CHECKING:
     import torch
 
-Kind: TypeAlias = Literal["unstructured", "block", "rows", "columns"]
 Mask: TypeAlias = "npt.NDArray[np.bool_] | torch.Tensor"
 
 _DIGEST_BYTES = 16
@@ -25,16 +26,18 @@ class Support:
     """The kept positions of one tensor, immutable and hashable by content.
 
     Stored as a packed bitmap of one bit a position. Make one with ``from_mask``, ``from_indices``,
-    ``from_packed`` or ``random``.
+    ``from_packed``, ``from_blocks`` or ``random``. Its structure is found in the kept positions,
+    not declared: messages, checkpoints and pickles keep it, and after an exchange it is found anew.
     """
 
-    __slots__ = ("_digest", "_indices", "_nnz", "_packed", "_shape")
+    __slots__ = ("_digest", "_found", "_indices", "_nnz", "_packed", "_shape")
 
     _shape: tuple[int, ...]
     _packed: npt.NDArray[np.uint8]
     _nnz: int
     _indices: npt.NDArray[np.int64] | None
     _digest: bytes | None
+    _found: tuple[Structure | None] | None
 
     def __init__(self) -> None:
         """Refuses: the named constructors say what the argument is.
@@ -54,29 +57,54 @@ class Support:
         packed.flags.writeable = False
         for name, value in (("_shape", shape), ("_packed", packed), ("_nnz", nnz)):
             object.__setattr__(support, name, value)
-        object.__setattr__(support, "_indices", None)
-        object.__setattr__(support, "_digest", None)
+        for name in ("_indices", "_digest", "_found"):
+            object.__setattr__(support, name, None)
         return support
 
     @classmethod
-    def from_mask(cls, mask: Mask) -> Support:
+    def from_mask(cls, mask: Mask, structure: StructureLike | None = None) -> Support:
         """Keep the positions where ``mask`` is true.
 
         Args:
             mask: Which positions are kept, of the tensor's shape, bool; numpy array or torch tensor
                 on any device. Copied.
+            structure: What the mask has to be made of, as in :func:`sparsefl.structure.parse`.
 
         Returns:
             The support.
 
         Raises:
-            TypeError: if ``mask`` is neither, or not bool.
+            TypeError: if ``mask`` is neither, or not bool, or ``structure`` of another type.
+            ValueError: if ``mask`` is not made of whole rectangles of ``structure``.
         """
-        array = _as_numpy(mask, "mask")
-        if array.dtype != np.bool_:
-            raise TypeError(f"mask must be bool, got {array.dtype}")
+        wanted = parse(structure)
+        array = as_bool(mask, "mask")
         packed = np.packbits(array, bitorder="little")  # flattens row-major
-        return cls._trusted(array.shape, packed, int(np.count_nonzero(array)))
+        support = cls._trusted(array.shape, packed, int(np.count_nonzero(array)))
+        if wanted is not None:
+            wanted.check(support._largest, array.shape, "mask")
+        return support
+
+    @classmethod
+    def from_blocks(
+        cls, shape: Iterable[int], structure: StructureLike, kept: npt.NDArray[np.bool_]
+    ) -> Support:
+        """Keep whole rectangles of rows and columns, all taps of each.
+
+        Args:
+            shape: Shape of the tensor, two dimensions or more.
+            structure: The rectangles, as in :func:`sparsefl.structure.parse`.
+            kept: Which of them are kept, bool ``structure.grid(shape)``.
+
+        Returns:
+            The support.
+
+        Raises:
+            TypeError: if ``kept`` is not bool, or ``structure`` of another type.
+            ValueError: if ``kept`` or ``shape`` is of another shape.
+        """
+        dims, _ = checked_shape(shape)
+        return cls.from_mask(parse_some(structure).expand(as_bool(kept, "kept"), dims))
 
     @classmethod
     def from_indices(cls, shape: Iterable[int], indices: npt.ArrayLike | torch.Tensor) -> Support:
@@ -93,17 +121,15 @@ class Support:
             TypeError: if ``indices`` is not of an integer dtype.
             ValueError: if ``indices`` is not one-dimensional, strictly increasing and in range.
         """
-        dims, numel = _checked_shape(shape)
-        flat = _as_numpy(indices, "indices") if hasattr(indices, "detach") else np.asarray(indices)
+        dims, numel = checked_shape(shape)
+        flat = as_numpy(indices, "indices") if hasattr(indices, "detach") else np.asarray(indices)
         if flat.size == 0:
             flat = flat.astype(np.int64)
         if flat.dtype.kind not in "iu":
             raise TypeError(f"indices must be integers, got {flat.dtype}")
         if flat.ndim != 1:
             raise ValueError(f"indices must be one-dimensional, got shape {flat.shape}")
-        if flat.size and not (
-            flat[0] >= 0 and flat[-1] < numel and bool(np.all(flat[:-1] < flat[1:]))
-        ):
+        if not increases(flat, numel):
             raise ValueError(f"indices must increase strictly within [0, {numel}) for shape {dims}")
         mask = np.zeros(numel, dtype=np.bool_)
         mask[flat] = True
@@ -125,7 +151,7 @@ class Support:
             TypeError: if ``packed`` is neither bytes nor uint8.
             ValueError: if its length is wrong, or a bit past the last position is set.
         """
-        dims, numel = _checked_shape(shape)
+        dims, numel = checked_shape(shape)
         raw = np.frombuffer(packed, dtype=np.uint8) if isinstance(packed, bytes) else packed
         if not isinstance(raw, np.ndarray) or raw.dtype != np.uint8:
             raise TypeError(f"packed must be bytes or a uint8 array, got {type(packed).__name__}")
@@ -141,16 +167,24 @@ class Support:
         return cls._trusted(dims, raw.copy(), nnz)
 
     @classmethod
-    def random(cls, shape: Iterable[int], density: float, seed: int = 0) -> Support:
+    def random(
+        cls,
+        shape: Iterable[int],
+        density: float,
+        seed: int = 0,
+        structure: StructureLike | None = None,
+    ) -> Support:
         """Keep ``round(density * numel)`` positions drawn without replacement.
 
         The positions whose 64-bit Philox words are smallest are kept, ties to the lowest index:
-        equal arguments give equal supports on every machine.
+        equal arguments give equal supports on every machine. With a ``structure`` it is so many of
+        the rectangles instead, whatever their sizes at the edges.
 
         Args:
             shape: Shape of the tensor.
             density: Fraction to keep, within [0, 1].
             seed: Non-negative seed of the stream.
+            structure: What is drawn, as in :func:`sparsefl.structure.parse`; None: positions.
 
         Returns:
             The support.
@@ -158,7 +192,11 @@ class Support:
         Raises:
             ValueError: if ``density`` is outside [0, 1] or ``seed`` is negative.
         """
-        dims, numel = _checked_shape(shape)
+        dims, numel = checked_shape(shape)
+        wanted = parse(structure)
+        if wanted is not None:
+            grid = cls.random(wanted.grid(dims), density, seed)
+            return cls.from_blocks(dims, wanted, grid.to_numpy_mask())
         if not 0.0 <= density <= 1.0:
             raise ValueError(f"density must be within [0, 1], got {density}")
         if seed < 0:
@@ -194,9 +232,49 @@ class Support:
         return self._nnz / self.numel if self.numel else 0.0
 
     @property
+    def structure(self) -> Structure | None:
+        """Largest rectangles that are kept or pruned whole (see :mod:`sparsefl.structure`).
+
+        None where no two rows and no two columns go together. Found once, when first asked for.
+        """
+        largest = self._largest
+        return None if largest == Structure(1, 1) else largest
+
+    @property
     def kind(self) -> Kind:
-        """Structure of the kept positions; only ``"unstructured"`` is made so far."""
-        return "unstructured"
+        """``"rows"`` or ``"columns"`` where these are whole, ``"block"``, or ``"unstructured"``.
+
+        Of what is full or empty, rows are whole.
+        """
+        return "unstructured" if self.structure is None else self.structure.kind
+
+    @property
+    def _largest(self) -> Structure | None:
+        if self._found is None:
+            object.__setattr__(self, "_found", (find(self._shape, self._packed),))
+        return cast("tuple[Structure | None]", self._found)[0]
+
+    def has(self, structure: StructureLike) -> bool:
+        """Tell whether all rectangles of a structure are kept or pruned as a whole.
+
+        What is made of blocks of 64x128 is made of 32x32 ones, too.
+
+        Raises:
+            TypeError: if ``structure`` is of another type.
+            ValueError: if it is none, or the tensor has fewer than two dimensions.
+        """
+        return parse_some(structure).is_within(self._largest, self._shape)
+
+    def blocks(self, structure: StructureLike) -> Blocks:
+        """Return the kept rectangles of a structure, in row-major order of its grid.
+
+        Raises:
+            TypeError: if ``structure`` is of another type.
+            ValueError: if the support is not made of whole ones.
+        """
+        wanted = parse_some(structure)
+        wanted.check(self._largest, self._shape, "support")
+        return wanted.kept(self.to_numpy_mask())
 
     @property
     def packed(self) -> npt.NDArray[np.uint8]:
@@ -239,9 +317,7 @@ class Support:
         """
         packed = self._packed.copy()
         for name, flat, kept in (("dropped", dropped, 1), ("grown", grown, 0)):
-            if flat.size and not (
-                flat[0] >= 0 and flat[-1] < self.numel and bool(np.all(flat[:-1] < flat[1:]))
-            ):
+            if not increases(flat, self.numel):
                 raise ValueError(f"{name} must increase strictly within [0, {self.numel})")
             shifts = (flat & 7).astype(np.uint8)
             if not bool(np.all(self._packed[flat >> 3] >> shifts & 1 == kept)):
@@ -273,12 +349,12 @@ class Support:
         return torch.from_numpy(self.to_numpy_mask())
 
     def __eq__(self, other: object) -> bool:
-        """Equal when shape, structure and kept positions are."""
+        """Equal when shape and kept positions are, and thereby structure."""
         if not isinstance(other, Support):
             return NotImplemented
         if self is other:
             return True
-        same = self._shape == other._shape and self._nnz == other._nnz and self.kind == other.kind
+        same = self._shape == other._shape and self._nnz == other._nnz
         return same and bool(np.array_equal(self._packed, other._packed))
 
     def __hash__(self) -> int:
@@ -286,10 +362,11 @@ class Support:
         return int.from_bytes(self.digest[:8], "little")
 
     def __repr__(self) -> str:
-        """Shape, count, density and structure."""
+        """Shape, count, density, kind, and structure where there is one."""
+        found = f", structure='{self.structure}'" if self.structure else ""
         return (
             f"Support(shape={self._shape}, nnz={self._nnz}, density={self.density:.4g}, "
-            f"kind={self.kind!r})"
+            f"kind={self.kind!r}{found})"
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -319,20 +396,3 @@ class Support:
     def __reduce__(self) -> tuple[Callable[..., Support], tuple[tuple[int, ...], bytes]]:
         """Pickles as shape and bitmap, checked again when read."""
         return Support.from_packed, (self._shape, self._packed.tobytes())
-
-
-def _checked_shape(shape: Iterable[int]) -> tuple[tuple[int, ...], int]:
-    """Returns the shape as a tuple of ints, and its number of elements."""
-    dims = tuple(operator.index(d) for d in shape)
-    if any(d < 0 for d in dims):
-        raise ValueError(f"shape must not have negative sizes, got {dims}")
-    return dims, math.prod(dims)
-
-
-def _as_numpy(value: object, what: str) -> npt.NDArray[Any]:
-    """Returns an array or a tensor of any device as a numpy array."""
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "detach"):
-        return cast("npt.NDArray[Any]", value.detach().cpu().numpy())
-    raise TypeError(f"{what} must be a numpy array or a torch tensor, got {type(value).__name__}")

@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A module may import those of a lower layer and of its own package. The longest prefix counts.
 LAYERS = {
     "sparsefl._codec": 0,
+    "sparsefl.arrays": 0,
+    "sparsefl.structure": 0,
     "sparsefl.support": 1,
     "sparsefl.random": 1,
     "sparsefl.allocator": 1,
@@ -41,7 +43,13 @@ LAYERS = {
 }
 # Heavy or optional: imported where they are used, so that importing sparsefl stays cheap.
 LAZY = {"dp_accounting", "matplotlib", "torch", "tqdm", "triton"}
-NUMPY_ONLY = ("sparsefl.support", "sparsefl.random", "sparsefl.codec")
+NUMPY_ONLY = (
+    "sparsefl.arrays",
+    "sparsefl.structure",
+    "sparsefl.support",
+    "sparsefl.random",
+    "sparsefl.codec",
+)
 MAX_FILE_LINES = 400
 MAX_METHOD_LINES = 250
 MAX_FUNCTION_LINES = 60
