@@ -164,7 +164,7 @@ class GatedConvBN2d(PlainGatedConvBN2d):
         ``"sparse"``: the kernels that skip channels; ``"dense"``: torch's convolution of all
         channels, where that is faster. The results are the same.
         """
-        return ops.gated_layout(self._geometry(), (height, width))
+        return ops.gated_layout(self._geometry(), (height, width), self.conv.weight.device)
 
     def _options(self) -> ops.GatedOptions:
         return ops.GatedOptions(

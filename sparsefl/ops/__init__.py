@@ -1,13 +1,17 @@
 """Operators: argument checks, schemas, fakes and autograd over the compiled kernels."""
 
+from sparsefl.ops import _cuda_dense as _cuda_dense
+from sparsefl.ops import _cuda_gated as _cuda_gated
+from sparsefl.ops import _cuda_packed_sign as _cuda_packed_sign
 from sparsefl.ops._dispatch import Layout, gated_layout
-from sparsefl.ops._gated import GatedGeometry, GatedOptions
+from sparsefl.ops._gated_types import GatedGeometry, GatedOptions, GatedTensors, Statistics
 from sparsefl.ops._library import isa
-from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan
 from sparsefl.ops._sign_codes import SignCodes
+from sparsefl.ops._view import View
 from sparsefl.ops.batch_last import batch_last, row_major
 from sparsefl.ops.batch_norm import batch_norm
-from sparsefl.ops.gated_conv2d import GatedTensors, Statistics, gated_conv2d, update_running
+from sparsefl.ops.gated_conv2d import gated_conv2d, update_running
 from sparsefl.ops.group_norm import group_norm
 from sparsefl.ops.growth import Call, Growth, conv2d_growth, linear_growth
 from sparsefl.ops.max_pool2d import max_pool2d

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sparsefl.ops import _dispatch
 from sparsefl.ops._autograd import SHORT
 from sparsefl.ops._magnitude import Magnitude
 
@@ -27,6 +28,8 @@ def check_operand(x: Tensor) -> Tensor:
 def check_any_operand(x: Tensor, stored: Tensor) -> Tensor:
     """Return ``x``; under autocast in the dtype of ``stored``, what the layer keeps.
 
+    On a device whose dense kernels autocast is for, in autocast's.
+
     Raises:
         TypeError: if ``x`` is no tensor, or none of float32, float64, bfloat16 and float16.
     """
@@ -34,6 +37,9 @@ def check_any_operand(x: Tensor, stored: Tensor) -> Tensor:
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dtype not in _DTYPES and x.dtype not in SHORT:
         raise TypeError(f"x: expected float32, float64, bfloat16 or float16, got {x.dtype}")
+    lowered = _dispatch.autocast_dtype(x)
+    if lowered is not None:
+        return x.to(lowered)
     casts = isinstance(stored, Tensor) and x.dtype != stored.dtype and x.dtype != torch.float64
     if casts and torch.is_autocast_enabled(x.device.type) and stored.dtype in (*SHORT, _DTYPES[0]):
         return x.to(stored.dtype)
@@ -88,10 +94,12 @@ def check_magnitude(magnitude: float | Tensor, nnz: int, x: Tensor) -> Magnitude
 def _check_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype != x.dtype:
-        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
     if tensor.device != x.device:
         raise ValueError(f"{name}: expected the input's device {x.device}, got {tensor.device}")
+    if tensor.dtype != x.dtype and _dispatch.autocast_dtype(tensor) == x.dtype:
+        return tensor.to(x.dtype)  # of a parameter's elements, and its gradient back
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the input's dtype {x.dtype}, got {tensor.dtype}")
     return tensor.contiguous()
 
 

@@ -1,7 +1,8 @@
 """The dense layout: torch's own kernels on a scratch weight, values and gradients staying O(nnz).
 
-One scratch a (size, dtype, device) serves all layers: it is filled before each use, so nothing of
-dense size is a Parameter, a gradient or optimizer state, and none is saved for backward.
+One scratch serves all layers of a thread: it is filled before each use, so nothing of dense size
+is a Parameter, a gradient or optimizer state, and none is saved for backward. On other devices than
+the CPU torch's caching allocator lends it, which knows of streams and of CUDA graphs.
 """
 
 import math
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsefl.ops import _dispatch
 from sparsefl.ops._autograd import SHORT
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights, stored_gradient
-from sparsefl.ops._plan import Conv2dPlan, LinearPlan, View
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan
+from sparsefl.ops._view import View
 
 _LOCAL = threading.local()
 
@@ -29,8 +32,8 @@ define(
 
 
 def scratch(shape: torch.Size, like: Tensor) -> Tensor:
-    """Return this thread's uninitialised scratch, of ``like``'s dtype and device."""
-    if torch.compiler.is_compiling():
+    """Return an uninitialised scratch of ``like``'s dtype and device, on the CPU this thread's."""
+    if torch.compiler.is_compiling() or _dispatch.accelerated(like.device):
         # The compiler plans memory itself, and fails to partition a graph that writes into ours.
         return like.new_empty(shape)
     cache = _LOCAL.__dict__.setdefault("cache", {})
@@ -54,23 +57,29 @@ def fill_weight(
     shape = torch.Size(plan.support.shape)
     if plan.whole:
         return kept_weights(stored, magnitude).view(shape)
-    dtype = stored.dtype
-    if dtype in SHORT:
+    dtype, view = stored.dtype, _stored_view(plan)
+    if dtype in SHORT and not view.flat:
         stored, magnitude = stored.float(), magnitude and magnitude.widened()
     weight = empty_weight(plan, stored)
-    view, turned = _stored_view(plan)
     torch.ops.sparsefl.dense_weight.default(
-        stored, *_magnitudes(magnitude), *view, weight.t() if turned else weight
+        stored, *_magnitudes(magnitude), *view, _in_memory(weight, plan)
     )
     return weight.view(shape).to(dtype)
 
 
 def empty_weight(plan: LinearPlan | Conv2dPlan, like: Tensor) -> Tensor:
-    """Return a scratch ``[out, inputs of an output]`` in the memory order of the stored values."""
+    """Return a scratch in the memory order of the stored values.
+
+    Returns:
+        ``[out, inputs of an output]``, or for a convolution on another device than the CPU the
+        shape of its weight in channels_last.
+    """
     rows, columns = plan.support.shape[0], math.prod(plan.support.shape[1:])
-    turned = _stored_view(plan)[1]
-    if turned:
+    if plan.turned:
         return scratch(torch.Size((columns, rows)), like).t()
+    if _is_channels_last(plan):
+        out, inner, height, width = plan.support.shape
+        return scratch(torch.Size((out, height, width, inner)), like).permute(0, 3, 1, 2)
     return scratch(torch.Size((rows, columns)), like)
 
 
@@ -87,20 +96,29 @@ def kept_gradient(
     """
     if plan.whole:
         return stored_gradient(dense.reshape(-1), magnitude)
-    rows = dense.reshape(dense.shape[0], -1)
-    view, turned = _stored_view(plan)
-    matrix = (rows.t() if turned else rows).contiguous()
+    matrix, view = _in_memory(dense, plan).contiguous(), _stored_view(plan)
     dtype = matrix.dtype
-    if dtype in SHORT:
+    if dtype in SHORT and not view.flat:
         matrix, magnitude = matrix.float(), magnitude and magnitude.widened()
     kept: Tensor = torch.ops.sparsefl.kept_gradient.default(matrix, *_magnitudes(magnitude), *view)
     return kept.to(dtype)
 
 
-def _stored_view(plan: LinearPlan | Conv2dPlan) -> tuple[View, bool]:
-    """Return the view in whose order the values are stored, and whether it is the transpose's."""
-    turned = plan.forward.position is not None
-    return (plan.transposed, True) if turned else (plan.forward, False)
+def _in_memory(weight: Tensor, plan: LinearPlan | Conv2dPlan) -> Tensor:
+    """Return a dense weight or its gradient as :func:`empty_weight` has it in memory."""
+    if _is_channels_last(plan):
+        return weight.permute(0, 2, 3, 1)
+    rows = weight.reshape(weight.shape[0], -1)
+    return rows.t() if plan.turned else rows
+
+
+def _is_channels_last(plan: LinearPlan | Conv2dPlan) -> bool:
+    return plan.forward.flat and len(plan.support.shape) == 4
+
+
+def _stored_view(plan: LinearPlan | Conv2dPlan) -> View:
+    """Return the view in whose order the values are stored."""
+    return plan.transposed if plan.turned else plan.forward
 
 
 def _magnitudes(magnitude: Magnitude | None) -> tuple[Tensor | None, float, bool]:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from sparsefl.ops._gated import GatedGeometry
+from sparsefl.ops._gated_types import GatedGeometry
 from sparsefl.ops._layout_table import (
     KINDS,
     LANES,
@@ -96,6 +96,26 @@ def layout(support: Support) -> Layout:
     return "dense" if support.density > DENSE_ABOVE else "sparse"
 
 
+def accelerated(device: torch.device) -> bool:
+    """Tell whether torch computes a device's layers densely, but for verified kernels.
+
+    That is any device that is neither the CPU nor meta.
+    """
+    return device.type not in ("cpu", "meta")
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype in which autocast wants products of ``x``; None: in that of the weights.
+
+    On the CPU short formats do not pay (:func:`sparsefl.ops._linear.dense_linear`), and float64 is
+    never cast.
+    """
+    kind = x.device.type
+    if not accelerated(x.device) or x.dtype == torch.float64 or not x.is_floating_point():
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def chooses_dense(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) -> bool:
     """Tell whether a call is to be computed by dense torch.
 
@@ -106,6 +126,8 @@ def chooses_dense(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) ->
         batch: Samples, for a linear layer rows.
         pixels: Output pixels of a sample, 1 for a linear layer.
     """
+    if accelerated(x.device):
+        return True
     if torch.compiler.is_compiling() or x.is_meta:
         return plan.layout == "dense"
     # Of two dimensions, rows of one sample lie either way.
@@ -224,13 +246,15 @@ def packed_layout(support: Support, batch_size: int) -> PackedLayout:
 _LEAST_GATED_PIXELS = 16
 
 
-def gated_layout(geometry: GatedGeometry, size: tuple[int, int]) -> Layout:
+def gated_layout(geometry: GatedGeometry, size: tuple[int, int], device: torch.device) -> Layout:
     """Return the layout that a gated convolution of images of that size computes in.
 
     Dense torch loses where the kernels do not suffer from empty vectors, even with a stride or few
     channels: its operands would be NCHW, and all channels' (seen at 16 to 64 channels, 32 x 32 to
     8 x 8, density 0.7, batch 64: 1.4 to 2.2 times the plain dense layer, the kernels 0.7 to 1.0).
     """
+    if accelerated(device):
+        return "dense"
     if math.prod(geometry.output_size(*size)) >= _LEAST_GATED_PIXELS:
         return "sparse"
     # Square ones have kernels of their own.

@@ -21,7 +21,8 @@ from sparsefl.ops._autograd import (
     without_autocast,
 )
 from sparsefl.ops._magnitude import Magnitude
-from sparsefl.ops._plan import LinearPlan, View
+from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops._view import View
 from sparsefl.ops.batch_last import empty_batch_last
 
 

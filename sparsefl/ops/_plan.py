@@ -19,6 +19,7 @@ from sparsefl.ops import _dispatch
 from sparsefl.ops._axis import Axis
 from sparsefl.ops._dispatch import Choice, Layout
 from sparsefl.ops._library import define
+from sparsefl.ops._view import View, flat_view
 from sparsefl.support import Support
 
 # Columns of a linear block: 128 rows of 64 floats are the 32 KB of a first-level cache.
@@ -56,36 +57,6 @@ define(
     " int[] tap_phase, int phases)"
     " -> (Tensor begin, Tensor index, Tensor position, Tensor work)"
 )
-
-
-class View(NamedTuple):
-    """One way of walking a support (csrc/cpu/view.h).
-
-    Attributes:
-        begin: First kept position of every (phase, block, row), ``[phases * blocks * rows + 1]``
-            int32.
-        columns: Column within its block, ``[nnz]`` int16 holding uint16.
-        position: Where the value of each position is stored, ``[nnz]`` int32; None: in this order.
-        work: Running cost of the rows, ``[rows + 1]`` int64.
-        block: Columns of a block.
-    """
-
-    begin: Tensor
-    columns: Tensor
-    position: Tensor | None
-    work: Tensor
-    block: int
-
-    def to(self, device: torch.device | str) -> "View":
-        """Return the view with its tensors on ``device``."""
-        position = None if self.position is None else self.position.to(device)
-        return View(
-            self.begin.to(device),
-            self.columns.to(device),
-            position,
-            self.work.to(device),
-            self.block,
-        )
 
 
 def _indices(support: Support) -> Tensor:
@@ -149,18 +120,22 @@ class LinearPlan:
         order: Row-major rank of every stored value, ``[nnz]`` int64.
         forward: View of the weight.
         transposed: View of its transpose.
+        turned: Whether the values are stored in the order of the transpose.
         whole: Whether the stored values are the dense weight, row-major.
         layout: What is chosen where the batch is not known, when a model is compiled for example.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
+        host: The plan on the CPU that this one, on another device, was made of.
     """
 
     support: Support
     order: Tensor = dataclasses.field(init=False)
     forward: View = dataclasses.field(init=False)
     transposed: View = dataclasses.field(init=False)
+    turned: bool = dataclasses.field(init=False)
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
+    host: "LinearPlan | None" = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Build both views.
@@ -183,7 +158,12 @@ def _set(plan: "LinearPlan | Conv2dPlan", views: _Views) -> None:
     """Set the fields of a frozen plan that follow from its support."""
     support = plan.support
     whole = _is_row_major(support) and torch.equal(views.order, torch.arange(support.nnz))
-    values = {**views._asdict(), "whole": whole, "layout": _dispatch.layout(support)}
+    values = {
+        **views._asdict(),
+        "turned": views.forward.position is not None,
+        "whole": whole,
+        "layout": _dispatch.layout(support),
+    }
     for name, value in values.items():
         object.__setattr__(plan, name, value)
 
@@ -195,12 +175,29 @@ def _is_row_major(support: Support) -> bool:
 
 
 def _moved(plan: PlanT, device: torch.device | str) -> PlanT:
-    if plan.order.device == torch.device(device):
+    device = torch.device(device)
+    if plan.order.device == device:
         return plan
-    moved = object.__new__(type(plan))
-    moved.__dict__.update(plan.__dict__)
-    for name in ("order", "forward", "transposed"):
-        moved.__dict__[name] = getattr(plan, name).to(device)
+    host: PlanT = plan.host or plan  # type: ignore[assignment]
+    return host if device.type == "cpu" else on_device(host, device)
+
+
+def on_device(host: PlanT, device: torch.device) -> PlanT:
+    """Return a plan made of one on the CPU, as the device walks it."""
+    moved = object.__new__(type(host))
+    moved.__dict__.update(host.__dict__)
+    forward, transposed, turned = host.forward, host.transposed, host.turned
+    if _dispatch.accelerated(device):
+        turned = turned and len(host.support.shape) == 2
+        forward = transposed = flat_view(host.support, host.order, turned=turned)
+    moved.__dict__.update(
+        order=host.order.to(device),
+        forward=forward.to(device),
+        transposed=transposed.to(device),
+        turned=turned,
+        choices={},
+        host=host,
+    )
     if isinstance(moved, Conv2dPlan):
         moved.__dict__["calls"] = {}  # those of the plan hold its tensors
     return moved
@@ -235,6 +232,7 @@ class Conv2dPlan:
         order: Row-major rank of every stored value, ``[nnz]`` int64.
         forward: View of the weight as ``[out, in / groups * kh * kw]``.
         transposed: View of its transpose, one phase for each residue of the stride.
+        turned: Whether the values are stored in the order of the transpose.
         whole: Whether the stored values are the dense weight, row-major.
         layout: What is chosen where the batch is not known, when a model is compiled for example.
         axes: The vertical and the horizontal one.
@@ -242,6 +240,7 @@ class Conv2dPlan:
         linear: Whether the linear operators compute it.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
         calls: What is told the operators, by input (:mod:`sparsefl.ops._conv2d_call`).
+        host: The plan on the CPU that this one, on another device, was made of.
     """
 
     support: Support
@@ -252,6 +251,7 @@ class Conv2dPlan:
     order: Tensor = dataclasses.field(init=False)
     forward: View = dataclasses.field(init=False)
     transposed: View = dataclasses.field(init=False)
+    turned: bool = dataclasses.field(init=False)
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
     axes: tuple[Axis, Axis] = dataclasses.field(init=False)
@@ -259,6 +259,7 @@ class Conv2dPlan:
     linear: bool = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
     calls: dict[Hashable, Any] = dataclasses.field(init=False, default_factory=dict)
+    host: "Conv2dPlan | None" = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Check the geometry and build both views.

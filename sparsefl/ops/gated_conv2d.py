@@ -5,37 +5,23 @@ gates. What a sample's gates close is neither computed nor differentiated here.
 """
 
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsefl.ops import _checks, _dispatch
-from sparsefl.ops._gated import GatedConv2dFunction, GatedGeometry, GatedOptions
+from sparsefl.ops._gated import GatedConv2dFunction
+from sparsefl.ops._gated_formula import gated_formula
+from sparsefl.ops._gated_types import (
+    GatedGeometry,
+    GatedOptions,
+    GatedTensors,
+    Result,
+    Statistics,
+)
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops.batch_last import row_major
-
-
-class GatedTensors(NamedTuple):
-    """The trained tensors: convolution, gate ``[out, in]`` and ``[out]``, norm ``[out]``."""
-
-    weight: Tensor
-    bias: Tensor | None
-    gate_weight: Tensor
-    gate_bias: Tensor
-    norm_weight: Tensor | None
-    norm_bias: Tensor | None
-
-
-class Statistics(NamedTuple):
-    """Mean and biased variance ``[out]`` of a batch, and of how many planes ``[out]`` (int64)."""
-
-    mean: Tensor
-    variance: Tensor
-    planes: Tensor
-
-
-Result: TypeAlias = tuple[Tensor, Tensor, Statistics | None]
 
 
 def gated_conv2d(
@@ -63,8 +49,9 @@ def gated_conv2d(
             there. None: all of it is computed. Ignored where ``x`` is not zero outside it.
 
     Returns:
-        ``y`` ``[N, out, P, Q]`` row-major, which gates are open ``[N, out]`` bool, and the
-        batch's statistics where it was normalised with them; the last two without gradients.
+        ``y`` ``[N, out, P, Q]`` row-major (on other devices than the CPU in the memory format of
+        ``x``, and all channels are computed there), which gates are open ``[N, out]`` bool, and
+        the batch's statistics where it was normalised with them; the last two without gradients.
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -72,7 +59,9 @@ def gated_conv2d(
     """
     x = _checks.check_operand(x)
     _check(x, tensors, geometry, running, handed)
-    dense = _dispatch.gated_layout(geometry, (x.shape[2], x.shape[3])) == "dense"
+    if _dispatch.accelerated(x.device):
+        return gated_formula(x, tensors, geometry, options, running)
+    dense = _dispatch.gated_layout(geometry, (x.shape[2], x.shape[3]), x.device) == "dense"
     y, opened, *statistics = GatedConv2dFunction.apply(
         row_major(x), *tensors, geometry, options, running, handed, dense
     )

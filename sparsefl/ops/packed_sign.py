@@ -57,10 +57,10 @@ class PackedSigns:
         return self.begin.nbytes + self.data.nbytes
 
     def unpack(self) -> tuple[Tensor, Tensor]:
-        """Return the bitmaps that :func:`pack_signs` takes."""
+        """Return the bitmaps that :func:`pack_signs` takes, on the CPU."""
         rows, columns = _matrix(self.shape)
         unpacked: tuple[Tensor, Tensor] = torch.ops.sparsefl.packed_sign_unpack.default(
-            self.begin, self.data, rows, columns, self.groups, self.nnz
+            self.begin.cpu(), self.data.cpu(), rows, columns, self.groups, self.nnz
         )
         return unpacked
 
