@@ -16,7 +16,7 @@ import torch
 
 from sparsefl import codec, models
 from sparsefl.bench.codec.peers import zstd
-from sparsefl.codec import Dense, Schema, Update
+from sparsefl.codec import Dense, Rounding, Schema, Update
 from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.experiment import Problem, Setting, load_problem
 from sparsefl.fl.method import Client, Task, load_method
@@ -29,7 +29,7 @@ from .claim import Claim
 SETTING = Setting(dataset="fashion-mnist", model="cnn", clients=10, partition="dirichlet:0.5")
 SCHEDULE = Schedule(clients_per_round=1, batch_size=16, local_steps=12)
 SEED = 0
-FORMATS = ("fp32", "bf16", "int8", "int4", "sign", "eden")
+FORMATS = ("fp32", "bf16", "int8", "int8_unbiased", "int4", "int4_unbiased", "sign", "eden")
 LEVELS = (3, 19)
 BLOCK = 1024
 DENSE_BYTES, SCALE_BYTES = 4, 2
@@ -78,7 +78,8 @@ def message_bytes(change: Mapping[str, Any], uplink: str) -> int:
     wire = _uplink.wire_of(schema, options)
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in change.items()}
     update = _uplink.change_update(tensors, options, 1)
-    return len(codec.encode(update, wire.schema, wire.uplink_format))
+    rounding: Rounding = codec.Stochastic(SEED) if wire.unbiased else "nearest"
+    return len(codec.encode(update, wire.schema, wire.uplink_format, rounding=rounding))
 
 
 def zstd_bytes(change: Mapping[str, Any], level: int) -> int:
@@ -101,6 +102,10 @@ def zstd_bytes(change: Mapping[str, Any], level: int) -> int:
     return total
 
 
+def _whose(uplink: str) -> str:
+    return "FedPAQ" if uplink.endswith("_unbiased") else "FedAvg"
+
+
 def claims_of(change: Mapping[str, Any], data: str, command: str) -> list[Claim]:
     """Hold each format against 4 bytes a value, and int8 against zstd."""
     count = sum(value.size for value in change.values())
@@ -117,7 +122,7 @@ def claims_of(change: Mapping[str, Any], data: str, command: str) -> list[Claim]
         found.append(
             Claim(
                 row=f"9 uplink, {uplink}",
-                claim=f"FedAvg's change of the model in {bits} bits a weight",
+                claim=f"{_whose(uplink)}'s change of the model in {bits} bits a weight",
                 accounting={"uplink_bytes": bits * count // 8},
                 measured=measured,
                 realised_factor=bits * count / 8 / sent,

@@ -27,7 +27,7 @@ from sparsefl.fl.pool import Pool
 from sparsefl.fl.privacy import Privacy
 from sparsefl.fl.sampling import draw_cohort
 from sparsefl.fl.schedule import Schedule
-from sparsefl.fl.serving import Served, Serving, answer, holding, read, serve
+from sparsefl.fl.serving import Served, Serving, answer, holding, read, rounding_seed, serve
 from sparsefl.fl.training import LocalWork, Loss, Watch, accuracy, train
 from sparsefl.random import generator
 from sparsefl.support import Support
@@ -281,7 +281,8 @@ class Federation:
         )
         entry.train_s += work.train_s
         started = time.perf_counter()
-        reply = answer(self.method, resident, received)
+        seed = rounding_seed(self.task.seed, received.round, client)
+        reply = answer(self.method, resident, received, seed)
         entry.encode_s += time.perf_counter() - started
         return reply, work
 

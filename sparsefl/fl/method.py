@@ -90,6 +90,8 @@ class Wire:
         gathered: Names of tensors that are not averaged: the server gets what each client sent.
         untrained: Names of tensors that broadcasts have values of and replies leave out.
         expands: Whether replies go through the method's ``expand``, where it has one.
+        unbiased: Whether clients round at random, so that the mean of what arrives is the value,
+            from a stream of each client and round; else to nearest.
     """
 
     schema: Schema
@@ -99,6 +101,7 @@ class Wire:
     gathered: frozenset[str] = frozenset()
     untrained: frozenset[str] = frozenset()
     expands: bool = True
+    unbiased: bool = False
 
 
 @dataclass(frozen=True)

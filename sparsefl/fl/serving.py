@@ -9,6 +9,7 @@ from sparsefl import codec
 from sparsefl.fl.method import Client, Method, Wire
 from sparsefl.fl.pool import Mean, Pool, merge
 from sparsefl.fl.privacy import Privacy
+from sparsefl.random import generator
 from sparsefl.support import Support
 
 
@@ -208,11 +209,24 @@ def read(method: Method, client: Client, message: bytes) -> codec.Update:
     return update
 
 
-def answer(method: Method, client: Client, received: codec.Update) -> bytes:
-    """Encode what a client reports after training, against its supports and what it received."""
+def rounding_seed(seed: int, round: int, client: int) -> int:
+    """Return what seeds the rounding of a client's reply in a round: no two have the same."""
+    return int(generator(seed, f"rounding of client {client} in round {round}").integers(2**63))
+
+
+def answer(method: Method, client: Client, received: codec.Update, seed: int = 0) -> bytes:
+    """Encode what a client reports after training, against its supports and what it received.
+
+    Args:
+        method: Its method.
+        client: The client.
+        received: The broadcast, as it was read.
+        seed: Of its own in this round, for wires that round at random.
+    """
     return codec.encode(
         method.report(client, received, received.round),
         client.wire.schema,
         value_format=client.wire.uplink_format,
         base={**client.wire.supports, **received},
+        rounding=codec.Stochastic(seed) if client.wire.unbiased else "nearest",
     )

@@ -205,8 +205,14 @@ def test_uplinks_are_counted_in_every_format():
 
     found = {own.row: own for own in uplinks.claims_of(change, "here", "here")}
 
-    sizes = [own.measured["uplink_bytes"] for own in found.values()]
+    sizes = {f: found[f"9 uplink, {f}"].measured["uplink_bytes"] for f in uplinks.FORMATS}
     assert len(found) == len(uplinks.FORMATS)
-    assert sizes[:4] == sorted(sizes[:4], reverse=True)
+    assert sizes["fp32"] > sizes["bf16"] > sizes["int8"] > sizes["int4"]
+    for name in ("int8", "int4"):
+        # The same scales within 2**-8, the same words for FedPAQ's integers.
+        assert sizes[f"{name}_unbiased"] == pytest.approx(sizes[name], rel=0.05)
+        assert sizes[f"{name}_unbiased"] != sizes[name]
+    assert found["9 uplink, int4_unbiased"].claim.startswith("FedPAQ's")
+    assert found["9 uplink, int4_unbiased"].accounting == found["9 uplink, int4"].accounting
     assert found["9 uplink, int8"].baseline["zstd19_bytes"] > 0
     assert found["9 uplink, int8"].settings["zeros"] == pytest.approx(0.6, abs=0.01)

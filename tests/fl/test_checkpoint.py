@@ -36,7 +36,7 @@ def played(result):
 
 OPTIONS = {
     "fedavg": {"server_optimizer": "adam", "server_lr": 0.02, "lr_schedule": "cosine"},
-    "fedprox": {"mu": 0.1, "momentum": 0.5},
+    "fedprox": {"mu": 0.1, "momentum": 0.5, "uplink": "int8_unbiased"},
     "scaffold": {"server_optimizer": "momentum", "server_lr": 0.5},
     "fedpm": {"reset_every": 3, "prior": 2.0},
     "fedpt": {"server_optimizer": "momentum", "lr_decay": 0.9},

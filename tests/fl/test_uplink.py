@@ -1,12 +1,16 @@
 """The controls of every saving: rounded and one-bit uplinks, bfloat16, plain frozen layers."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sparsefl import codec
-from sparsefl.fl import load_method
+from sparsefl.fl import engine, load_method
 from sparsefl.fl.methods._uplink import change_update, expand, rotate, wire_of
+from sparsefl.fl.serving import answer, rounding_seed
 from sparsefl.fl.training import autocast_forward
 
 
@@ -33,6 +37,49 @@ def test_drawn_signs_have_the_change_as_their_mean():
         total += entry.scale * torch.from_numpy(entry.signs).reshape(6, 10)
     deviation = ((1.3**2 - change.double() ** 2).clamp(min=0) / draws).sqrt()
     assert ((total / draws - change).abs() <= 5 * deviation + 1e-6).all()
+
+
+@pytest.mark.parametrize(("uplink", "levels"), [("int8_unbiased", 127), ("int4_unbiased", 7)])
+def test_changes_rounded_at_random_have_the_change_as_their_mean(uplink, levels, federation):
+    run, draws = federation("fedavg", uplink=uplink), 800
+    client = run.new_client()
+    received = run.receive(client, run.broadcast(1))
+    with torch.no_grad():
+        for parameter in client.model.parameters():
+            parameter.add_(torch.linspace(-1, 0.7, parameter.numel()).view_as(parameter) ** 3)
+    exact, name = run.method.report(client, received, 1), "4.weight"
+    change = torch.from_numpy(exact[name].values).double()
+    total, off = torch.zeros_like(change), 0.0
+    for round in range(draws):
+        message = answer(run.method, client, received, rounding_seed(0, round, 3))
+        read = torch.from_numpy(codec.decode(message, run.wire.schema)[name].values).double()
+        off = max(off, float((read - change).abs().max()))
+        total += read
+    # Scales are rounded up by 2**-8 at most; a coin between two neighbours deviates by half.
+    step = float(change.abs().max()) / levels * (1 + 2**-8)
+    assert 0.5 * step < off < step
+    assert float((total / draws - change).abs().max()) < 5 * 0.5 * step / draws**0.5
+
+
+def test_every_client_and_round_rounds_by_a_seed_of_its_own(federation, monkeypatch):
+    def replies(uplink, rounds=2):
+        sent = []
+        monkeypatch.setattr(
+            engine, "answer", lambda *all_of: sent.append(answer(*all_of)) or sent[-1]
+        )
+        monkeypatch.setattr(engine, "stream", lambda *_: np.random.default_rng(0))
+        run = federation("fedavg", uplink=uplink, datasets=[data] * 2)
+        for round in range(1, rounds + 1):
+            run.state = replace(run.state, tensors=first or run.state.tensors)
+            first.update(run.state.tensors)
+            run.play(round)
+        return [reply[64:] for reply in sent]
+
+    data, first = torch.utils.data.TensorDataset(torch.randn(12, 1, 8, 8), torch.arange(12) % 3), {}
+    nearest, at_random = replies("int8"), replies("int8_unbiased")
+    assert len(set(nearest)) == 1
+    assert len(set(at_random)) == 4
+    assert replies("int8_unbiased") == at_random
 
 
 def test_draws_differ_by_client_and_round_and_repeat():
@@ -110,7 +157,9 @@ def test_biases_and_buffers_stay_as_they_are(federation, toy):
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedpt"])
-@pytest.mark.parametrize(("uplink", "bits", "off"), [("bf16", 16, 0.005), ("int8", 8, 0.02)])
+@pytest.mark.parametrize(
+    ("uplink", "bits", "off"), [("bf16", 16, 0.005), ("int8", 8, 0.02), ("int8_unbiased", 8, 0.04)]
+)
 def test_rounded_changes_move_the_model_alike_at_fewer_bytes(method, uplink, bits, off, federation):
     exact, rounded = federation(method), federation(method, uplink=uplink)
     wanted, got = moved_by(exact), moved_by(rounded)
@@ -212,7 +261,9 @@ def test_methods_with_messages_of_their_own_have_no_such_option(method):
         load_method(method).with_defaults({"uplink": "int8"})
 
 
-@pytest.mark.parametrize(("uplink", "bits"), [("fp32", 32), ("int8", 8), ("sign", 1), ("eden", 1)])
+@pytest.mark.parametrize(
+    ("uplink", "bits"), [("fp32", 32), ("int8", 8), ("int4_unbiased", 4), ("sign", 1), ("eden", 1)]
+)
 @pytest.mark.parametrize("method", ["fedavg", "fedpt"])
 def test_what_is_claimed_is_the_formats_bits(method, uplink, bits, federation):
     run = federation(method, uplink=uplink)

@@ -1,8 +1,11 @@
 """How a dense method's clients send their change: in a value format of the codec, or as signs.
 
     uplink = "fp32"                      the weights, as they are
-             "bf16" | "int8" | "int4"    the change, rounded to nearest: FedPAQ (Reisizadeh et al.
-                                         2020, arXiv 1909.13014) with the codec's scales
+             "bf16" | "int8" | "int4"    the change, rounded to nearest
+             "int8_unbiased" | "int4_unbiased"
+                                         the change, rounded at random, so that the mean of what
+                                         arrives is the change: FedPAQ (Reisizadeh et al., AISTATS
+                                         2020, arXiv 1909.13014)
              "sign" | "eden"             one bit a weight, whose mean is the change:
 
     sign    P(b = 1) = (1 + x / s) / 2,  s = max |x| of the tensor,  sent s b    E[s b] = x
@@ -12,9 +15,11 @@ The first is the one level of QSGD (Alistarh et al. 2017, arXiv 1610.02132) with
 maximum norm; its variance is ``s^2 - x^2``, many times the second's, about .57 x^2 on average
 (Vargaftik et al. 2022, arXiv 2108.08842, at one bit). R is a rotation that each client draws anew.
 
-Departures: FedPAQ rounds at random; here to nearest, without feedback of what is lost. R is not
-uniform: it shuffles a tensor, padded to whole blocks, flips signs, and applies Hadamard's matrix to
-blocks of up to 4096; the error along x is 0 in every draw, that across x has a mean of nearly 0.
+Departures: FedPAQ's example of a quantiser is QSGD, in units of a tensor's Euclidean norm; here
+they are the codec's, of the largest magnitude of a block. Rounding to nearest is no paper's, and
+what it loses is not fed back. R is not uniform: it shuffles a tensor, padded to whole blocks, flips
+signs, and applies Hadamard's matrix to blocks of up to 4096; the error along x is 0 in every draw,
+that across x has a mean of nearly 0.
 Biases, norms and buffers stay as they are.
 """
 
@@ -40,8 +45,15 @@ EXACT, SIGN, EDEN = "fp32", "sign", "eden"
 _ROTATED, _ROTATION = "uplink:rotated/", "uplink:rotation"
 _LARGEST_BLOCK = 4096
 DEFAULTS: Mapping[str, Any] = {"uplink": EXACT}
-_FORMATS: Mapping[str, ValueFormat] = {"bf16": "bf16", "int8": "int8", "int4": "int4"}
-_BITS = {EXACT: 32, "bf16": 16, "int8": 8, "int4": 4, SIGN: 1, EDEN: 1}
+_UNBIASED: Mapping[str, ValueFormat] = {"int8_unbiased": "int8", "int4_unbiased": "int4"}
+_FORMATS: Mapping[str, ValueFormat] = {"bf16": "bf16", "int8": "int8", "int4": "int4", **_UNBIASED}
+_BITS = {
+    EXACT: 32,
+    "bf16": 16,
+    **dict.fromkeys(("int8", "int8_unbiased"), 8),
+    **dict.fromkeys(("int4", "int4_unbiased"), 4),
+    **dict.fromkeys((SIGN, EDEN), 1),
+}
 CHOICES: Mapping[str, tuple[str, ...]] = {"uplink": (EXACT, *_FORMATS, SIGN, EDEN)}
 
 
@@ -60,8 +72,14 @@ def wire_of(schema: Schema, options: Mapping[str, Any]) -> Wire:
             if len(spec.shape) > 1 and spec.dtype == "float32"
         }
         schema = Schema({**schema, **rotated, _ROTATION: ((1,), "float32")})
-    uplink_format = _FORMATS.get(options.get("uplink", EXACT), "fp32")
-    return Wire(schema, {}, uplink_format=uplink_format, expands=rotates)
+    uplink = options.get("uplink", EXACT)
+    return Wire(
+        schema,
+        {},
+        uplink_format=_FORMATS.get(uplink, "fp32"),
+        expands=rotates,
+        unbiased=uplink in _UNBIASED,
+    )
 
 
 def sends_changes(options: Mapping[str, Any]) -> bool:
