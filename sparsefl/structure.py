@@ -89,6 +89,32 @@ class Structure:
         height, width = self.sizes(shape)
         return -(-shape[0] // height), -(-shape[1] // width)
 
+    def areas(self, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Return how many positions each rectangle holds, ``[rectangles]`` int64, row-major.
+
+        Raises:
+            ValueError: if the weight has fewer than two dimensions.
+        """
+        height, width = self.sizes(shape)
+        rows, columns = (
+            np.diff(np.append(np.arange(0, length, size), length))
+            for length, size in ((shape[0], height), (shape[1], width))
+        )
+        return np.outer(rows, columns).reshape(-1) * math.prod(shape[2:])
+
+    def which(
+        self, indices: npt.NDArray[np.int64], shape: tuple[int, ...]
+    ) -> npt.NDArray[np.int64]:
+        """Return the number of the rectangle, row-major, of each flat position.
+
+        Raises:
+            ValueError: if the weight has fewer than two dimensions.
+        """
+        height, width = self.sizes(shape)
+        channels = indices // math.prod(shape[2:])
+        rows, columns = channels // shape[1], channels % shape[1]
+        return rows // height * self.grid(shape)[1] + columns // width
+
     def is_within(self, found: Structure | None, shape: tuple[int, ...]) -> bool:
         """Tell whether what has ``found`` as largest rectangles is made of these, too.
 
@@ -138,7 +164,7 @@ class Structure:
         return Blocks(height, width, rows.astype(np.int64), columns.astype(np.int64))
 
 
-StructureLike: TypeAlias = "Structure | str | tuple[int, int]"
+StructureLike: TypeAlias = Structure | str | tuple[int, int]
 
 
 class Blocks(NamedTuple):

@@ -7,6 +7,13 @@ convolutions) :func:`left_dense` names. ``include_dense=True`` prunes linear and
 of every kind. The masks fit :func:`sparsefl.sparsify` and :meth:`sparsefl.Support.from_mask`. The
 model is left untouched.
 
+Every rule takes a ``structure``, what :func:`sparsefl.structure.parse` reads: ``"rows"`` (output
+channels; the filters of a convolution), ``"columns"`` (input channels), ``"rows:16"`` in groups of
+16, or ``"block:32x32"``, groups of output by groups of input channels with all taps; a random mask
+has no blocks for kernels to use. Rectangles are kept by the mean score of their weights, as many as
+come nearest to the count, exactly where their sizes divide it; rules of layer densities keep at
+least one a layer, and meet every layer's count to within one.
+
 While a sparse model trains, ``watch_growth`` finds the largest gradients of its pruned weights on a
 client, ``grow_prune`` gives them the place of the weakest weights, and ``growth_rate`` and
 ``cursor`` say how many, and of which layers.

@@ -1,7 +1,7 @@
 """How many weights each layer keeps, and which: what rules of layer densities share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl import random as streams
-from sparsefl.pruning._prunable import keep_largest
+from sparsefl.pruning._units import Units
+from sparsefl.structure import Structure
 
 Select: TypeAlias = Literal["random", "magnitude"]
 
@@ -64,21 +65,67 @@ def check_select(select: str) -> None:
 
 
 def drawn(
-    weights: Mapping[str, nn.Parameter], counts: Mapping[str, int], seed: int
+    weights: Mapping[str, nn.Parameter],
+    counts: Mapping[str, int],
+    seed: int,
+    structure: Structure | None = None,
 ) -> dict[str, Tensor]:
-    """Draw ``counts[name]`` positions of each weight, one Philox stream a layer."""
+    """Draw ``counts[name]`` positions of each weight, one Philox stream a layer.
+
+    Rectangles of a structure are drawn as :func:`largest` keeps them.
+    """
+
+    def scores(name: str, units: Units) -> Tensor:
+        return torch.from_numpy(_stream(seed, name).permutation(units.count)).double()
+
+    if structure is not None:
+        return _kept_by_layer(weights, counts, structure, scores)
     masks = {}
     for name, weight in weights.items():
-        generator = streams.generator(seed, f"random mask of {name}")
         flat = np.zeros(weight.numel(), dtype=np.bool_)
-        flat[generator.choice(weight.numel(), counts[name], replace=False)] = True
+        flat[_stream(seed, name).choice(weight.numel(), counts[name], replace=False)] = True
         masks[name] = torch.from_numpy(flat).reshape(weight.shape).to(weight.device)
     return masks
 
 
-def largest(weights: Mapping[str, nn.Parameter], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Keep the ``counts[name]`` largest ``|w|`` of each weight, ties by the lowest index."""
-    return {
-        name: keep_largest(weight.detach().flatten().abs(), counts[name]).view(weight.shape)
-        for name, weight in weights.items()
-    }
+def largest(
+    weights: Mapping[str, nn.Parameter],
+    counts: Mapping[str, int],
+    structure: Structure | None = None,
+) -> dict[str, Tensor]:
+    """Keep the ``counts[name]`` largest ``|w|`` of each weight, ties by the lowest index.
+
+    Of rectangles of a structure, those of largest mean ``|w|``: as many as come nearest to a
+    layer's count, at least one, and what a layer keeps too many is made up for by the next ones. So
+    every layer is within one rectangle of its count.
+    """
+
+    def scores(name: str, units: Units) -> Tensor:
+        return units.scores([weights[name].detach().abs()])
+
+    return _kept_by_layer(weights, counts, structure, scores)
+
+
+def _stream(seed: int, name: str) -> np.random.Generator:
+    return streams.generator(seed, f"random mask of {name}")
+
+
+def _kept_by_layer(
+    weights: Mapping[str, nn.Parameter],
+    counts: Mapping[str, int],
+    structure: Structure | None,
+    scores: Callable[[str, Units], Tensor],
+) -> dict[str, Tensor]:
+    """Keep the units of best score, ``counts[name]`` weights of each layer or nearly so."""
+    masks: dict[str, Tensor] = {}
+    owed = 0
+    for name, weight in weights.items():
+        units = Units({name: tuple(weight.shape)}, structure)
+        # No layer pays more than half a rectangle of its own for what others keep or lack.
+        share = max(-(units.largest // 2), min(owed, units.largest // 2))
+        keep = units.keep_best(
+            scores(name, units), counts[name] + share, at_least=int(counts[name] > 0)
+        )
+        masks[name] = units.masks(keep)[name].to(weight.device)
+        owed += counts[name] - int(masks[name].sum())
+    return masks

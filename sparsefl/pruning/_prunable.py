@@ -129,12 +129,3 @@ def keep_largest(scores: Tensor, count: int) -> Tensor:
     missing = count - int(keep.sum())
     keep[(scores == threshold).nonzero().flatten()[:missing]] = True
     return keep
-
-
-def split_masks(keep: Tensor, weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Cut a flat ``[N]`` selection into one mask a weight, in the weights' order."""
-    pieces = keep.split([weight.numel() for weight in weights.values()])
-    return {
-        name: piece.reshape(weight.shape).to(weight.device)
-        for (name, weight), piece in zip(weights.items(), pieces, strict=True)
-    }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsefl import random as streams
 from sparsefl.pruning._densities import erdos_renyi_targets, largest
 from sparsefl.pruning._prunable import check_density, prunable_weights
+from sparsefl.structure import Structure, StructureLike, parse
 
 Kind: TypeAlias = Literal["noise_uniform", "erdos_renyi"]
 
@@ -36,6 +37,7 @@ def candidates(
     kernel: bool = True,
     first_dense: bool = True,
     output: bool = False,
+    structure: StructureLike | None = None,
     include_dense: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Give the pool of candidates, one at a time: a pool of a large model would not fit memory.
@@ -49,6 +51,7 @@ def candidates(
         kernel: Count the kernel's sides in the Erdos-Renyi form.
         first_dense: Whether the first layer keeps all of its weights.
         output: Whether the last layer is pruned, too.
+        structure: As in :mod:`sparsefl.pruning`.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -62,9 +65,10 @@ def candidates(
         raise TypeError(f"count must be an int, got {type(count).__name__}")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    grid = parse(structure)
     weights = _weights(model, density, kind, output, include_dense)
     return (
-        _candidate(weights, density, index, seed, kind, kernel, first_dense)
+        _candidate(weights, density, index, seed, kind, kernel, first_dense, grid)
         for index in range(count)
     )
 
@@ -79,6 +83,7 @@ def candidate(
     kernel: bool = True,
     first_dense: bool = True,
     output: bool = False,
+    structure: StructureLike | None = None,
     include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Give candidate ``index`` of a pool: the largest ``|w|`` of layers whose densities are drawn.
@@ -98,6 +103,8 @@ def candidate(
         kernel: Count the kernel's sides in the Erdos-Renyi form (ERK).
         first_dense: Whether the first layer keeps all of its weights.
         output: Whether the last layer is pruned, too; else it is in no mask and not counted.
+        structure: As in :mod:`sparsefl.pruning`; every layer's count is then met to within a
+            rectangle, after the draw has come near the density.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -108,8 +115,9 @@ def candidate(
         ValueError: if an argument is out of range, there is nothing to prune, or no draw comes near
             the density (the first layer alone may exceed it).
     """
+    grid = parse(structure)
     weights = _weights(model, density, kind, output, include_dense)
-    return _candidate(weights, density, index, seed, kind, kernel, first_dense)
+    return _candidate(weights, density, index, seed, kind, kernel, first_dense, grid)
 
 
 def _weights(
@@ -135,6 +143,7 @@ def _candidate(
     kind: Kind,
     kernel: bool,
     first_dense: bool,
+    structure: Structure | None,
 ) -> dict[str, Tensor]:
     if isinstance(index, bool) or not isinstance(index, int):
         raise TypeError(f"index must be an int, got {type(index).__name__}")
@@ -150,7 +159,7 @@ def _candidate(
         least[0], spread[0] = sizes[0], 0.0
     name = f"layer densities of {kind} candidate {index}"
     counts = _drawn_counts(sizes, least, spread, density, seed, name)
-    return largest(weights, dict(zip(weights, counts.tolist(), strict=True)))
+    return largest(weights, dict(zip(weights, counts.tolist(), strict=True)), structure)
 
 
 def _drawn_counts(

@@ -17,10 +17,16 @@ from sparsefl.pruning._densities import (
     rounded_counts,
 )
 from sparsefl.pruning._prunable import check_density, prunable_weights
+from sparsefl.structure import StructureLike, parse
 
 
 def random(
-    model: nn.Module, density: float, seed: int = 0, *, include_dense: bool = False
+    model: nn.Module,
+    density: float,
+    seed: int = 0,
+    *,
+    structure: StructureLike | None = None,
+    include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Keep ``round(density * n)`` weights of each layer, drawn uniformly.
 
@@ -28,6 +34,7 @@ def random(
         model: Plain torch model; only its shapes are read.
         density: Share of weights kept in every layer, in (0, 1].
         seed: One seed, one set of masks.
+        structure: As in :mod:`sparsefl.pruning`; the counts are then met to within a rectangle.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -35,11 +42,13 @@ def random(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if ``density`` is out of range, or there is nothing to prune.
+        ValueError: if ``density`` or ``structure`` is out of range, or there is nothing to prune.
     """
     check_density(density)
+    grid = parse(structure)
     weights = prunable_weights(model, include_dense)
-    return drawn(weights, {name: round(density * w.numel()) for name, w in weights.items()}, seed)
+    counts = {name: round(density * weight.numel()) for name, weight in weights.items()}
+    return drawn(weights, counts, seed, grid)
 
 
 def erdos_renyi(
@@ -49,6 +58,7 @@ def erdos_renyi(
     kernel: bool = True,
     *,
     select: Select = "random",
+    structure: StructureLike | None = None,
     include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Keep ``round(density * N)`` weights over all layers, these thinner the larger they are.
@@ -64,6 +74,7 @@ def erdos_renyi(
         kernel: Count the kernel's sides (ERK); without them the plain Erdos-Renyi form.
         select: Which weights of a layer are kept: drawn at "random", or of the largest "magnitude",
             ties by the lowest index.
+        structure: As in :mod:`sparsefl.pruning`; the counts are then met to within a rectangle.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -71,11 +82,15 @@ def erdos_renyi(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if ``density`` or ``select`` is out of range, or there is nothing to prune.
+        ValueError: if ``density``, ``select`` or ``structure`` is out of range, or there is nothing
+            to prune.
     """
     check_density(density)
     check_select(select)
+    grid = parse(structure)
     weights = prunable_weights(model, include_dense)
     total = round(density * sum(w.numel() for w in weights.values()))
     counts = rounded_counts(erdos_renyi_targets(weights, density, kernel), total)
-    return largest(weights, counts) if select == "magnitude" else drawn(weights, counts, seed)
+    if select == "magnitude":
+        return largest(weights, counts, grid)
+    return drawn(weights, counts, seed, grid)

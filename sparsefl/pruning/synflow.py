@@ -5,16 +5,14 @@ synaptic flow", NeurIPS 2020, arXiv 2006.05467; algorithm 1 with the exponential
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sparsefl.pruning._prunable import (
-    check_density,
-    keep_largest,
-    prunable_weights,
-    split_masks,
-)
+from sparsefl.pruning._prunable import check_density, prunable_weights
+from sparsefl.pruning._units import Units, shapes_of
+from sparsefl.structure import StructureLike, parse
 
 # Norms that take their statistics from the input also in eval mode.
 _INPUT_NORMS = (
@@ -31,13 +29,16 @@ def synflow(
     example_input: Tensor,
     iterations: int = 100,
     *,
+    structure: StructureLike | None = None,
     include_dense: bool = False,
 ) -> dict[str, Tensor]:
     """Keep the ``round(density * N)`` weights that carry most synaptic flow, over all layers.
 
     With ``R = sum(f(1; |theta * M|))`` the score of a weight is ``|dR/dtheta * theta|``. Iteration
     ``i`` of ``n`` keeps the ``round(density**(i/n) * N)`` best, globally; equal scores go to the
-    lowest index (layers in module order, row-major within one); a pruned weight never returns.
+    lowest index (layers in module order, row-major within one); a pruned weight never returns. With
+    a ``structure`` it is the mean score of a rectangle that counts, and rectangles that never
+    return.
 
     The flow is computed on a float64 copy in eval mode, on the CPU or wherever the model is, with
     *every* parameter and floating-point buffer replaced by its absolute value and one sample of
@@ -59,6 +60,7 @@ def synflow(
         density: Share of weights kept over all layers that can be sparse, in (0, 1].
         example_input: ``[batch, ...]``; only the shape of one sample is used.
         iterations: Steps of the schedule. With a single one layers collapse at low densities.
+        structure: As in :mod:`sparsefl.pruning`; the count is then met to within half a rectangle.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
 
     Returns:
@@ -66,8 +68,8 @@ def synflow(
 
     Raises:
         TypeError: if an argument is of the wrong type, or the model's output is no tensor.
-        ValueError: if ``density`` or ``iterations`` is out of range, there is nothing to prune,
-            or the scores are not finite.
+        ValueError: if ``density``, ``iterations`` or ``structure`` is out of range, there is
+            nothing to prune, or the scores are not finite.
     """
     check_density(density)
     if not isinstance(example_input, Tensor):
@@ -77,20 +79,21 @@ def synflow(
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     weights = prunable_weights(model, include_dense)
+    grid = parse(structure)
     flow = _absolute_copy(model)
     theta = [flow.get_parameter(name) for name in weights]
     ones = torch.ones((1, *example_input.shape[1:]), dtype=torch.float64, device=theta[0].device)
-    total = sum(weight.numel() for weight in theta)
-    keep = torch.ones(total, dtype=torch.bool, device=theta[0].device)
+    units = Units(shapes_of(weights), grid)
+    keep = torch.ones(units.count, dtype=torch.bool, device=theta[0].device)
     for step in range(1, iterations + 1):
         share = density if step == iterations else density ** (step / iterations)
         # Chosen among what is left: a pruned weight never returns, and at low densities that is
         # little.
         left = keep.nonzero().flatten()
-        scores = _flow_scores(flow, theta, ones)[left]
-        keep[left] = keep_largest(scores, round(share * total))
-        _apply(keep, theta)
-    return split_masks(keep, weights)
+        scores = units.scores(_flow_scores(flow, theta, ones))[left]
+        keep[left] = units.keep_best(scores, round(share * units.numel), left)
+        _apply(units.masks(keep), flow)
+    return units.masks(keep)
 
 
 class _ScaleAndShift(nn.Module):
@@ -125,27 +128,26 @@ def _absolute_copy(model: nn.Module) -> nn.Module:
     return flow.requires_grad_(True)
 
 
-def _flow_scores(flow: nn.Module, theta: list[nn.Parameter], ones: Tensor) -> Tensor:
-    """Score every weight by ``|dR/dtheta * theta|``, flat in the weights' order."""
+def _flow_scores(flow: nn.Module, theta: list[nn.Parameter], ones: Tensor) -> list[Tensor]:
+    """Score every weight by ``|dR/dtheta * theta|``, in the weights' order and shapes."""
     with torch.enable_grad():
         output = flow(ones)
         if not isinstance(output, Tensor):
             raise TypeError(f"the model's output must be a tensor, got {type(output).__name__}")
         gradients = torch.autograd.grad(output.sum(), theta, allow_unused=True)
-    pieces = [
-        torch.zeros_like(weight) if gradient is None else (gradient * weight).abs()
+    scores = [
+        torch.zeros_like(weight) if gradient is None else (gradient * weight).abs().detach()
         for gradient, weight in zip(gradients, theta, strict=True)
     ]
-    scores = torch.cat([piece.detach().flatten() for piece in pieces])
     # No score is negative, and a maximum passes NaN on; isfinite on each of 11 million scores takes
     # as long as the backward pass of ResNet-18.
-    if not bool(scores.amax().isfinite()):
+    if not all(bool(one.amax().isfinite()) for one in scores if one.numel()):
         raise ValueError("synaptic flow is not finite: weights hold NaN, or overflow float64")
     return scores
 
 
-def _apply(keep: Tensor, theta: list[nn.Parameter]) -> None:
+def _apply(masks: Mapping[str, Tensor], flow: nn.Module) -> None:
     """Zero the pruned weights of the copy, in place."""
     with torch.no_grad():
-        for weight, piece in zip(theta, keep.split([w.numel() for w in theta]), strict=True):
-            weight.mul_(piece.view_as(weight))
+        for name, mask in masks.items():
+            flow.get_parameter(name).mul_(mask)
