@@ -26,6 +26,7 @@ LAYERS = {
     "sparsefl.columns": 1,
     "sparsefl.figures": 1,
     "sparsefl.reference": 2,
+    "sparsefl.kernels": 2,
     "sparsefl.ops": 3,
     "sparsefl.nn": 4,
     "sparsefl.pruning": 5,

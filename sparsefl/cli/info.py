@@ -58,7 +58,27 @@ def _torch_lines() -> list[tuple[str, str]]:
         ("layouts", _layouts(torch.get_num_threads())),
         ("pool", _memory_pool()),
         ("cuda", f"{cuda}, {device}" if cuda else "torch is built without it"),
+        ("kernels", _gpu_kernels()),
     ]
+
+
+def _gpu_kernels() -> str:
+    """Name the kernels of GPUs, and those that have passed their tests on an architecture."""
+    try:
+        verified = importlib.import_module("sparsefl.ops._verified")
+    except ImportError as error:
+        return f"not available: {one_line(error)}"
+    names = {*verified.CUDA_KERNELS}
+    if importlib.util.find_spec("sparsefl.kernels") is not None:
+        names |= {*importlib.import_module("sparsefl.kernels").REGISTRY}
+    listed = verified.read()
+    known = {kernel for kernels in listed.values() for kernel in kernels}
+    told = [f"verified on {arch}: {', '.join(sorted(listed[arch]))}" for arch in sorted(listed)]
+    told += [f"unverified: {', '.join(sorted(names - known))}"] if names - known else []
+    override = verified.override()
+    return "; ".join(
+        [*told, *([f"{verified.OVERRIDE}={override}"] if override != "verified" else [])]
+    )
 
 
 def _layouts(threads: int) -> str:

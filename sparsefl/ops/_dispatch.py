@@ -2,7 +2,9 @@
 
 A choice is made once for each plan, batch and memory order, from a measured table
 (:mod:`sparsefl.ops._layout_table`), and kept with the plan. ``SPARSEFL_LAYOUT`` overrides it:
-``sparse`` or ``dense`` everywhere, or ``density``, which looks at nothing else.
+``sparse`` or ``dense`` everywhere, or ``density``, which looks at nothing else. On other devices
+than the CPU dense torch computes every layer; which other kernels are used there follows from a
+list of those that have passed their tests (:mod:`sparsefl.ops._verified`).
 """
 
 import functools
@@ -16,6 +18,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from sparsefl.ops import _verified
 from sparsefl.ops._gated_types import GatedGeometry
 from sparsefl.ops._layout_table import (
     KINDS,
@@ -102,6 +105,19 @@ def accelerated(device: torch.device) -> bool:
     That is any device that is neither the CPU nor meta.
     """
     return device.type not in ("cpu", "meta")
+
+
+def verified(kernel: str, device: torch.device) -> bool:
+    """Tell whether an operator's kernel is the default on a device; else plain torch computes it.
+
+    The CPU's always are. Of other devices' those that have passed their tests on the architecture
+    (:mod:`sparsefl.ops._verified`).
+
+    Args:
+        kernel: Its name, that of the operator or in ``sparsefl.kernels.REGISTRY``.
+        device: Of the operands.
+    """
+    return not accelerated(device) or _verified.serves(kernel, device)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -218,6 +234,7 @@ def forget() -> None:
     """Read table and override anew: for a table that was measured since, and for tests."""
     _table.cache_clear()
     _override.cache_clear()
+    _verified.forget()
 
 
 # Columns that a list's uint16 can name.

@@ -14,6 +14,7 @@ def test_info_says_what_is_there(capsys):
     assert lines["cores"].isdigit()
     assert lines["layouts"] == "SPARSEFL_LAYOUT=density"
     assert re.match(r"on, \d+ GiB of addresses|off", lines["pool"])
+    assert "unverified: " in lines["kernels"]
     assert "hidenseek" in lines["methods"]
     assert "cnn" in lines["models"]
 

@@ -1,0 +1,92 @@
+"""Unverified kernels of GPUs are no default, and what the list of verified ones holds."""
+
+import json
+
+import pytest
+import torch
+
+from sparsefl.bench import verified as writer
+from sparsefl.bench.verified import Outcome
+from sparsefl.ops import _dispatch, _verified
+
+CUDA = torch.device("cuda:0")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Sets the environment, and says which architecture a CUDA device is."""
+
+    def tell(override: str | None, architecture: str = "sm_90", held: dict | None = None) -> None:
+        monkeypatch.delenv(_verified.OVERRIDE, raising=False)
+        if override is not None:
+            monkeypatch.setenv(_verified.OVERRIDE, override)
+        monkeypatch.setattr(_verified, "architecture", lambda device: architecture)
+        monkeypatch.setattr(_verified, "read", lambda: held or {})
+        _verified.forget()
+
+    yield tell
+    monkeypatch.undo()
+    _verified.forget()
+
+
+def test_the_cpus_kernels_need_no_list(told):
+    told("none")
+    assert _dispatch.verified("top_k", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("override", "architecture", "expected"),
+    [
+        (None, "sm_90", [True, False]),
+        ("verified", "sm_80", [False, False]),
+        ("all", "sm_80", [True, True]),
+        ("none", "sm_90", [False, False]),
+    ],
+)
+def test_the_list_is_by_architecture_and_can_be_overridden(told, override, architecture, expected):
+    told(override, architecture, {"sm_90": {"top_k": {}}})
+    assert [_dispatch.verified(kernel, CUDA) for kernel in ("top_k", "block_dw")] == expected
+
+
+def test_another_override_is_refused(told):
+    told("some")
+    with pytest.raises(ValueError, match="SPARSEFL_GPU_KERNELS='some': expected one of verified"):
+        _dispatch.verified("top_k", CUDA)
+
+
+def test_the_shipped_list_names_known_kernels():
+    known = {*_verified.CUDA_KERNELS}
+    try:
+        from sparsefl.kernels import REGISTRY
+    except ImportError:
+        REGISTRY = {}
+    for architecture, kernels in _verified.read().items():
+        assert architecture.startswith("sm_")
+        assert {*kernels} <= known | {*REGISTRY}
+        assert all({"commit", "device", "torch", "triton"} <= {*told} for told in kernels.values())
+
+
+@pytest.mark.parametrize("held", ["[]", '{"sm_90": ["top_k"]}', '{"sm_90": {"top_k": 1}}'])
+def test_another_file_is_refused(held, tmp_path):
+    path = tmp_path / "verified.json"
+    path.write_text(held)
+    with pytest.raises(ValueError, match="expected kernels by architecture"):
+        _verified.read(path)
+
+
+def test_a_kernel_is_verified_if_all_its_tests_ran_and_passed():
+    outcomes = [Outcome(("a", "b"), True), Outcome(("b",), False), Outcome(("c",), True)]
+    assert writer.passed(outcomes) == ("a", "c")
+
+
+def test_a_run_replaces_what_it_tested_alone(tmp_path, monkeypatch):
+    path = tmp_path / "verified.json"
+    old = {"sm_80": {"a": {"commit": "1"}}, "sm_90": {"b": {"commit": "1"}, "d": {"commit": "1"}}}
+    path.write_text(json.dumps(old))
+    monkeypatch.setattr(_verified, "architecture", lambda device: "sm_90")
+    monkeypatch.setattr(writer, "context", lambda: {"commit": "2"})
+    writer.write([Outcome(("a",), True), Outcome(("b",), False)], path)
+    assert _verified.read(path) == {
+        "sm_80": {"a": {"commit": "1"}},
+        "sm_90": {"a": {"commit": "2"}, "d": {"commit": "1"}},
+    }
