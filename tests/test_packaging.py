@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_sdist_holds_every_source(sdist):
     kinds = {".h", ".inl", ".cuh", ".cpp", ".cu", ".py", ".pyi"}
     wanted = {
         path.relative_to(ROOT)
-        for folder in ("csrc", "sparsefl", "bench", "tests")
+        for folder in ("csrc", "sparsefl", "bench", "kernels", "tests")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in kinds
     }
@@ -110,7 +111,8 @@ def test_wheel_installs_under_one_name(wheel):
 def test_wheel_holds_every_module(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsefl").rglob("*.py")}
-    wanted |= {f"sparsefl/{path.relative_to(ROOT)}" for path in (ROOT / "bench").rglob("*.py")}
+    mapped = [path for folder in ("bench", "kernels") for path in (ROOT / folder).rglob("*.py")]
+    wanted |= {f"sparsefl/{path.relative_to(ROOT)}" for path in mapped}
     assert held == wanted
 
 
@@ -134,11 +136,12 @@ def test_operators_need_libtorch(wheel, tmp_path):
 def test_package_list_is_complete():
     on_disk = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for folder in ("sparsefl", "bench")
+        for folder in ("sparsefl", "bench", "kernels")
         for path in (ROOT / folder).rglob("__init__.py")
     }
     packages = {
-        name.replace("sparsefl.bench", "bench") for name in CONFIG["tool"]["setuptools"]["packages"]
+        re.sub(r"^sparsefl\.(bench|kernels)", r"\1", name)
+        for name in CONFIG["tool"]["setuptools"]["packages"]
     }
     assert packages == on_disk
 
@@ -146,7 +149,12 @@ def test_package_list_is_complete():
 @pytest.mark.parametrize("blocked", ["triton", "matplotlib", "tqdm"])
 def test_imports_without(blocked, tmp_path):
     block = f"import sys; sys.modules[{blocked!r}] = None\n"
-    run(sys.executable, "-c", block + "import sparsefl.nn, sparsefl.fl, sparsefl.cli", cwd=tmp_path)
+    run(
+        sys.executable,
+        "-c",
+        block + "import sparsefl.nn, sparsefl.fl, sparsefl.cli, sparsefl.kernels",
+        cwd=tmp_path,
+    )
 
 
 CPP = sorted(p for f in ("cpu", "codec") for p in (ROOT / "csrc" / f).glob("*.cpp"))

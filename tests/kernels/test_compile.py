@@ -1,0 +1,119 @@
+"""Compiles kernels for GPUs that need not be there, and holds what they take of one to a table.
+
+``python tests/kernels/test_compile.py`` prints the table anew.
+"""
+
+import os
+import pathlib
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sparsefl.kernels import block_dw
+
+TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+# Bytes of shared memory that a program can have at most.
+MOST_SHARED = {80: 166912, 90: 232448}
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel with the options that its launcher chooses for one kind of call."""
+
+    kernel: Any
+    options: dict[str, Any]
+    pointers: dict[str, str]
+
+
+def build_block_dw(block, dtype, out=torch.float32, gate="none"):
+    options = {
+        **block_dw.block_dw_options(block, dtype),
+        "BLOCK_N": block[0],
+        "BLOCK_K": block[1],
+        "GATE": gate,
+        "PRECISION": "ieee",
+        "UPCAST": False,
+    }
+    operand = TYPES[dtype]
+    pointers = {"dy_ptr": operand, "x_ptr": operand, "gate_ptr": "*fp32", "out_ptr": TYPES[out]}
+    return Build(block_dw._block_dw_kernel, options, pointers)
+
+
+# Registers a thread and bytes of shared memory on sm_80 and sm_90, as compiled by triton 3.9.0.
+BUILDS = {
+    "block_dw-128x128-bf16": (
+        build_block_dw((128, 128), torch.bfloat16, gate="elements"),
+        {80: (168, 65536), 90: (146, 131072)},
+    ),
+    "block_dw-64x64-fp32": (
+        build_block_dw((64, 64), torch.float32),
+        {80: (112, 32768), 90: (72, 32768)},
+    ),
+    "block_dw-16x16-fp16": (
+        build_block_dw((16, 16), torch.float16, torch.float16),
+        {80: (52, 6144), 90: (48, 6144)},
+    ),
+}
+
+
+def compile_for(build, architecture):
+    """Returns registers a thread, bytes of stack and spills, and bytes of shared memory."""
+    names = build.kernel.arg_names
+    constants = {name: build.options[name] for name in names if name.isupper() and len(name) > 1}
+    launch = {name: value for name, value in build.options.items() if name not in constants}
+    signature = {name: argument_type(name, build.pointers) for name in names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    # What a launch finds: tensors begin at multiples of 16, as do rows; sides are some.
+    aligned = [name.endswith("_ptr") or name.startswith("stride") or name in "NK" for name in names]
+    attributes = {(i,): [["tt.divisibility", 16]] for i, is_so in enumerate(aligned) if is_so}
+    source = ASTSource(build.kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        listed = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    usage = dict(part.split(":") for part in listed.split()[-8:] if ":" in part)
+    return int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"]), compiled.metadata.shared
+
+
+def argument_type(name, pointers):
+    if name.endswith("_ptr"):
+        return pointers.get(name, "*i32")
+    return "fp32" if name == "scale" else "i32"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_cache(tmp_path_factory):
+    """Compiles anew: a kernel that an earlier version of a tool compiled tells nothing."""
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path_factory.mktemp("triton"))
+        yield
+
+
+@pytest.mark.parametrize("architecture", [80, 90], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", BUILDS)
+def test_stays_within_its_budget(name, architecture):
+    build, budgets = BUILDS[name]
+    registers, spilled_bytes, shared_bytes = compile_for(build, architecture)
+    assert spilled_bytes == 0
+    assert registers <= budgets[architecture][0]
+    assert shared_bytes <= budgets[architecture][1] <= MOST_SHARED[architecture]
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
+    for build_name, (one, _) in BUILDS.items():
+        print(build_name, {target: compile_for(one, target) for target in MOST_SHARED})
