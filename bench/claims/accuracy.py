@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.steps:
         measure_steps(study, results)
         return 0
+    find_uplink_widths(study, results)
     every_row = set(study.rows)
     study = study.with_widths(found_widths(study, results))
     waiting = every_row - set(study.rows)
@@ -182,11 +183,23 @@ def found_widths(study: Study, results: Results) -> dict[str, float]:
     return {name: results.by_key[k]["width"] for name, k in keys.items() if k in results.by_key}
 
 
+def find_uplink_widths(study: Study, results: Results) -> None:
+    """Find the widths that depend on bytes of replies alone, which no other work disturbs."""
+    waiting = [row for row in study.rows.values() if row.width == "uplink"]
+    for row in (row for row in waiting if study.width_key(row) not in results.by_key):
+        setting = next(iter(study.settings.values()))
+        problem = load_problem(federation(study, setting), study.tuning_seed)
+        assert row.like is not None
+        width = widths.at_uplink(row, study.rows[row.like], problem, schedule(study, setting))
+        results.add(study.width_key(row), {"row": row.name, "width": width})
+
+
 def measure_steps(study: Study, results: Results) -> None:
     """Time a local step of each row against the dense model; wants an idle machine.
 
     The rows that a narrow one is like come first: their bytes or step time give its width.
     """
+    find_uplink_widths(study, results)
     setting = next(iter(study.settings.values()))
     problem = load_problem(federation(study, setting), study.tuning_seed)
     for row in sorted(study.rows.values(), key=lambda row: row.like is not None):

@@ -19,6 +19,8 @@ from sparsefl.fl.method import load_method
 
 # Every row gets as many trials on the development set, at most.
 MAX_TRIALS = 12
+# Widths that are looked for.
+_FOUND = ("bytes", "time", "uplink")
 
 Stage = Literal["tune", "final"]
 
@@ -52,7 +54,9 @@ class Row:
         model: A model of ``sparsefl.models``.
         density: Share of weights kept.
         norm: Normalisation of the model.
-        width: Of the model; "bytes" or "time" until it is known: that of ``like``.
+        width: Of the model; until it is known what a narrow one may take of ``like``'s: "bytes", of
+            a dense exchange, and "time", of a local step, in plain torch, or "uplink", a reply's
+            bytes, of any method.
         like: The row whose bytes or step time a narrow model may take.
         grid: Values of each option; the trials are their product.
         tuned_as: The row whose trials choose the options; itself if absent.
@@ -63,7 +67,7 @@ class Row:
     model: str = "cnn"
     density: float = 1.0
     norm: str | None = None
-    width: float | Literal["bytes", "time"] = 1.0
+    width: float | Literal["bytes", "time", "uplink"] = 1.0
     like: str | None = None
     grid: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
     tuned_as: str | None = None
@@ -76,6 +80,21 @@ class Row:
     def method_of(identity: list[Any]) -> str:
         """Return the method of what ``identity`` has returned."""
         return str(identity[0])
+
+    def check_width(self) -> None:
+        """Raise ValueError where a width is to be found that cannot be."""
+        if not isinstance(self.width, str):
+            return
+        if self.width not in _FOUND or self.like is None:
+            raise ValueError(
+                f"{self.name}: width must be a number, or one of {', '.join(_FOUND)} with like, "
+                f"got {self.width!r}"
+            )
+        if self.width != "uplink" and self.method != "fedavg":
+            raise ValueError(
+                f"{self.name}: width must be 'uplink' or a number with method {self.method!r}, "
+                f"got {self.width!r}, which is of fedavg's messages and steps"
+            )
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """Yield the options of each trial."""
@@ -128,7 +147,8 @@ class Study:
         """Read a study from a TOML file.
 
         Raises:
-            ValueError: if a row has more trials than all may have, or names an unknown one.
+            ValueError: if a row has more trials than all may have, names an unknown one, or a width
+                that is not found for it.
         """
         given = tomllib.loads(path.read_text())
         settings = {s["name"]: Setting(**s) for s in given.pop("settings")}
@@ -140,6 +160,7 @@ class Study:
             for other in (row.tuned_as, row.like):
                 if other is not None and other not in rows:
                     raise ValueError(f"{row.name}: no row is named {other!r}")
+            row.check_width()
         study = cls(seeds=tuple(given.pop("seeds")), settings=settings, rows=rows, **given)
         if study.tuning_seed in study.seeds:
             raise ValueError(f"tuning_seed {study.tuning_seed} must be none of seeds {study.seeds}")

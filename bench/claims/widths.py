@@ -1,7 +1,8 @@
-"""Widths of the narrow dense controls: at another row's bytes, or at its step time."""
+"""Widths of the narrow controls: at another row's bytes, those of its replies or its step time."""
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,14 @@ import torch
 from torch import nn
 
 from sparsefl import models
+from sparsefl.fl.engine import Federation, Schedule
 from sparsefl.fl.experiment import Problem
+from sparsefl.fl.method import Task, load_method
 from sparsefl.fl.training import local_step
 from sparsefl.timing import Effort, interleave, paired_ratio, stopwatch
 
 from .study import Row
+from .trial import SEED
 
 WIDTHS = tuple(round(0.01 * step, 2) for step in range(1, 101))
 
@@ -38,6 +42,34 @@ def at_bytes(row: Row, problem: Problem, budget_bytes: float) -> float:
     if not fitting:
         raise ValueError(f"{row.name}: no width has an exchange of {budget_bytes} bytes")
     return fitting[-1]
+
+
+def at_uplink(row: Row, like: Row, problem: Problem, schedule: Schedule) -> float:
+    """Return the largest width whose reply takes at most the bytes that another row's does.
+
+    Replies grow with the width: the interval of widths is halved.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    budget = reply_bytes(like, problem, schedule)
+    fitting = bisect.bisect_right(
+        WIDTHS, budget, key=lambda width: reply_bytes(replace(row, width=width), problem, schedule)
+    )
+    if not fitting:
+        raise ValueError(f"{row.name}: no width has a reply of {budget} bytes, {like.name}'s")
+    return WIDTHS[fitting - 1]
+
+
+def reply_bytes(row: Row, problem: Problem, schedule: Schedule) -> int:
+    """Return the bytes of the first client's message after a round, options at their defaults."""
+    method, data = load_method(row.method), problem.clients[0][0]
+    alone = replace(schedule, clients_per_round=None)
+    options, rounds = method.with_defaults({}), 1
+    task = Task(
+        factory(row, problem), data[0][0][None], SEED, row.density, options, rounds, problem.public
+    )
+    return Federation(method, task, [data], alone).play(1).uplink_bytes
 
 
 def at_time(row: Row, dense: Row, problem: Problem, factor: float, batch_size: int) -> float:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sparsefl.bench.claims import accuracy, study, summary
+from sparsefl.bench.claims import accuracy, study, summary, widths
 from sparsefl.fl.method import load_method
 
 SMALL = """
@@ -265,6 +265,67 @@ def test_narrow_row_waits_for_its_width(small):
     rows = dataclasses.replace(small, rows={**small.rows, "narrow": narrow})
     assert "narrow" not in rows.with_widths({}).rows
     assert rows.with_widths({"narrow": 0.2}).rows["narrow"].width == 0.2
+
+
+UPLINK = """
+[[rows]]
+name = "few"
+method = "fedpt"
+model = "mlp"
+width = 0.15
+[[rows]]
+name = "masks"
+method = "fedpm"
+model = "mlp"
+width = "uplink"
+like = "few"
+"""
+
+
+def test_masks_of_a_narrower_network_take_the_bytes_of_a_row_that_sends_few(tmp_path, monkeypatch):
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL + UPLINK)
+    waiting, results = study.Study.read(path), accuracy.Results(tmp_path / "results.jsonl")
+    accuracy.find_uplink_widths(waiting, results)
+    found = accuracy.found_widths(waiting, results)
+    row = waiting.with_widths(found).rows["masks"]
+    problem = accuracy.load_problem(accuracy.federation(waiting, waiting.settings["all"]), 1000)
+
+    def replied(row):
+        schedule = accuracy.schedule(waiting, waiting.settings["all"])
+        return widths.reply_bytes(row, problem, schedule)
+
+    wider = dataclasses.replace(row, width=round(row.width + 0.01, 2))
+    budget = replied(waiting.rows["few"])
+    assert 0.15 < row.width < 1
+    assert 0.9 * budget < replied(row) <= budget < replied(wider)
+    # What is in the results is not looked for again.
+    monkeypatch.setattr(widths, "at_uplink", lambda *_: 1 / 0)
+    accuracy.find_uplink_widths(waiting, accuracy.Results(results.path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('width = "uplink"', 'width = "bytes"', "masks: width must be 'uplink' or a number with"),
+        ('width = "uplink"', 'width = "half"', "masks: width must be a number, or one of bytes"),
+        ('like = "few"', "", "masks: width must be a number, or one of bytes, time, uplink with"),
+    ],
+    ids=["dense bytes", "nonsense", "like nothing"],
+)
+def test_widths_that_cannot_be_found_are_refused(old, new, problem, tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SMALL + UPLINK.replace(old, new))
+    with pytest.raises(ValueError, match=problem):
+        study.Study.read(path)
+
+
+@pytest.mark.parametrize("name", ["supermasks", "supermasks_cifar10"])
+def test_supermasks_are_compared_at_equal_bytes_up(name):
+    rows = study.Study.read(accuracy.HERE / f"{name}.toml").rows
+    narrow, full = rows["fedpm, narrow, bytes of hidenseek .1"], rows["fedpm"]
+    assert (narrow.method, narrow.width, narrow.like) == ("fedpm", "uplink", "hidenseek .1")
+    assert list(narrow.trials()) == list(full.trials())
 
 
 def test_tuning_on_a_final_seed_is_refused(tmp_path):
