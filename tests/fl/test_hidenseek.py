@@ -212,3 +212,13 @@ def test_scores_step_by_adam_and_weights_by_momentum(federation):
     assert {"exp_avg", "momentum_buffer"} <= {k for s in optimizer.state.values() for k in s}
     with pytest.raises(ValueError, match="closure"):
         optimizer.step(lambda: 0.0)
+
+
+def test_masks_of_a_structure_are_whole_and_smaller_on_the_wire(federation):
+    run = federation("hidenseek", dense_layers="", structure="block:4x4")
+    for support in run.wire.supports.values():
+        assert support.has("block:4x4")
+    whole = federation("hidenseek", dense_layers="")
+    assert len(run.setup_message) < len(whole.setup_message)
+    assert codec.decode(run.setup_message, run.wire.schema)[HIDDEN].support.has("block:4x4")
+    run.play(1)

@@ -89,6 +89,7 @@ OWN = {
         ("score_std", 0.0, ValueError),
         ("iterations", 0, ValueError),
         ("dense_layers", 3, TypeError),
+        ("structure", "blocks", ValueError),
     ],
 }
 

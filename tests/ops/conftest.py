@@ -16,8 +16,11 @@ KINDS = ("values", "sign_constant", "sign_tensor")
 DENSITIES = (0.0, "one", 0.01, 0.1, 0.5, 1.0)
 
 
-def make_mask(shape: tuple[int, ...], density: float | str) -> Tensor:
+def make_mask(shape: tuple[int, ...], density: float | str, structure: str | None = None) -> Tensor:
     """Returns a mask of the density; ``"one"`` keeps a single position."""
+    if structure is not None:
+        assert not isinstance(density, str)
+        return Support.random(shape, density, seed=1, structure=structure).to_mask()
     if density == "one":
         mask = torch.zeros(shape, dtype=torch.bool)
         mask.view(-1)[torch.randint(mask.numel(), ())] = True
@@ -99,9 +102,10 @@ def make_problem() -> Callable[..., Problem]:
         density: float | str = 0.1,
         kind: str = "values",
         dtype: torch.dtype = torch.float32,
+        structure: str | None = None,
         **geometry: Any,
     ) -> Problem:
-        mask = make_mask(weight_shape, density)
+        mask = make_mask(weight_shape, density, structure)
         nnz = int(mask.sum())
         magnitude = {
             "values": None,

@@ -95,7 +95,13 @@ def prune(model: nn.Module, task: Task) -> dict[str, Support]:
         ValueError: if one of them is tied to another layer.
     """
     layers = signed_weights(model, task.options["dense_layers"])
-    masks = synflow(model, task.density, task.example_input, task.options["iterations"])
+    masks = synflow(
+        model,
+        task.density,
+        task.example_input,
+        task.options["iterations"],
+        structure=task.options["structure"],
+    )
     if not layers.keys() <= masks.keys():
         raise ValueError(f"hidenseek cannot sign tied weights: {set(layers) - set(masks)}")
     return {name: Support.from_mask(masks[name]) for name in layers}

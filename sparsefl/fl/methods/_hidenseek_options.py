@@ -7,6 +7,7 @@ from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.methods._hidenseek_downlink import SCORE_DELTAS, SCORE_FORMATS, check_deltas
 from sparsefl.fl.methods._hidenseek_rules import RULES, check_options
 from sparsefl.fl.options import check_at_least, check_positive
+from sparsefl.structure import parse
 
 # On the development set (Fashion-MNIST, cnn, density 0.1, 30 rounds of 12 steps of batch 16, one
 # seed, means of the last four rounds; one seed is good to about .01):
@@ -45,6 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "beta_prior": 1.0,
     "beta_decay": 0.0,
     "iterations": 100,
+    "structure": "unstructured",
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
     **rates.CHOICES,
@@ -63,5 +65,6 @@ def check(options: Mapping[str, Any]) -> None:
     check_at_least(options, {"lr": 0, "dense_lr": 0, "dense_momentum": 0, "iterations": 1})
     check_positive(options, "score_std")
     rates.check_options(options)
+    parse(options["structure"])
     check_options(options, DEFAULTS)
     check_deltas(options)

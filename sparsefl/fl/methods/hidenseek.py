@@ -23,6 +23,8 @@ Only the paper's opening was read for this file. What is **ours**, not to be tak
   bytes (see _hidenseek_options). ``density`` is of all linear and convolution weights, before
   these layers are taken out;
 - biases are kept, dense;
+- ``structure``, "block:16x16" or "rows" for example (:mod:`sparsefl.pruning`), has SynFlow keep
+  whole rectangles of weights; "unstructured" by default;
 - scores start at the Kaiming-normal weights that were pruned, rescaled to one standard deviation a
   layer, ``score_std``: the forward pass sees only their signs, and layers then flip at equal rates;
 - clients use Adam on the scores: its steps are of one size in every layer, as the one scale of the
