@@ -22,11 +22,11 @@ CXX += [f"-isystem{folder}" for folder in FOREIGN]
 # Torch 2.11 is the oldest whose stable ABI holds all that the bindings call.
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 NVCC = [
-    *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC"),
-    "-Xptxas=-v,-warn-spills,-warn-lmem-usage",
-    "-gencode=arch=compute_90a,code=sm_90a",
+    *("-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC", "-Icsrc", "-c"),
+    *("-Xptxas=-v,-warn-spills,-warn-lmem-usage", "-gencode=arch=compute_90a,code=sm_90a"),
     "-gencode=arch=compute_80,code=[sm_80,compute_80]",
 ]
+CUDART = ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
 
 
 def sources(*patterns, without=None):
@@ -63,17 +63,17 @@ class BuildExt(build_ext):
         """Compiles the CUDA sources where nvcc is found, then the rest as usual."""
         compiler = nvcc()
         if extension.name.endswith("_ops") and compiler and extension.cuda:
-            for source in extension.cuda:
-                target = os.path.join(self.build_temp, pathlib.Path(source).name + ".o")
-                subprocess.run([compiler, *NVCC, "-Icsrc", "-c", source, "-o", target], check=True)
-                extension.extra_objects.append(target)
+            named = {s: f"{self.build_temp}/{pathlib.Path(s).name}.o" for s in extension.cuda}
+            calls = [[compiler, *NVCC, s, "-o", o] for s, o in named.items()]
+            if sum(run.wait() != 0 for run in [*map(subprocess.Popen, calls)]):  # all at once
+                raise SystemExit("nvcc could not compile the CUDA sources")
+            extension.extra_objects += named.values()
             extension.sources += sources("bindings/ops_*_cuda.cpp")
             # Only nvcc knows its toolkit: the file of its name may be a script that calls it.
             said = subprocess.run([compiler, "--dryrun", "x.cu"], capture_output=True, text=True)
             toolkit = pathlib.Path(said.stderr.partition("TOP=")[2].split()[0])
             extension.include_dirs += [str(toolkit / "include")]
-            extension.library_dirs += [str(toolkit / "lib64")]
-            extension.extra_link_args += ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+            extension.extra_link_args += [f"-L{toolkit}/lib64", *CUDART]
         super().build_extension(extension)
 
 

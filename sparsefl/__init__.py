@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsefl import codec, data, fl, models, nn, ops, pruning, reference
     from sparsefl.nn import densify, export_sign, gate, load_sign, sparsify
-    from sparsefl.ops import batch_last, row_major
+    from sparsefl.ops.batch_last import batch_last, row_major
     from sparsefl.profiling import profile, profile_crossover
     from sparsefl.structure import Structure
     from sparsefl.support import Support

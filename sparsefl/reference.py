@@ -177,3 +177,55 @@ def growth(
     scores = flat.abs().masked_fill(mask.flatten(), -1.0)
     indices = scores.sort(descending=True, stable=True).indices[:count].sort().values
     return indices, flat[indices]
+
+
+def pack_bits(kept: Tensor) -> Tensor:
+    """Return the bitmap of a flat bool tensor, least significant bit first, zeros past the last."""
+    padded = F.pad(kept.to(torch.uint8), (0, -kept.numel() % 8)).view(-1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(
+        1, dtype=torch.uint8
+    )
+
+
+def unpack_bits(bits: Tensor, n: int) -> Tensor:
+    """Return the first ``n`` bits of a bitmap as a flat bool tensor."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits[:, None] >> shifts & 1).bool().view(-1)[:n]
+
+
+def fused_add(model: Tensor, values: Tensor, weight: float) -> Tensor:
+    """Return ``model + weight * values`` of float32 tensors, rounded once, as a fused operation is.
+
+    The product is exact in float64. Their sum is rounded to odd there, so that rounding it again
+    gives the float32 that is nearest to the exact sum.
+    """
+    product = values.double() * torch.tensor(weight, dtype=torch.float32).double().item()
+    other = model.double()
+    total = product + other
+    # Knuth's exact error of the sum.
+    part = total - product
+    error = (product - (total - part)) + (other - part)
+    bits = total.view(torch.int64)
+    is_even = (bits & 1 == 0) & error.ne(0) & total.isfinite()
+    toward = torch.where((error > 0) == (total > 0), 1, -1)
+    return torch.where(is_even, bits + toward, bits).view(torch.float64).float()
+
+
+def majority_vote(packed: Tensor, n: int, least: int) -> tuple[Tensor, Tensor]:
+    """Return where at least ``least`` of the clients' bitmaps are set, and where ``least - 1`` are.
+
+    ``packed`` is ``[clients, bytes]`` uint8; both results are bool, ``[n]``.
+    """
+    counts = sum(unpack_bits(row, n).to(torch.int32) for row in packed)
+    assert isinstance(counts, Tensor)
+    return counts >= least, counts == least - 1
+
+
+def top_k(x: Tensor, k: int) -> Tensor:
+    """Return which ``k`` elements of a flat float32 tensor are largest in magnitude, ties first."""
+    keys = x.contiguous().view(torch.int32) & 0x7FFFFFFF
+    if k == 0:
+        return torch.zeros_like(keys, dtype=torch.bool)
+    threshold = keys.topk(k, sorted=True).values[-1]
+    above, tied = keys > threshold, keys == threshold
+    return above | (tied & (tied.cumsum(0) <= k - above.sum()))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles every CUDA source with the flags of setup.py and fails when a kernel spills registers. Needs nvcc, but no GPU.
+# Compiles every CUDA source with the flags of setup.py and fails on a warning, a spilled register or wgmma
+# instructions that ptxas had to serialise (its notes C75xx). Needs nvcc, but no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,14 +21,24 @@ value = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targe
 print(*eval(compile(ast.Expression(value), "setup.py", "eval")), sep="\n")')
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
-for source in "${sources[@]}"; do
-  log=$("$nvcc" "${flags[@]}" -Icsrc -c "$source" -o "$objects/$(basename "$source").o" 2>&1) || {
+
+compile() {
+  local source=$1 log
+  log=$("$nvcc" "${flags[@]}" -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas "$source" -o "$objects/$(basename "$source").o" 2>&1) || {
     echo "$log"
-    exit 1
+    return 1
   }
-  if grep -E '[1-9][0-9]* bytes spill' <<<"$log"; then
-    echo "$source: a kernel spills registers" >&2
-    exit 1
+  if grep -iE 'warning|C75[0-9]{2}|[1-9][0-9]* bytes spill' <<<"$log" >&2; then
+    echo "$source: a kernel spills registers, or there is a warning" >&2
+    return 1
   fi
-  echo "$source compiles without spills"
+  echo "$source compiles without spills and warnings"
+}
+
+for source in "${sources[@]}"; do
+  # As many at a time as there are cores.
+  while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+  { compile "$source" || touch "$objects/failed"; } &
 done
+wait
+[ ! -e "$objects/failed" ]
