@@ -17,16 +17,14 @@ class Kernel:
     """A kernel that a dispatcher may choose once it is verified on the architecture at hand.
 
     Attributes:
-        name: Under which a list of verified kernels keeps it.
-        module: That holds the launcher.
-        function: The launcher.
+        name: Of the launcher, under which a list of verified kernels keeps it.
+        file: Module of this package that holds the launcher.
         serves: What is computed, in a few words.
         kinds: Kinds of ``sparsefl.Support`` that it takes.
     """
 
     name: str
-    module: str
-    function: str
+    file: str
     serves: str
     kinds: tuple[str, ...]
 
@@ -37,23 +35,21 @@ class Kernel:
             ImportError: where triton is not installed.
         """
         try:
-            loaded = importlib.import_module(self.module)
+            loaded = importlib.import_module(f"{__name__}.{self.file}")
         except ImportError as error:
             raise ImportError(
                 f"the kernel {self.name} needs triton: pip install 'sparsefl[triton]' ({error})"
             ) from error
-        launcher: Callable[..., Any] = getattr(loaded, self.function)
+        launcher: Callable[..., Any] = getattr(loaded, self.name)
         return launcher
 
 
 _BLOCK = ("block",)
 _KERNELS = (
-    Kernel(
-        "block_dw",
-        "sparsefl.kernels.block_dw",
-        "block_dw",
-        "weight or score gradient of a linear layer on kept blocks",
-        _BLOCK,
-    ),
+    Kernel("block_dw", "block_dw", "weight or score gradient of a linear layer", _BLOCK),
+    Kernel("block_linear", "block_linear", "output of a linear layer", _BLOCK),
+    Kernel("block_linear_dx", "block_linear", "its input gradient", _BLOCK),
+    Kernel("sign_linear", "sign_linear", "output of a linear layer of packed signs", _BLOCK),
+    Kernel("sign_linear_dx", "sign_linear", "its input gradient", _BLOCK),
 )
 REGISTRY: dict[str, Kernel] = {kernel.name: kernel for kernel in _KERNELS}

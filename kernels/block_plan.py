@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sparsefl.structure import Structure
 from sparsefl.support import Mask, Support
 
 # Sides of a block that the kernels take: 16 is the least of a tensor core's product in Triton.
@@ -78,8 +79,8 @@ class BlockPlan:
             raise ValueError(f"mask must be a matrix [out, in], got shape {support.shape}")
         shape = (support.shape[0], support.shape[1])
         _check_block(block)
-        kept = _kept_blocks(support.to_numpy_mask(), block)
-        return cls._of_grid(kept, shape, block).to(device)
+        blocks = support.blocks(block)
+        return cls._of_blocks(blocks.rows, blocks.columns, shape, block).to(device)
 
     @classmethod
     def full(
@@ -96,22 +97,26 @@ class BlockPlan:
             ValueError: if a side of a block is not allowed.
         """
         _check_block(block)
-        kept = np.ones(_grid(shape, block), dtype=np.bool_)
-        return cls._of_grid(kept, shape, block).to(device)
+        every = np.ones(Structure(*block).grid(shape), dtype=np.bool_)
+        return cls._of_blocks(*np.nonzero(every), shape, block).to(device)
 
     @classmethod
-    def _of_grid(
-        cls, kept: npt.NDArray[np.bool_], shape: tuple[int, int], block: tuple[int, int]
+    def _of_blocks(
+        cls,
+        row: npt.NDArray[np.int64],
+        col: npt.NDArray[np.int64],
+        shape: tuple[int, int],
+        block: tuple[int, int],
     ) -> BlockPlan:
-        row, col = np.nonzero(kept)
+        rows, columns = Structure(*block).grid(shape)
         # By column, then by row: a stable sort of what is sorted by row.
         by_column = np.argsort(col, kind="stable")
         every = np.arange(row.size)
         return cls(
             shape,
             block,
-            BlockList(_indptr(row, kept.shape[0]), _int32(col), _int32(every)),
-            BlockList(_indptr(col, kept.shape[1]), _int32(row[by_column]), _int32(by_column)),
+            BlockList(_indptr(row, rows), _int32(col), _int32(every)),
+            BlockList(_indptr(col, columns), _int32(row[by_column]), _int32(by_column)),
             _int32(row),
         )
 
@@ -123,7 +128,7 @@ class BlockPlan:
     @property
     def grid(self) -> tuple[int, int]:
         """Number of block rows and block columns."""
-        return _grid(self.shape, self.block)
+        return Structure(*self.block).grid(self.shape)
 
     @property
     def packed_shape(self) -> tuple[int, int, int]:
@@ -176,28 +181,6 @@ class BlockPlan:
 def _check_block(block: tuple[int, int]) -> None:
     if len(block) != 2 or any(side not in BLOCK_SIDES for side in block):
         raise ValueError(f"block must be two of {BLOCK_SIDES}, got {block}")
-
-
-def _grid(shape: tuple[int, int], block: tuple[int, int]) -> tuple[int, int]:
-    return -(-shape[0] // block[0]), -(-shape[1] // block[1])
-
-
-def _kept_blocks(mask: npt.NDArray[np.bool_], block: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Return which blocks a mask keeps, ``[block rows, block columns]``."""
-    rows, columns = _grid((mask.shape[0], mask.shape[1]), block)
-    padded = np.zeros((rows * block[0], columns * block[1]), dtype=np.bool_)
-    padded[: mask.shape[0], : mask.shape[1]] = mask
-    tiles = padded.reshape(rows, block[0], columns, block[1])
-    kept = tiles.any(axis=(1, 3))
-    whole = np.repeat(np.repeat(kept, block[0], 0), block[1], 1)[: mask.shape[0], : mask.shape[1]]
-    missing = np.argwhere(whole & ~mask)
-    if missing.size:
-        row, column = (int(at) // side for at, side in zip(missing[0], block, strict=True))
-        raise ValueError(
-            f"mask must keep all or nothing of each {block[0]}x{block[1]} block; it keeps "
-            f"{int(tiles[row, :, column].sum())} positions of block ({row}, {column})"
-        )
-    return kept
 
 
 def _indptr(groups: npt.NDArray[np.int64], count: int) -> Tensor:

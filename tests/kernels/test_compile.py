@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsefl.kernels import block_dw
+from sparsefl.kernels import _block_matmul, block_dw
 
 TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -47,6 +47,22 @@ def build_block_dw(block, dtype, out=torch.float32, gate="none"):
     return Build(block_dw._block_dw_kernel, options, pointers)
 
 
+def build_block_matmul(rows, block, dtype, transposed=False, signs=False):
+    options = {
+        **_block_matmul.block_matmul_options(rows, block, dtype, transposed),
+        "SIGNS": signs,
+        "MAGNITUDES": signs,
+        "BIAS": not transposed,
+        "PRECISION": "ieee",
+        "UPCAST": False,
+    }
+    operand = TYPES[dtype]
+    weight = "*u8" if signs else operand
+    pointers = {"x_ptr": operand, "weight_ptr": weight, "out_ptr": operand}
+    pointers |= {"bias_ptr": "*fp32", "magnitude_ptr": "*fp32"}
+    return Build(_block_matmul._block_matmul_kernel, options, pointers)
+
+
 # Registers a thread and bytes of shared memory on sm_80 and sm_90, as compiled by triton 3.9.0.
 BUILDS = {
     "block_dw-128x128-bf16": (
@@ -60,6 +76,26 @@ BUILDS = {
     "block_dw-16x16-fp16": (
         build_block_dw((16, 16), torch.float16, torch.float16),
         {80: (52, 6144), 90: (48, 6144)},
+    ),
+    "block_linear-128x128-bf16": (
+        build_block_matmul(4096, (128, 128), torch.bfloat16),
+        {80: (176, 32788), 90: (125, 65556)},
+    ),
+    "block_linear_dx-128x128-bf16": (
+        build_block_matmul(4096, (128, 128), torch.bfloat16, transposed=True),
+        {80: (180, 32788), 90: (106, 65556)},
+    ),
+    "block_linear-32x32-fp32": (
+        build_block_matmul(64, (32, 32), torch.float32),
+        {80: (96, 12308), 90: (96, 12308)},
+    ),
+    "sign_linear-128x64-bf16": (
+        build_block_matmul(4096, (128, 64), torch.bfloat16, signs=True),
+        {80: (210, 33812), 90: (156, 50196)},
+    ),
+    "sign_linear_dx-128x64-bf16": (
+        build_block_matmul(4096, (128, 64), torch.bfloat16, transposed=True, signs=True),
+        {80: (239, 25364), 90: (138, 41748)},
     ),
 }
 
