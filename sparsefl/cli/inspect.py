@@ -24,8 +24,8 @@ def add_to(commands: Any) -> None:
         "inspect",
         help="what a message holds, tensor by tensor",
         description="Decode a message, every check included, and print the form, the coders, the "
-        "bytes and the ratio to the bound of each tensor. Without --schema its header and modes "
-        "are printed, and its lengths and checksums checked.",
+        "bytes and the ratio to the order-0 bound of each tensor. Without --schema its header and "
+        "modes are printed, and its lengths and checksums checked.",
     )
     inspect.add_argument("message", metavar="MESSAGE", help="file with the bytes of a message")
     inspect.add_argument(
@@ -94,7 +94,8 @@ def _describe(codec: Any, data: bytes, schema: Any, base: Any) -> None:
     total = sum(bounds.values())
     print(
         f"\nOrder-0 bound: {total:,} bytes; the message takes {len(data) / max(1, total):.4g} "
-        "times that. What is not in random order may take less."
+        "times that.\nIt is of random order: less is what runs of bits take, and values that are "
+        "coded by classes of\nblocks (format 1.1)."
     )
 
 

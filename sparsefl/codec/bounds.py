@@ -38,7 +38,9 @@ def bound_bytes(
       mantissa and the sign; of a block the bytes of its integers, and of its scale two;
     - 64 bits a seed.
 
-    What comes in runs, rows or blocks may take less: codes of bit strings know these.
+    A message may take less than this. Codes of bit strings know runs, rows and blocks; values whose
+    frequencies differ from place to place are coded by classes of blocks (format 1.1), which the
+    entropy of a whole plane does not see.
 
     Args:
         update: What is to be sent.

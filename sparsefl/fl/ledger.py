@@ -25,9 +25,9 @@ class Round:
         downlink_bytes: Messages of the server to the cohort.
         uplink_bytes: Messages of the cohort to the server.
         uplink_bound_bytes: Information bound of those messages, as of ``codec.bound_bytes``: of
-            order 0, so that a message may take less where signs or values come in runs. Measured of
-            the round's first message (of each capability); the others' is in proportion to their
-            bytes.
+            order 0, so that a message may take less where signs come in runs, or values are coded
+            by classes of blocks. Measured of the round's first message (of each capability); the
+            others' is in proportion to their bytes.
         downlink_bound_bytes: The same of the server's messages.
         encode_s: Seconds spent encoding, on both sides.
         decode_s: Seconds spent decoding and loading broadcasts.

@@ -237,7 +237,7 @@ _SECTIONS: tuple[tuple[str, tuple[_Column, ...]], ...] = (
         ),
     ),
     (
-        "Messages and their order-0 bound (random order assumed: what has runs may take less)",
+        "Messages and their order-0 bound (runs, and values coded by classes, may take less)",
         (
             _NAME,
             ("up", lambda row: size(row["uplink_bytes"])),

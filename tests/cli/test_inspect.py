@@ -85,6 +85,7 @@ def test_tensors_are_listed_with_their_bytes(value_format, message, schema, caps
     assert sum(int(row["bytes"].replace(",", "")) for row in found.values()) == total - HEADER_BYTES
     assert f"{total:,} bytes stated" in text
     assert float(weight["of bound"].rstrip("x")) >= 1
+    assert "values that are coded by classes of blocks (format 1.1)" in " ".join(text.split())
 
 
 def test_a_base_is_read_from_its_message(message, schema, broken, capsys):

@@ -61,6 +61,7 @@ def test_claimed_stands_beside_measured_with_the_realised_factor():
     coded = cells(text, "order-0 bound")
     assert (coded["up bound"], coded["up/bound"]) == ("100 B", "1.100")
     assert (coded["down bound"], coded["down/bound"]) == ("115 B", "1.043")
+    assert "values coded by classes, may take less" in text
     step = cells(text, "Local step")
     assert (step["ms"], step["dense ms"]) == ("10", "15")
     assert (step["claimed x"], step["measured x"], step["realised"]) == ("3x", "1.5x", "0.500")
