@@ -42,7 +42,7 @@ class Units:
             self._sizes = torch.cat(sizes)
             self._counts = [len(one) for one in sizes]
         self.count = sum(self._counts)
-        self.largest = 1 if self._sizes is None else max(self._sizes.tolist(), default=1)
+        self.largest = 1 if self._sizes is None or not self.count else int(self._sizes.max())
 
     def scores(self, elementwise: Iterable[Tensor]) -> Tensor:
         """Return the mean score of every unit, flat; float64 for rectangles.

@@ -1,6 +1,7 @@
 """FedTiny's masks: which layers have one, the pool of candidates, and static ones for controls."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from sparsefl.fl.method import Task
 from sparsefl.fl.methods._latents import support_layers
 from sparsefl.nn import report as sparsity_report
 from sparsefl.nn import sparsify
+from sparsefl.pruning._densities import largest
 from sparsefl.pruning._prunable import prunable_weights
+from sparsefl.structure import Structure, parse
 from sparsefl.support import Support
 
 Masks = Mapping[str, Support]
@@ -75,6 +78,7 @@ def pool(model: nn.Module, task: Task, seed: int) -> Iterator[dict[str, Support]
         task.options["candidate_kind"],
         first_dense=masked.first_dense,
         output=masked.output,
+        structure=task.options["structure"],
     )
     return ({name: Support.from_mask(mask) for name, mask in masks.items()} for masks in drawn)
 
@@ -91,28 +95,37 @@ def static_masks(model: nn.Module, task: Task, seed: int) -> dict[str, Support]:
     of a dense first layer counted; SynFlow alone spends it over all layers of the model.
     """
     masked, rule = masked_layers(model, task.density), task.options["initial"]
+    structure = task.options["structure"]
     names = masked.names[masked.first_dense :]
     weights = {name: model.get_parameter(name) for name in names}
     if rule == "synflow":
-        masks = pruning.synflow(model, task.density, task.example_input, task.options["iterations"])
+        steps = task.options["iterations"]
+        masks = pruning.synflow(model, task.density, task.example_input, steps, structure=structure)
     else:
         total = sum(model.get_parameter(name).numel() for name in masked.names)
         free = sum(weight.numel() for weight in weights.values())
         share = (task.density * total - (total - free)) / free
         apart = nn.ModuleList(model.get_submodule(name.rpartition(".")[0]) for name in names)
         make = functools.partial(SEEDED[rule], seed=seed) if rule in SEEDED else pruning.magnitude
-        masks = dict(zip(names, make(apart, share).values(), strict=True))
-    return {name: _not_empty(masks[name], weights[name], rule, seed) for name in names}
+        masks = dict(zip(names, make(apart, share, structure=structure).values(), strict=True))
+    grid = parse(structure)
+    return {name: _not_empty(masks[name], weights[name], rule, seed, grid) for name in names}
 
 
-def _not_empty(mask: Tensor, weight: Tensor, rule: str, seed: int) -> Support:
-    """Return the support of a mask; an empty one keeps a weight: the largest, or one at random."""
+def _not_empty(
+    mask: Tensor, weight: nn.Parameter, rule: str, seed: int, grid: Structure | None
+) -> Support:
+    """Return the support of a mask; an empty one keeps a weight: the largest, or one at random.
+
+    With a structure it keeps a rectangle, likewise.
+    """
     support = Support.from_mask(mask)
     if support.nnz > 0:
         return support
     if rule in SEEDED:
-        return Support.random(support.shape, 1 / support.numel, seed)
-    return Support.from_indices(support.shape, [int(weight.detach().abs().argmax())])
+        rectangles = support.numel if grid is None else math.prod(grid.grid(support.shape))
+        return Support.random(support.shape, 1 / rectangles, seed, grid)
+    return Support.from_mask(largest({"weight": weight}, {"weight": 1}, grid)["weight"])
 
 
 def pruned(masks: Masks) -> dict[str, Support]:

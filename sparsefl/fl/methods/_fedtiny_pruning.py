@@ -172,7 +172,8 @@ def adjusted(
         support = supports[name]
         growth = growth_of(mean.gathered.get(growth_name(name), ()), support, mean.clients)
         judged = state.values[name] if recomputed else values[name]
-        supports[name] = pruning.grow_prune(support, judged, growth, count).support
+        form = state.options["structure"]
+        supports[name] = pruning.grow_prune(support, judged, growth, count, form).support
         moved[name] = carried(support, values[name], supports[name])
     claimed = [coo_bits(supports[name].numel, count) for name, count in state.counts.items()]
     changed = replace(

@@ -37,6 +37,7 @@ Options of our own, or whose value we have not read in the paper:
                      broadcast, so that only grown positions travel to whom it served these
     initial          "random", "erk", "magnitude", "synflow": no selection, a static rule's mask;
                      with ``adjust_every = 0`` it stays: the controls
+    structure        masks of whole rectangles, see sparsefl.pruning; these are exchanged, too
     pool             "seed" or "masks": how candidates travel
     pretrain_lr, pretrain_batch_size    of the server's SGD, momentum 0.9
 """
@@ -61,13 +62,7 @@ from sparsefl.fl.method import Client, Method, Task
 from sparsefl.fl.methods import fedavg
 from sparsefl.fl.methods._fedtiny_accounting import model_bytes, sparse_forward_flops
 from sparsefl.fl.methods._fedtiny_client import last_step, new_client, receive, report
-from sparsefl.fl.methods._fedtiny_masks import (
-    CANDIDATES,
-    INITIAL,
-    pruned,
-    spread,
-    static_masks,
-)
+from sparsefl.fl.methods._fedtiny_masks import CANDIDATES, INITIAL, pruned, spread, static_masks
 from sparsefl.fl.methods._fedtiny_parts import check_levels
 from sparsefl.fl.methods._fedtiny_pruning import (
     COUNTS,
@@ -83,6 +78,7 @@ from sparsefl.fl.methods._fedtiny_selection import select
 from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.fl.pool import Mean
 from sparsefl.fl.training import train
+from sparsefl.structure import parse
 
 _logger = logging.getLogger(__name__)
 
@@ -106,6 +102,7 @@ DEFAULTS: Mapping[str, Any] = {
     "granularity": "block",
     "drops": "sent",
     "iterations": 100,
+    "structure": "unstructured",
 }
 CHOICES = {
     **rates.CHOICES,
@@ -129,6 +126,8 @@ def check(options: Mapping[str, Any]) -> None:
     check_positive(options, "pretrain_lr")
     if not 0 <= options["alpha"] <= 1:
         raise ValueError(f"alpha must be within [0, 1], got {options['alpha']}")
+    if parse(options["structure"]) and options["drops"] == "recomputed":
+        raise ValueError("drops must be 'sent' where masks have a structure, got 'recomputed'")
 
 
 def init(task: Task) -> State:
