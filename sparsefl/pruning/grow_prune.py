@@ -3,7 +3,8 @@
 Evci et al., "Rigging the lottery" (RigL), ICML 2020, arXiv 1911.11134, algorithm 1; on a server,
 with gradients from clients, Huang et al., "Distributed pruning towards tiny neural networks in
 federated learning" (FedTiny), ICDCS 2023, arXiv 2212.01977. All of it works on the kept weights and
-the positions that change: no dense weight and no dense mask is made.
+the positions that change: no dense weight is made, and a dense mask only where whole rectangles of
+a structure are exchanged.
 """
 
 from collections.abc import Sequence
