@@ -5,6 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 reports=build/reports
+# The processes that share the tests have torch's threads each, more than there are cores: one that
+# waits must not spin.
+export OMP_WAIT_POLICY=passive
 rm -rf "$reports"
 mkdir -p "$reports"
 
@@ -35,7 +38,8 @@ trap summary EXIT
 suite() {
   local name=$1 markers=$2
   echo "--- $name"
-  $python -m pytest -q --durations=5 --benchmark-disable --junitxml="$reports/$name.xml" -m "$markers"
+  $python -m pytest -q --durations=5 --benchmark-disable --junitxml="$reports/$name.xml" \
+    --numprocesses=auto --maxprocesses=4 --dist=worksteal -m "$markers"
 }
 
 echo "--- lint"
