@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 
 from sparsefl import report
 
-from . import cap, codec, goals, layers, networks, packed_sign, rows, sweeps, tune
+from . import cap, codec, device, goals, layers, networks, packed_sign, rows, sweeps, tune
 from .cases import CASES
 from .plots import draw
 from .rows import Row
@@ -38,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.tune:
         tune.tune(shipped=args.shipped)
+        return 0
+    if args.device == "cuda":
+        try:
+            device.run(args.json, args.seconds, quick=args.quick)
+        except device.NoDeviceError as error:
+            print(f"sparsefl bench: error: {error}", file=sys.stderr)
+            return 2
         return 0
     found = held(args) if args.rows is None else [r for p in args.rows for r in rows.read(p)]
     if args.rows is None:
@@ -90,7 +97,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--shipped", action="store_true", help="with --tune: into the package, for everybody"
     )
-    out.add_argument("--device", choices=["cpu"], default="cpu")
+    out.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: cases of its own (yardsticks, layers, ResNet-18's step), all in 10 minutes",
+    )
     out.add_argument(
         "--threads",
         type=thread_counts,

@@ -72,5 +72,5 @@ def context() -> dict[str, str]:
 def write(outcomes: Iterable[Outcome], path: pathlib.Path = _verified.SHIPPED) -> None:
     """Bring the list up to the outcomes of a run on the current CUDA device."""
     architecture = _verified.architecture(torch.device("cuda"))
-    lists = merged(_verified.read(path), architecture, outcomes, context())
+    lists = merged(_verified.read(path), architecture, tuple(outcomes), context())
     path.write_text(json.dumps(lists, indent=1) + "\n")

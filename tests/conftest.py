@@ -14,6 +14,12 @@ os.environ.setdefault("SPARSEFL_MEMORY_POOL", "poison")
 
 from sparsefl.bench.tolerance import allowed_error, max_error
 
+# Where this is 1, the GPU kernels of which all tests with the mark ``verifies(kernel, ...)`` ran
+# and passed are written into sparsefl/ops/verified.json, which makes them the default.
+WRITE = "SPARSEFL_WRITE_VERIFIED"
+# By test: the kernels that it verifies, and whether it ran and passed.
+_OUTCOMES = pytest.StashKey[dict[str, tuple[tuple[str, ...], bool]]]()
+
 
 def pytest_report_header() -> str:
     """Names what the kernels run on, so that a log says which instruction set failed."""
@@ -70,3 +76,24 @@ def assert_matches() -> Callable[..., None]:
         assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
     return check
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Notes of each test that verifies kernels whether it ran and passed, set-up included."""
+    report = yield
+    names = tuple(name for mark in item.iter_markers("verifies") for name in mark.args)
+    if names:
+        held = item.config.stash.setdefault(_OUTCOMES, {})
+        _, good = held.get(item.nodeid, (names, True))
+        held[item.nodeid] = names, good and report.outcome == "passed"
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes the list of verified kernels where that is asked for."""
+    outcomes = session.config.stash.get(_OUTCOMES, {})
+    if os.environ.get(WRITE) == "1" and outcomes and torch.cuda.is_available():
+        from sparsefl.bench import verified
+
+        verified.write(verified.Outcome(*told) for told in outcomes.values())

@@ -11,6 +11,8 @@ import os
 import pytest
 import torch
 
+from sparsefl.kernels import REGISTRY
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -23,6 +25,9 @@ def pytest_collection_modifyitems(config, items):
         left_out = set()
         for item in launching:
             item.add_marker(pytest.mark.gpu)
+            tested = item.path.stem.removeprefix("test_")
+            names = (kernel.name for kernel in REGISTRY.values() if kernel.file == tested)
+            item.add_marker(pytest.mark.verifies(*names))
     else:
         left_out = launching
     if left_out:
