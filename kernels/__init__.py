@@ -45,11 +45,14 @@ class Kernel:
 
 
 _BLOCK = ("block",)
+_ANY = ("unstructured", "block", "rows", "columns")
 _KERNELS = (
     Kernel("block_dw", "block_dw", "weight or score gradient of a linear layer", _BLOCK),
     Kernel("block_linear", "block_linear", "output of a linear layer", _BLOCK),
     Kernel("block_linear_dx", "block_linear", "its input gradient", _BLOCK),
     Kernel("sign_linear", "sign_linear", "output of a linear layer of packed signs", _BLOCK),
     Kernel("sign_linear_dx", "sign_linear", "its input gradient", _BLOCK),
+    Kernel("masked_dw", "masked_dw", "weight gradient of a linear layer at kept positions", _ANY),
+    Kernel("linear_growth", "growth", "largest weight gradients at pruned positions", _ANY),
 )
 REGISTRY: dict[str, Kernel] = {kernel.name: kernel for kernel in _KERNELS}

@@ -1,13 +1,13 @@
 """What every launcher asks and checks: operands, the device, and how a product is rounded."""
 
 import contextlib
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 import triton
 from torch import Tensor
 
-from sparsefl.kernels.block_plan import BlockPlan
+Gate: TypeAlias = Literal["none", "rows", "elements"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Programs for each multiprocessor that a split of the batch aims at: two are resident.
@@ -132,7 +132,15 @@ def check_packed(name: str, packed: Tensor, shape: tuple[int, ...], device: torc
     return packed.contiguous()
 
 
-def check_plan(plan: BlockPlan, device: torch.device) -> None:
+class Plan(Protocol):
+    """What lies on a device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Which."""
+
+
+def check_plan(plan: Plan, device: torch.device) -> None:
     """Refuse a plan on another device than the operands.
 
     Raises:
@@ -140,3 +148,18 @@ def check_plan(plan: BlockPlan, device: torch.device) -> None:
     """
     if plan.device != device:
         raise ValueError(f"plan must be on {device}, got {plan.device}: use plan.to(device)")
+
+
+def checked_gate(
+    gate: Tensor | None, rows: int, packed_shape: tuple[int, ...], like: Tensor
+) -> tuple[Gate, Tensor]:
+    """Return the kind of a gradient's gate and the gate, ``like`` in place of none.
+
+    Raises:
+        ValueError: if it is neither ``[rows]`` nor of ``packed_shape``, or on another device.
+    """
+    if gate is None:
+        return "none", like
+    kind: Gate = "rows" if gate.dim() == 1 else "elements"
+    shape = (rows,) if kind == "rows" else packed_shape
+    return kind, check_packed("gate", gate, shape, like.device)

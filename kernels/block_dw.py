@@ -4,17 +4,18 @@ Source: the SDD product of MegaBlocks (Gale et al. 2022, arXiv 2211.15841, sec. 
 the straight-through gradient of a sign layer's scores, ``dL/dweight * magnitude``.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsefl.kernels._dw_tile import dw_tile
 from sparsefl.kernels._launch import (
-    check_packed,
     check_pair,
     check_plan,
+    checked_gate,
     launch_options,
     on,
     precision,
@@ -22,8 +23,6 @@ from sparsefl.kernels._launch import (
     upcasts,
 )
 from sparsefl.kernels.block_plan import BlockPlan
-
-Gate: TypeAlias = Literal["none", "rows", "elements"]
 
 
 @triton.jit
@@ -52,22 +51,12 @@ def _block_dw_kernel(
     split = tl.program_id(1)
     n = tl.load(row_ptr + block) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.load(col_ptr + block) * BLOCK_K + tl.arange(0, BLOCK_K)
-    n_inside = (n < N)[None, :]
-    k_inside = (k < K)[None, :]
     first = split * rows_per_split
     last = tl.minimum(M, first + rows_per_split)
-    acc = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    for start in range(first, last, BLOCK_M):
-        m = (start + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
-        dy_at = m * stride_dm + n[None, :]
-        dy = tl.load(dy_ptr + dy_at, mask=(m < last) & n_inside, other=0.0)  # [BLOCK_M, BLOCK_N]
-        x_at = m * stride_xm + k[None, :]
-        x = tl.load(x_ptr + x_at, mask=(m < last) & k_inside, other=0.0)  # [BLOCK_M, BLOCK_K]
-        if UPCAST:
-            dy = dy.to(tl.float32)
-            x = x.to(tl.float32)
-        acc = tl.dot(tl.trans(dy), x, acc, input_precision=PRECISION)
-
+    acc = dw_tile(
+        dy_ptr, x_ptr, n, k, N, K, first, last, stride_dm, stride_xm,
+        BLOCK_M, BLOCK_N, BLOCK_K, PRECISION, UPCAST,
+    )  # fmt: skip
     inner = tl.arange(0, BLOCK_N)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     acc *= scale
     if GATE == "rows":
@@ -128,7 +117,7 @@ def block_dw(
     """
     dy, x = check_pair(dy, x, plan.shape)
     check_plan(plan, x.device)
-    kind, gate = _checked_gate(gate, plan, x)
+    kind, gate = checked_gate(gate, plan.shape[0], plan.packed_shape, x)
     dtype = dtype or x.dtype
     if plan.nnzb == 0 or x.shape[0] == 0:
         return x.new_zeros(plan.packed_shape, dtype=dtype)
@@ -158,12 +147,3 @@ def block_dw(
             **options,
         )
     return out[0] if parts == 1 else out.sum(0).to(dtype)
-
-
-def _checked_gate(gate: Tensor | None, plan: BlockPlan, x: Tensor) -> tuple[Gate, Tensor]:
-    """Return the kind of a gate and the gate, ``x`` in place of none."""
-    if gate is None:
-        return "none", x
-    kind: Gate = "rows" if gate.dim() == 1 else "elements"
-    shape = plan.shape[:1] if kind == "rows" else plan.packed_shape
-    return kind, check_packed("gate", gate, shape, x.device)
