@@ -32,13 +32,21 @@ def kind(run, message):
     return next((name for name in (HIDDEN, CHANGE) if name in update), "nothing")
 
 
-@pytest.mark.parametrize("score_format", downlink.SCORE_FORMATS)
-@pytest.mark.parametrize("deltas", DELTAS)
+@pytest.mark.parametrize(
+    ("deltas", "score_format"),
+    [
+        ("int8", "bf16"),
+        ("int4", "fp32"),
+        ("int4", "int8"),
+        ("ternary", "int8"),
+        ("ternary", "int4"),
+    ],
+)
 def test_clients_that_keep_what_they_got_hold_the_servers_copy(federation, deltas, score_format):
     run = federation("hidenseek", score_deltas=deltas, score_format=score_format)
     run.schedule = Schedule(batch_size=16, clients_per_round=2)
     memories, kinds = {}, set()
-    for round in range(1, 9):
+    for round in range(1, 7):
         expected = 0
         for client in run.cohort(round):
             message = served(run, round, run.versions.get(client, 0)).message
