@@ -130,6 +130,8 @@ def test_operators_need_libtorch(wheel, tmp_path):
     zipfile.ZipFile(wheel).extract("sparsefl/_ops.so", tmp_path)
     needed = run(readelf, "--dynamic", tmp_path / "sparsefl" / "_ops.so")
     assert "[libtorch_cpu.so]" in needed
+    # Linked statically, so that the file loads where there is no CUDA, too.
+    assert "libcudart" not in needed
     assert "libpython" not in needed
 
 

@@ -79,6 +79,26 @@ class Signs(_Entry):
             raise ValueError(f"scale must be finite in float32 and not negative, got {self.scale}")
         object.__setattr__(self, "scale", abs(scale))
 
+    @classmethod
+    def from_packed(cls, support: Support, packed: Values, scale: float = 1.0) -> Signs:
+        """Take the signs as a bitmap: of a tensor on a device only these bytes cross to the host.
+
+        Args:
+            support: Which positions are kept, of the tensor's shape.
+            packed: A bit for each kept position, set for -1, ``[ceil(nnz / 8)]`` uint8, least
+                significant bit first, as of ``pack_signs`` here or ``sign_pack`` of
+                ``sparsefl.ops``; numpy array, or torch tensor on any device.
+            scale: As in the attributes.
+
+        Raises:
+            TypeError: if ``packed`` is not uint8.
+            ValueError: if it has another length or a bit past the last is set, or ``scale`` is not
+                as the attributes say.
+        """
+        _check_support(support)
+        bitmap = Support.from_packed((support.nnz,), as_array(packed, "packed"))
+        return cls(support, 1 - 2 * bitmap.to_numpy_mask().astype(np.int8), scale)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense(_Entry):

@@ -155,7 +155,41 @@ def test_a_nan_is_refused_or_told(path):
         assert flag.item() == 1
 
 
+def test_messages_of_what_a_device_packs_are_those_of_dense_tensors(path):
+    shapes = {"a": (30, 41), "b": (7,)}
+    schema = codec.Schema({name: (shape, "float32") for name, shape in shapes.items()})
+    dense = {name: torch.randn(shape) for name, shape in shapes.items()}
+    x = torch.cat([t.reshape(-1) for t in dense.values()])
+    found = ops.top_k(x, 300, Arena([t.numel() for t in dense.values()]))
+    supports = found.plan.supports(shapes.values())
+    values = found.plan.split(found.values)
+    sparse = codec.Update(
+        {n: codec.Sparse(s, v) for n, s, v in zip(shapes, supports, values, strict=True)}
+    )
+    expected = codec.Update(codec.top_k_of_all(dense, 300))
+    assert codec.encode(sparse, schema) == codec.encode(expected, schema)
+    signs = codec.Update(
+        {
+            n: codec.Signs.from_packed(s, ops.sign_pack(v), 0.5)
+            for n, s, v in zip(shapes, supports, values, strict=True)
+        }
+    )
+    unpacked = codec.Update(
+        {
+            n: codec.Signs(e.support, np.where(e.values < 0, -1, 1).astype(np.int8), 0.5)
+            for n, e in expected.items()
+        }
+    )
+    assert signs == unpacked
+    assert codec.encode(signs, schema) == codec.encode(unpacked, schema)
+
+
 MISTAKES = {
+    "packed": (
+        lambda: codec.Signs.from_packed(Support.random((9,), 1.0), torch.zeros(3).byte()),
+        ValueError,
+        r"packed must be \[2\]",
+    ),
     "double": (lambda: ops.sign_pack(torch.zeros(3).double()), TypeError, "x: expected a float32"),
     "no tensor": (lambda: ops.top_k([1.0], 1), TypeError, "got list"),
     "k": (lambda: ops.top_k(torch.zeros(3), 4), ValueError, "k: expected 0 to 3"),
