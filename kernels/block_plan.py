@@ -22,6 +22,21 @@ from sparsefl.support import Mask, Support
 BLOCK_SIDES = (16, 32, 64, 128)
 
 
+def block_sides(support: Support) -> tuple[int, int] | None:
+    """Return the largest blocks that the kernels take of which a support is made; None if of none.
+
+    Of whole rows or columns, as of all and of nothing, that side is the largest of ``BLOCK_SIDES``.
+    """
+    found = support.structure
+    if found is None or len(support.shape) != 2:
+        return None
+    sides = [
+        [side for side in BLOCK_SIDES if size is None or size % side == 0]
+        for size in (found.height, found.width)
+    ]
+    return (sides[0][-1], sides[1][-1]) if all(sides) else None
+
+
 class BlockList(NamedTuple):
     """The kept blocks, grouped by block row or by block column.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sparsefl.kernels._dw_tile import dw_tile, kept_bits
 from sparsefl.kernels._launch import check_pair, check_plan, on, precision, upcasts
-from sparsefl.kernels.bitmap_plan import BitmapPlan
+from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.kernels.masked_dw import dw_tile_options, dw_tiles
 
 # Room in the list beyond the wanted: as much again, and never less than this.
@@ -93,7 +93,7 @@ def _growth_kernel(
     tl.store(value_ptr + at, acc, mask=listed)
 
 
-def linear_growth(dy: Tensor, x: Tensor, plan: BitmapPlan, count: int) -> Growth:
+def linear_growth(dy: Tensor, x: Tensor, plan: MaskPlan, count: int) -> Growth:
     """Find the ``count`` largest ``|g|`` off the mask, ``g = dy.T @ x`` summed in float32.
 
     Equal magnitudes go to the lowest index; equal calls give equal results. Waits for the device.
@@ -134,7 +134,7 @@ def linear_growth(dy: Tensor, x: Tensor, plan: BitmapPlan, count: int) -> Growth
 
 
 def _filter(
-    dy: Tensor, x: Tensor, plan: BitmapPlan, threshold: float, room: int, start: int = 0
+    dy: Tensor, x: Tensor, plan: MaskPlan, threshold: float, room: int, start: int = 0
 ) -> _Filtered:
     """List what exceeds the threshold, where ``dy`` is of the rows of the weight from ``start``."""
     total = x.new_zeros((), dtype=torch.int32)
@@ -167,7 +167,7 @@ def _filter(
     return _Filtered(indices[listed], values[listed], number)
 
 
-def _sampled_threshold(dy: Tensor, x: Tensor, plan: BitmapPlan, count: int, room: int) -> float:
+def _sampled_threshold(dy: Tensor, x: Tensor, plan: MaskPlan, count: int, room: int) -> float:
     """Return a threshold that about the wanted number exceeds, by rows from all over the weight."""
     rows = max(1, min(plan.shape[0], room // plan.shape[1]))
     chosen = torch.arange(rows, device=x.device) * plan.shape[0] // rows
@@ -185,7 +185,7 @@ def _quantile(values: Tensor, fraction: float) -> float:
     return float(values.abs().nan_to_num(0.0).topk(rank).values[-1])
 
 
-def _by_strips(dy: Tensor, x: Tensor, plan: BitmapPlan, count: int, room: int) -> Growth:
+def _by_strips(dy: Tensor, x: Tensor, plan: MaskPlan, count: int, room: int) -> Growth:
     """Filter strips of rows in order, each against the least of the largest before it.
 
     A strip of one row always has room; one that exceeds it is filtered again, half as high.

@@ -22,7 +22,7 @@ from sparsefl.kernels._launch import (
     split_rows,
     upcasts,
 )
-from sparsefl.kernels.bitmap_plan import BitmapPlan
+from sparsefl.kernels.mask_plan import MaskPlan
 
 
 @triton.jit
@@ -86,7 +86,7 @@ def dw_tile_options(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any
 def masked_dw(
     dy: Tensor,
     x: Tensor,
-    plan: BitmapPlan,
+    plan: MaskPlan,
     gate: Tensor | None = None,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,

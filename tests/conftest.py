@@ -11,6 +11,8 @@ import torch
 os.environ.setdefault("SPARSEFL_LAYOUT", "density")
 # As ``poisoned_memory`` does with what torch allocates.
 os.environ.setdefault("SPARSEFL_MEMORY_POOL", "poison")
+# Without it deterministic products on a CUDA device warn, which is an error in tests.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from sparsefl.bench.tolerance import allowed_error, max_error
 

@@ -4,6 +4,8 @@ import torch
 from sparsefl.kernels.block_dw import block_dw
 from sparsefl.kernels.block_plan import BlockPlan
 
+pytestmark = pytest.mark.verifies("block_dw")
+
 CASES = {
     "tail": (100, (48, 80), (16, 16), 0.4),
     "beyond-the-edge": (65, (70, 33), (32, 16), 0.5),

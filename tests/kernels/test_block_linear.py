@@ -5,6 +5,8 @@ from sparsefl import reference
 from sparsefl.kernels.block_linear import block_linear, block_linear_dx
 from sparsefl.kernels.block_plan import BlockPlan
 
+pytestmark = pytest.mark.verifies("block_linear", "block_linear_dx")
+
 CASES = {
     "tail": (37, (48, 80), (16, 16), 0.4),
     "beyond-the-edge": (65, (70, 33), (32, 16), 0.5),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sparsefl
-from sparsefl.kernels.block_plan import BlockPlan
+from sparsefl.kernels.block_plan import BlockPlan, block_sides
 
 AWKWARD = [((128, 64), (16, 16)), ((70, 33), (32, 16)), ((1, 1), (16, 16)), ((64, 200), (64, 128))]
 
@@ -56,6 +56,27 @@ def test_pack_and_unpack_are_inverse(shape, block):
     packed = plan.pack(weight)
     assert packed.shape == plan.packed_shape
     assert torch.equal(plan.unpack(packed), weight * mask)
+
+
+@pytest.mark.parametrize(
+    ("structure", "sides"),
+    [
+        ("block:96x64", (32, 64)),
+        ("block:256x16", (128, 16)),
+        ("rows:16", (16, 128)),
+        ("columns:48", (128, 16)),
+        ("block:8x64", None),
+        ("rows", None),
+    ],
+)
+def test_block_sides_are_the_largest_that_fit(structure, sides):
+    shape = (768, 640)
+    grid = np.zeros(sparsefl.structure.parse_some(structure).grid(shape), bool)
+    grid[1:2, :1] = grid[:1, 1:2] = True
+    support = sparsefl.Support.from_blocks(shape, structure, grid)
+    assert block_sides(support) == sides
+    if sides is not None:
+        assert BlockPlan.from_mask(support, sides).nnzb * sides[0] * sides[1] == support.nnz
 
 
 def test_full_keeps_every_block():

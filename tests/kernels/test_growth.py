@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from sparsefl.kernels import growth
-from sparsefl.kernels.bitmap_plan import BitmapPlan
 from sparsefl.kernels.growth import linear_growth
+from sparsefl.kernels.mask_plan import MaskPlan
+
+pytestmark = pytest.mark.verifies("linear_growth")
 
 
 def whole_operands(rows, shape, density, device, dtype=torch.float32, most=4):
@@ -11,7 +13,7 @@ def whole_operands(rows, shape, density, device, dtype=torch.float32, most=4):
     mask = torch.rand(shape) < density
     dy = torch.randint(-most, most + 1, (rows, shape[0])).to(dtype)
     x = torch.randint(-most, most + 1, (rows, shape[1])).to(dtype)
-    return mask, BitmapPlan.from_mask(mask, device), dy.to(device), x.to(device)
+    return mask, MaskPlan.from_mask(mask, device), dy.to(device), x.to(device)
 
 
 def assert_equals_dense(found, dy, x, mask, count):

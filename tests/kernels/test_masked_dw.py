@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from sparsefl.kernels.bitmap_plan import BitmapPlan
+from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.kernels.masked_dw import masked_dw
+
+pytestmark = pytest.mark.verifies("masked_dw")
 
 CASES = {
     "several-tiles": (37, (70, 130), 0.3),
@@ -17,7 +19,7 @@ def operands(rows, shape, density, dtype, device):
     mask = (torch.rand(shape) < density).to(device)
     dy = torch.randn(rows, shape[0], dtype=dtype).to(device)
     x = torch.randn(rows, shape[1], dtype=dtype).to(device)
-    return mask, BitmapPlan.from_mask(mask, device), dy, x
+    return mask, MaskPlan.from_mask(mask, device), dy, x
 
 
 @pytest.mark.parametrize("splits", [1, 2])

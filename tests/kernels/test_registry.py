@@ -1,4 +1,5 @@
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,8 +18,14 @@ def test_every_entry_loads(name):
 
 def test_every_public_launcher_is_listed():
     files = pathlib.Path(sparsefl.kernels.__file__).parent.glob("[a-z]*.py")
-    plans = {"block_plan", "bitmap_plan"}
+    plans = {"block_plan", "mask_plan"}
     assert {entry.file for entry in REGISTRY.values()} == {f.stem for f in files} - plans
+
+
+def test_every_launcher_has_tests_that_verify_it():
+    tests = pathlib.Path(__file__).parent.glob("test_*.py")
+    marks = re.findall(r"mark\.verifies\((.*?)\)", "\n".join(t.read_text() for t in tests))
+    assert {*re.findall(r'"(\w+)"', ", ".join(marks))} == {*REGISTRY}
 
 
 def test_listing_loads_neither_torch_nor_triton():

@@ -5,6 +5,8 @@ from sparsefl.kernels.block_dw import block_dw
 from sparsefl.kernels.block_plan import BlockPlan
 from sparsefl.kernels.sign_linear import pack_block_signs, sign_linear, sign_linear_dx
 
+pytestmark = pytest.mark.verifies("sign_linear", "sign_linear_dx")
+
 CASES = {
     "tail": (37, (48, 80), (16, 16), 0.4),
     "beyond-the-edge": (65, (70, 33), (32, 16), 0.5),

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from sparsefl.kernels.bitmap_plan import BitmapPlan
+from sparsefl.kernels.mask_plan import MaskPlan
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 33), (7, 64), (5, 0), (0, 4)])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_words_and_offsets(shape, density):
     mask = np.random.default_rng(0).random(shape) < density
-    plan = BitmapPlan.from_mask(mask)
+    plan = MaskPlan.from_mask(mask)
     assert plan.nnz == mask.sum()
     before = 0
     for row in range(shape[0]):
@@ -23,4 +23,4 @@ def test_words_and_offsets(shape, density):
 
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"matrix \[out, in\].*got shape \(4, 4, 3, 3\)"):
-        BitmapPlan.from_mask(torch.ones(4, 4, 3, 3, dtype=torch.bool))
+        MaskPlan.from_mask(torch.ones(4, 4, 3, 3, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""``BitmapPlan``: any kept positions of a matrix, as kernels of unstructured masks read them."""
+"""``MaskPlan``: any kept positions of a matrix, as the kernels of unstructured masks read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_POSITIONS = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
-class BitmapPlan:
+class MaskPlan:
     """The kept positions of a matrix ``[out, in]``: 2 bits for each position, kept or not.
 
     Built on the host once for each mask; a step reads it on the device and never waits for it.
@@ -34,7 +34,7 @@ class BitmapPlan:
     offsets: Tensor
 
     @classmethod
-    def from_mask(cls, mask: Mask | Support, device: torch.device | str = "cpu") -> BitmapPlan:
+    def from_mask(cls, mask: Mask | Support, device: torch.device | str = "cpu") -> MaskPlan:
         """Plan for a mask.
 
         Args:
@@ -65,6 +65,6 @@ class BitmapPlan:
         """Where the plan lies."""
         return self.words.device
 
-    def to(self, device: torch.device | str) -> BitmapPlan:
+    def to(self, device: torch.device | str) -> MaskPlan:
         """Return the plan on a device."""
-        return BitmapPlan(self.shape, self.nnz, self.words.to(device), self.offsets.to(device))
+        return MaskPlan(self.shape, self.nnz, self.words.to(device), self.offsets.to(device))
