@@ -29,8 +29,11 @@ VARIANTS = [
 ]
 
 
-def test_every_op_has_a_case():
-    assert set(CASES) == {name for name in ops.__all__ if name.startswith(("sparse_", "sign_"))}
+def test_every_op_of_layers_has_a_case():
+    kinds, layers = ("sparse_", "sign_"), ("_linear", "_conv2d")
+    assert set(CASES) == {
+        name for name in ops.__all__ if name.startswith(kinds) and name.endswith(layers)
+    }
 
 
 def test_the_floors_are_measured():
