@@ -21,7 +21,8 @@ from sparsefl.fl.table import size
 from .accuracy import HERE, RESULTS, STUDY, Results, found_widths
 from .study import Row, Study, choose
 
-NAMES = ("longer", "methods", "bfloat16", "supermasks", "supermasks_cifar10")
+SUPERMASKS = ("supermasks", "supermask_rules")
+NAMES = ("longer", "methods", "bfloat16", *SUPERMASKS, *(f"{name}_cifar10" for name in SUPERMASKS))
 STUDIES = (STUDY, *(HERE / f"{name}.toml" for name in NAMES))
 PICTURE = RESULTS.with_suffix(".png")
 TABLES = RESULTS.with_suffix(".md")
