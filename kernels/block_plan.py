@@ -193,6 +193,25 @@ class BlockPlan:
         return flat[: self.shape[0], : self.shape[1]].contiguous()
 
 
+def pack_block_signs(scores: Tensor) -> Tensor:
+    """Pack ``sgn(scores)``, ``sgn(0) = +1``: one bit a weight, set for -1, lowest bit first.
+
+    Args:
+        scores: Packed ``[nnzb, BN, BK]``, any floating or signed integer dtype.
+
+    Returns:
+        ``[nnzb, BN, BK / 8]`` uint8, of each block row-major.
+
+    Raises:
+        ValueError: if ``scores`` has another number of dimensions, or ``BK`` is no multiple of 8.
+    """
+    if scores.dim() != 3 or scores.shape[2] % 8:
+        raise ValueError(f"scores must be [nnzb, BN, BK], BK % 8 == 0, got {list(scores.shape)}")
+    bits = (~(scores >= 0)).unflatten(2, (scores.shape[2] // 8, 8)).to(torch.uint8)
+    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=scores.device)
+    return (bits * weights).sum(3, dtype=torch.uint8)
+
+
 def _check_block(block: tuple[int, int]) -> None:
     if len(block) != 2 or any(side not in BLOCK_SIDES for side in block):
         raise ValueError(f"block must be two of {BLOCK_SIDES}, got {block}")

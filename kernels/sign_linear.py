@@ -15,25 +15,6 @@ from sparsefl.kernels._launch import check_matrix, check_packed, check_plan
 from sparsefl.kernels.block_plan import BlockPlan
 
 
-def pack_block_signs(scores: Tensor) -> Tensor:
-    """Pack ``sgn(scores)``, ``sgn(0) = +1``: one bit a weight, set for -1, lowest bit first.
-
-    Args:
-        scores: Packed ``[nnzb, BN, BK]``, any floating or signed integer dtype.
-
-    Returns:
-        ``[nnzb, BN, BK / 8]`` uint8, of each block row-major.
-
-    Raises:
-        ValueError: if ``scores`` has another number of dimensions, or ``BK`` is no multiple of 8.
-    """
-    if scores.dim() != 3 or scores.shape[2] % 8:
-        raise ValueError(f"scores must be [nnzb, BN, BK], BK % 8 == 0, got {list(scores.shape)}")
-    bits = (scores < 0).unflatten(2, (scores.shape[2] // 8, 8)).to(torch.uint8)
-    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=scores.device)
-    return (bits * weights).sum(3, dtype=torch.uint8)
-
-
 def sign_linear(
     x: Tensor,
     signs: Tensor,
@@ -47,7 +28,8 @@ def sign_linear(
 
     Args:
         x: Input, ``[M, in]``, float32, float16 or bfloat16; products are summed in float32.
-        signs: As :func:`pack_block_signs` gives, ``[nnzb, BN, BK / 8]`` uint8.
+        signs: ``[nnzb, BN, BK / 8]`` uint8, as
+            :func:`~sparsefl.kernels.block_plan.pack_block_signs` gives.
         plan: Of ``W`` ``[out, in]``, on the same device.
         magnitude: One of the layer, or of each output, ``[out]``, any float dtype.
         bias: ``[out]``, any float dtype.

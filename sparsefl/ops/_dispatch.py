@@ -13,11 +13,12 @@ import os
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from sparsefl.kernels import REGISTRY
 from sparsefl.ops import _verified
 from sparsefl.ops._gated_types import GatedGeometry
 from sparsefl.ops._layout_table import (
@@ -32,6 +33,9 @@ from sparsefl.ops._layout_table import (
 )
 from sparsefl.ops._library import isa
 from sparsefl.support import Support
+
+if TYPE_CHECKING:
+    from sparsefl.ops._plan import LinearPlan
 
 Layout: TypeAlias = Literal["sparse", "dense"]
 PackedLayout: TypeAlias = Literal["triples", "lists"]
@@ -118,6 +122,70 @@ def verified(kernel: str, device: torch.device) -> bool:
         device: Of the operands.
     """
     return not accelerated(device) or _verified.serves(kernel, device)
+
+
+# Kernels of linear layers on a GPU (sparsefl.kernels.REGISTRY): those of kept blocks, by pass those
+# of signs of one magnitude before those of any, and last what takes any kept positions.
+_FORWARD = ("sign_linear", "block_linear")
+_DX = ("sign_linear_dx", "block_linear_dx")
+BLOCK_KERNELS = (*_FORWARD, *_DX, "block_dw")
+_DW = ("block_dw", "masked_dw")
+SIGN_PASSES = (_FORWARD[0], _DX[0])
+# Up to which density kept blocks of at least so many elements are expected to win, without a
+# measured table. Not measured: a block done alone has little arithmetic for each byte of a second
+# cache, the less the smaller it is (half the side, half the share of a device's operations).
+_BLOCKS_UP_TO = ((128 * 64, 0.6), (64 * 64, 0.28), (32 * 32, 0.14), (0, 0.07))
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Passes(NamedTuple):
+    """The kernel of each pass of a linear layer on a GPU; None: dense torch.
+
+    Attributes:
+        forward: Of the output.
+        dx: Of the input's gradient.
+        dw: Of the stored elements' gradient.
+    """
+
+    forward: str | None = None
+    dx: str | None = None
+    dw: str | None = None
+
+
+DENSE_PASSES = Passes()
+
+
+def linear_kernels(support: Support, device: torch.device) -> frozenset[str]:
+    """Return the kernels that may compute a linear layer of a support on a device."""
+    if not accelerated(device) or _override() == "dense":
+        return frozenset()
+    every = (REGISTRY[name] for name in (*BLOCK_KERNELS, "masked_dw"))
+    fit = (k.name for k in every if support.kind in k.kinds and verified(k.name, device))
+    return frozenset(fit)
+
+
+def linear_passes(plan: "LinearPlan", x: Tensor, one_magnitude: bool) -> Passes:
+    """Choose what computes the passes of a linear layer on a device.
+
+    Args:
+        plan: Of the layer.
+        x: Its input.
+        one_magnitude: Whether its weights are signs of one magnitude.
+    """
+    held = plan.kernels
+    if held is None or x.dtype not in _KERNEL_DTYPES:
+        return DENSE_PASSES
+    names, density, override = held.names, plan.support.density, _override()
+    if override != "sparse":
+        area = math.prod(held.blocks.sizes[2:]) if held.blocks else 0
+        most = next(share for least, share in _BLOCKS_UP_TO if area >= least)
+        if density > (DENSE_ABOVE if override == "density" else most):
+            names = names.difference(BLOCK_KERNELS)
+        if density > DENSE_ABOVE:
+            names = names - {"masked_dw"}
+    signs = 0 if one_magnitude else 1
+    passes = (_FORWARD[signs:], _DX[signs:], _DW)
+    return Passes(*(next((name for name in p if name in names), None) for p in passes))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sparsefl.ops import _dispatch
 from sparsefl.ops._axis import Axis
 from sparsefl.ops._dispatch import Choice, Layout
+from sparsefl.ops._kernel_plan import KernelPlan, kernel_plan
 from sparsefl.ops._library import define
 from sparsefl.ops._view import View, flat_view
 from sparsefl.support import Support
@@ -124,6 +125,7 @@ class LinearPlan:
         whole: Whether the stored values are the dense weight, row-major.
         layout: What is chosen where the batch is not known, when a model is compiled for example.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
+        kernels: What a GPU's kernels read, where some are used.
         host: The plan on the CPU that this one, on another device, was made of.
     """
 
@@ -135,6 +137,7 @@ class LinearPlan:
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
+    kernels: KernelPlan | None = dataclasses.field(init=False, default=None)
     host: "LinearPlan | None" = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -200,6 +203,8 @@ def on_device(host: PlanT, device: torch.device) -> PlanT:
     )
     if isinstance(moved, Conv2dPlan):
         moved.__dict__["calls"] = {}  # those of the plan hold its tensors
+    else:
+        moved.__dict__["kernels"] = kernel_plan(host.support, host.order, device)
     return moved
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sparsefl.kernels.block_dw import block_dw
-from sparsefl.kernels.block_plan import BlockPlan
-from sparsefl.kernels.sign_linear import pack_block_signs, sign_linear, sign_linear_dx
+from sparsefl.kernels.block_plan import BlockPlan, pack_block_signs
+from sparsefl.kernels.sign_linear import sign_linear, sign_linear_dx
 
 pytestmark = pytest.mark.verifies("sign_linear", "sign_linear_dx")
 

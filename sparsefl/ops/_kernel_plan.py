@@ -1,0 +1,105 @@
+"""What the kernels of ``sparsefl.kernels`` read of a linear layer's support on a device.
+
+Built when a layer moves there or its support changes; a step neither builds nor waits for it.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsefl.kernels.block_plan import BlockPlan, block_sides
+from sparsefl.kernels.mask_plan import MaskPlan
+from sparsefl.ops import _dispatch
+from sparsefl.structure import Structure
+from sparsefl.support import Support
+
+# Positions that an int32 names.
+_MOST_PLACES = 2**31
+
+
+class Blocks(NamedTuple):
+    """The kept blocks of a matrix, packed ``[nnzb, BN, BK]``, and its stored elements among them.
+
+    Attributes:
+        lists: The tensors of the :class:`~sparsefl.kernels.block_plan.BlockPlan`: ``indptr``,
+            ``index`` and ``block`` of its rows, of its columns, and ``row``.
+        sizes: Of the matrix and of a block, ``[out, in, BN, BK]``.
+        place: Place of each stored element among the packed, ``[nnz]`` int32.
+        source: Stored element of each place, ``[nnzb * BN * BK]`` int32; 0 beyond the edge of the
+            matrix, of which no kernel reads.
+    """
+
+    lists: list[Tensor]
+    sizes: list[int]
+    place: Tensor
+    source: Tensor
+
+    def pack(self, stored: Tensor) -> Tensor:
+        """Return stored elements ``[nnz]`` as packed blocks ``[nnzb, BN, BK]``."""
+        return stored.index_select(0, self.source).view(-1, *self.sizes[2:])
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Return packed blocks as stored elements: undoes :meth:`pack`."""
+        return packed.view(-1).index_select(0, self.place)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelPlan:
+    """What is there of a support for the kernels that may be used.
+
+    Attributes:
+        names: Those of ``sparsefl.kernels.REGISTRY`` that the support and the device are fit for.
+        blocks: For those of blocks.
+        mask: For those of any kept positions.
+    """
+
+    names: frozenset[str]
+    blocks: Blocks | None
+    mask: MaskPlan | None
+
+
+def kernel_plan(support: Support, order: Tensor, device: torch.device) -> KernelPlan | None:
+    """Return what the kernels read of a support on a device; None where none is used there.
+
+    Args:
+        support: The kept positions, ``[out, in]``.
+        order: Row-major rank of every stored element, ``[nnz]`` int64, on the CPU.
+        device: Where the layer is.
+    """
+    names = _dispatch.linear_kernels(support, device)
+    if not names or support.numel >= _MOST_PLACES:
+        return None
+    blocks = None
+    if any(name in _dispatch.BLOCK_KERNELS for name in names):
+        blocks = _blocks(support, order, device)
+        if blocks is None:
+            names -= {*_dispatch.BLOCK_KERNELS}
+    mask = MaskPlan.from_mask(support, device) if "masked_dw" in names else None
+    return KernelPlan(names, blocks, mask) if names else None
+
+
+def _blocks(support: Support, order: Tensor, device: torch.device) -> Blocks | None:
+    """Return the blocks of a support; None where it is of none that the kernels take."""
+    sides = block_sides(support)
+    if sides is None:
+        return None
+    plan = BlockPlan.from_mask(support, sides)
+    if plan.nnzb * sides[0] * sides[1] >= _MOST_PLACES:
+        return None
+    kept, which = support.blocks(sides), Structure(*sides).which(support.indices, support.shape)
+    number = np.searchsorted(kept.rows * plan.grid[1] + kept.columns, which)
+    row, column = np.divmod(support.indices, support.shape[1])
+    at = (number * sides[0] + row % sides[0]) * sides[1] + column % sides[1]
+    place = torch.from_numpy(at).index_select(0, order)
+    source = torch.zeros(plan.nnzb * sides[0] * sides[1], dtype=torch.int32)
+    source.index_copy_(0, place, torch.arange(support.nnz, dtype=torch.int32))
+    lists = [*plan.rows, *plan.columns, plan.row]
+    return Blocks(
+        [part.to(device) for part in lists],
+        [*plan.shape, *plan.block],
+        place.int().to(device),
+        source.to(device),
+    )
