@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -50,9 +51,10 @@ class Arena:
         """Take the tensors' sizes.
 
         Raises:
+            TypeError: if one is no integer.
             ValueError: if there is none, or one is negative.
         """
-        object.__setattr__(self, "sizes", tuple(int(n) for n in sizes))
+        object.__setattr__(self, "sizes", tuple(check_count("sizes", n) for n in sizes))
         object.__setattr__(self, "_tables", {})
         if not self.sizes or min(self.sizes) < 0:
             raise ValueError(f"sizes: expected those of one tensor at least, got {self.sizes}")
@@ -124,16 +126,32 @@ class Arena:
         return torch.cat(unpacked)
 
 
+def check_count(name: str, value: int) -> int:
+    """Return an integer of any integer type.
+
+    Raises:
+        TypeError: if it is no integer.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected integers, got {value!r}") from None
+
+
 def check_flat(name: str, x: Tensor, arena: Arena | None) -> tuple[Tensor, Arena]:
     """Return ``x`` flat and contiguous, and its arena: without one it is a tensor alone.
 
     Raises:
-        TypeError: if ``x`` is no float32 tensor.
+        TypeError: if ``x`` is no dense float32 tensor, or ``arena`` no arena.
         ValueError: if it does not have the arena's elements.
     """
     if not isinstance(x, Tensor) or x.dtype != torch.float32:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name}: expected a float32 tensor, got {got}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {x.layout}")
+    if arena is not None and not isinstance(arena, Arena):
+        raise TypeError(f"arena: expected an Arena, got {type(arena).__name__}")
     if arena is not None and arena.numel != x.numel():
         raise ValueError(
             f"{name}: expected {arena.numel} elements, those of the arena, got {x.numel()}"
@@ -161,6 +179,19 @@ def check_bits(name: str, bits: Tensor, arena: Arena) -> Tensor:
     if bits.numel() < padded:
         return torch.nn.functional.pad(bits, (0, padded - bits.numel()))
     return bits.clone() if bits.storage_offset() % 16 else bits
+
+
+def check_apart(name: str, read: Tensor, written: Tensor) -> None:
+    """Refuse what shares memory with a tensor that is written; both contiguous, of one dtype.
+
+    Raises:
+        ValueError: if they overlap.
+    """
+    one, other = (tensor.untyped_storage()._cdata for tensor in (read, written))
+    begin = max(read.storage_offset(), written.storage_offset())
+    end = min(tensor.storage_offset() + tensor.numel() for tensor in (read, written))
+    if one == other and begin < end:
+        raise ValueError(f"{name}: expected memory of its own, it overlaps what is written")
 
 
 def found_nan_of(x: Tensor, found_nan: Tensor | None) -> Tensor:

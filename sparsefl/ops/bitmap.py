@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparsefl._codec import add_at, gather
 from sparsefl.ops import _dispatch
-from sparsefl.ops._arena import BLOCK, BLOCK_BYTES, Arena, arena_of, check_flat
+from sparsefl.ops._arena import BLOCK, BLOCK_BYTES, Arena, arena_of, check_apart, check_flat
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.reference import fused_add, unpack_bits
 from sparsefl.support import Support
@@ -54,9 +54,13 @@ class BitmapPlan:
         """Make the plan of one support, or of those of the tensors of an arena, in its order.
 
         Raises:
+            TypeError: if one is no support.
             ValueError: if there is no support.
         """
         supports = [supports] if isinstance(supports, Support) else supports
+        for own in supports:
+            if not isinstance(own, Support):
+                raise TypeError(f"supports: expected Supports, got {type(own).__name__}")
         arena = Arena([support.numel for support in supports])
         bits = np.zeros(arena.blocks * BLOCK_BYTES, np.uint8)
         for part, support in zip(arena.parts(), supports, strict=True):
@@ -74,7 +78,9 @@ class BitmapPlan:
         Raises:
             ValueError: if they do not fit.
         """
-        bitmaps = self.arena.split(self.bits.cpu())
+        shapes, bitmaps = list(shapes), self.arena.split(self.bits.cpu())
+        if len(shapes) != len(bitmaps):
+            raise ValueError(f"shapes: expected those of {len(bitmaps)} tensors, got {len(shapes)}")
         return [
             Support.from_packed(shape, own.numpy())
             for shape, own in zip(shapes, bitmaps, strict=True)
@@ -129,10 +135,10 @@ def bitmap_gather(x: Tensor, plan: BitmapPlan) -> Tensor:
         ``[nnz]``, float32.
 
     Raises:
-        TypeError: if ``x`` is no float32 tensor.
+        TypeError: if ``x`` is no float32 tensor, or ``plan`` no plan.
         ValueError: if its elements or device are not the plan's.
     """
-    flat, arena = check_flat("x", x, plan.arena)
+    flat, arena = check_flat("x", x, _checked(plan).arena)
     plan._check_device("x", x)
     if not _dispatch.verified("bitmap_gather", x.device):
         return flat[plan._indices()]
@@ -151,10 +157,10 @@ def bitmap_scatter(values: Tensor, plan: BitmapPlan) -> Tensor:
         ``[arena.numel]``, float32.
 
     Raises:
-        TypeError: if ``values`` is no float32 tensor.
+        TypeError: if ``values`` is no float32 tensor, or ``plan`` no plan.
         ValueError: if its shape or device is not the plan's.
     """
-    flat, arena = plan._check("values", values, (plan.nnz,)), plan.arena
+    flat, arena = _checked(plan)._check("values", values, (plan.nnz,)), plan.arena
     if not _dispatch.verified("bitmap_scatter", values.device):
         return flat.new_zeros(arena.numel).index_copy_(0, plan._indices(), flat)
     table = arena.table(values.device)
@@ -179,14 +185,19 @@ def bitmap_add_(model: Tensor, plan: BitmapPlan, values: Tensor, weight: float =
         ``model``.
 
     Raises:
-        TypeError: if ``model`` or ``values`` is no float32 tensor.
-        ValueError: if a shape or device is not the plan's, or ``model`` not contiguous.
+        TypeError: if ``model`` or ``values`` is no float32 tensor, ``plan`` no plan, or ``weight``
+            no number.
+        ValueError: if a shape or device is not the plan's, ``model`` not contiguous, or ``values``
+            lies in its memory.
     """
-    flat, arena = check_flat("model", model, plan.arena)
+    flat, arena = check_flat("model", model, _checked(plan).arena)
     plan._check_device("model", model)
     if not model.is_contiguous():
         raise ValueError(f"model: expected a contiguous tensor, got strides {model.stride()}")
     added = plan._check("values", values, (plan.nnz,))
+    check_apart("values", added, flat)
+    if not isinstance(weight, (int, float)):
+        raise TypeError(f"weight: expected a number, got {type(weight).__name__}")
     if _dispatch.verified("bitmap_add", model.device):
         torch.ops.sparsefl.bitmap_add.default(
             flat, plan.bits, plan.prefix, arena.table(model.device), added, weight
@@ -195,6 +206,14 @@ def bitmap_add_(model: Tensor, plan: BitmapPlan, values: Tensor, weight: float =
         kept = plan._indices()
         flat.index_copy_(0, kept, fused_add(flat[kept], added, weight))
     return model
+
+
+def _checked(plan: BitmapPlan) -> BitmapPlan:
+    if not isinstance(plan, BitmapPlan):
+        raise TypeError(
+            f"plan: expected a BitmapPlan, as BitmapPlan.of makes, got {type(plan).__name__}"
+        )
+    return plan
 
 
 def _prefix_of(bits: Tensor, arena: Arena) -> Tensor:

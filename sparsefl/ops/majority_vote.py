@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsefl._codec import vote
 from sparsefl.ops import _dispatch
+from sparsefl.ops._arena import check_count
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.reference import majority_vote as count_votes
 from sparsefl.reference import pack_bits
@@ -51,10 +52,11 @@ def majority_vote(
         first one's is clear.
 
     Raises:
-        TypeError: if ``packed`` is no uint8 tensor.
+        TypeError: if ``packed`` is no uint8 tensor, or ``n`` no integer.
         ValueError: if it does not fit, there is no client or more than 65,535, ``n`` is negative,
             or ``ties`` is neither.
     """
+    n = check_count("n", n)
     _check(packed, n, ties)
     clients, least = packed.shape[0], packed.shape[0] // 2 + 1
     # An odd number of votes is never equal.

@@ -19,6 +19,7 @@ from sparsefl.ops._arena import (
     Arena,
     arena_of,
     check_bits,
+    check_count,
     check_flat,
     found_nan_of,
     refuse_nan,
@@ -64,7 +65,8 @@ def sign_unpack(bits: Tensor, size: int | Arena, scale: float = 1.0) -> Tensor:
     """Return ``-scale`` where a bit is set and ``scale`` where it is not.
 
     Args:
-        bits: As of :func:`sign_pack`.
+        bits: As of :func:`sign_pack`. What lies past the last position is zero, which only the CPU
+            checks: another device would have to be waited for.
         size: Number of positions, or the arena.
         scale: Finite in float32.
 
@@ -72,10 +74,10 @@ def sign_unpack(bits: Tensor, size: int | Arena, scale: float = 1.0) -> Tensor:
         ``[n]``, float32, on the device of ``bits``; the elements of the arena.
 
     Raises:
-        TypeError: if ``bits`` is no uint8 tensor.
+        TypeError: if ``bits`` is no uint8 tensor, or ``size`` neither integer nor arena.
         ValueError: if ``bits`` is no bitmap of that size, or ``scale`` not finite.
     """
-    arena = size if isinstance(size, Arena) else Arena((size,))
+    arena = size if isinstance(size, Arena) else Arena((check_count("size", size),))
     bits = check_bits("bits", bits, arena)
     if not math.isfinite(scale) or abs(scale) > torch.finfo(torch.float32).max:
         raise ValueError(f"scale: expected a number that is finite in float32, got {scale}")
@@ -108,6 +110,9 @@ def _(x: Tensor, arena: Tensor | None, blocks: int, found_nan: Tensor) -> Tensor
 @torch.library.impl("sparsefl::sign_unpack", "CPU", lib=LIBRARY)
 def _(bits: Tensor, arena: Tensor | None, n: int, scale: float) -> Tensor:
     out = torch.empty(n)
-    for part in arena_of(arena, n).parts():
-        unpack_signs(bits[part.bits].numpy(), scale, out[part.elements].numpy())
+    try:
+        for part in arena_of(arena, n).parts():
+            unpack_signs(bits[part.bits].numpy(), scale, out[part.elements].numpy())
+    except ValueError:
+        raise ValueError("bits: expected zeros past the last position") from None
     return out

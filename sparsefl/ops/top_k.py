@@ -20,6 +20,7 @@ from sparsefl.ops._arena import (
     BLOCK_BYTES,
     Arena,
     arena_of,
+    check_count,
     check_flat,
     found_nan_of,
     refuse_nan,
@@ -62,11 +63,12 @@ def top_k(x: Tensor, k: int, arena: Arena | None = None, found_nan: Tensor | Non
         What is kept, and the values, on the device of ``x``.
 
     Raises:
-        TypeError: if ``x`` is no float32 tensor.
+        TypeError: if ``x`` is no float32 tensor, or ``k`` no integer.
         ValueError: if ``k`` is out of range, an element is NaN and ``found_nan`` is not given, or
             that or ``x`` does not fit.
     """
     flat, own = check_flat("x", x, arena)
+    k = check_count("k", k)
     if not 0 <= k <= own.numel:
         raise ValueError(f"k: expected 0 to {own.numel}, the number of elements, got {k}")
     flag = found_nan_of(x, found_nan)

@@ -184,73 +184,10 @@ def test_messages_of_what_a_device_packs_are_those_of_dense_tensors(path):
     assert codec.encode(signs, schema) == codec.encode(unpacked, schema)
 
 
-MISTAKES = {
-    "packed": (
-        lambda: codec.Signs.from_packed(Support.random((9,), 1.0), torch.zeros(3).byte()),
-        ValueError,
-        r"packed must be \[2\]",
-    ),
-    "double": (lambda: ops.sign_pack(torch.zeros(3).double()), TypeError, "x: expected a float32"),
-    "no tensor": (lambda: ops.top_k([1.0], 1), TypeError, "got list"),
-    "k": (lambda: ops.top_k(torch.zeros(3), 4), ValueError, "k: expected 0 to 3"),
-    "arena": (
-        lambda: ops.sign_pack(torch.zeros(3), Arena((2,))),
-        ValueError,
-        "expected 2 elements",
-    ),
-    "no tensors": (lambda: Arena(()), ValueError, "sizes: expected those of one tensor"),
-    "bits": (
-        lambda: ops.sign_unpack(torch.zeros(3, dtype=torch.uint8), 8),
-        ValueError,
-        r"bits: expected \[1\], got \[3\]",
-    ),
-    "scale": (
-        lambda: ops.sign_unpack(torch.zeros(1, dtype=torch.uint8), 8, 1e39),
-        ValueError,
-        "scale: expected",
-    ),
-    "flag": (lambda: ops.sign_pack(torch.zeros(3), found_nan=torch.zeros(1)), ValueError, "int32"),
-    "values": (
-        lambda: ops.bitmap_scatter(torch.zeros(2), BitmapPlan.of(Support.random((9,), 1.0))),
-        ValueError,
-        r"values: expected \[9\]",
-    ),
-    "device": (
-        lambda: ops.bitmap_gather(
-            torch.zeros(9, device="meta"), BitmapPlan.of(Support.random((9,), 1.0))
-        ),
-        ValueError,
-        "expected the plan's device cpu",
-    ),
-    "model": (
-        lambda: ops.bitmap_add_(
-            torch.zeros(3, 3).t(), BitmapPlan.of(Support.random((9,), 0.0)), torch.zeros(0)
-        ),
-        ValueError,
-        "model: expected a contiguous",
-    ),
-    "clients": (
-        lambda: ops.majority_vote(torch.zeros(0, 1, dtype=torch.uint8), 8),
-        ValueError,
-        "1 to 65535 clients",
-    ),
-    "ballots": (
-        lambda: ops.majority_vote(torch.zeros(2, 1, dtype=torch.uint8), 9),
-        ValueError,
-        r"expected \[clients, 2\]",
-    ),
-    "ties": (
-        lambda: ops.majority_vote(torch.zeros(2, 1, dtype=torch.uint8), 8, "negative"),
-        ValueError,
-        "ties: expected",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_mistakes_are_named(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
+def test_values_beside_the_model_in_one_tensor_are_added():
+    both = torch.arange(9.0)
+    ops.bitmap_add_(both[:4], BitmapPlan.of(Support.random((4,), 1.0)), both[5:])
+    assert both.tolist() == [5, 7, 9, 11, 4, 5, 6, 7, 8]
 
 
 def op_arguments():
