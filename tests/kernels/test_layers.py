@@ -9,7 +9,7 @@ from torch import nn
 
 import sparsefl
 from sparsefl import Support
-from sparsefl.ops import _cuda_dense, _dispatch, _verified
+from sparsefl.ops import _cuda_dense, _dispatch, _kernel_linear, _verified
 from sparsefl.ops._plan import on_device
 
 BLOCKS = pytest.mark.verifies("block_linear", "block_linear_dx", "block_dw")
@@ -51,15 +51,13 @@ def move(device, monkeypatch):
 @pytest.fixture
 def launched(monkeypatch):
     """Lists the kernels that run."""
-    from sparsefl.ops import _kernels
-
-    names, load = [], _kernels.launcher
+    names, load = [], _kernel_linear.launcher
 
     def note(name):
         names.append(name)
         return load(name)
 
-    monkeypatch.setattr(_kernels, "launcher", note)
+    monkeypatch.setattr(_kernel_linear, "launcher", note)
     return names
 
 
