@@ -188,6 +188,13 @@ def linear_passes(plan: "LinearPlan", x: Tensor, one_magnitude: bool) -> Passes:
     return Passes(*(next((name for name in p if name in names), None) for p in passes))
 
 
+def growth_kernel(support: Support, device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether a kernel finds a linear layer's growth on a device, summed in ``dtype``."""
+    # It counts positions in int32 and sums in float32.
+    fits = support.numel < 2**31 and dtype == torch.float32
+    return fits and accelerated(device) and verified("linear_growth", device)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Return the dtype in which autocast wants products of ``x``; None: in that of the weights.
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsefl.ops import _device_growth, _dispatch
 from sparsefl.ops._autograd import SHORT
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan
@@ -63,7 +64,8 @@ def linear_growth(calls: Sequence[Call], plan: LinearPlan, count: int) -> Growth
 
     Equal magnitudes go to the lowest index. Memory is a tile of 1 MB and 16 bytes a candidate, of
     at most ``max(2 * count, count + 4096)`` (twice as much in float64); the time is that of the
-    dense weight gradient and a pass over each tile while it is in the caches.
+    dense weight gradient and a pass over each tile while it is in the caches. On a GPU a kernel
+    filters tiles in registers where it is verified; else strips of 64 MB are made.
 
     Args:
         calls: Inputs ``[N, in_features]`` and gradients of the outputs ``[N, out_features]``,
@@ -73,7 +75,7 @@ def linear_growth(calls: Sequence[Call], plan: LinearPlan, count: int) -> Growth
         count: How many, at most the pruned positions.
 
     Returns:
-        Positions and gradients, float64 where an input is, else float32.
+        Positions and gradients on the CPU, float64 where an input is, else float32.
 
     Raises:
         TypeError: if an operand is no floating-point tensor, or ``count`` no int.
@@ -81,9 +83,11 @@ def linear_growth(calls: Sequence[Call], plan: LinearPlan, count: int) -> Growth
             not a number.
     """
     out, inner = plan.support.shape
-    dtype = _check(calls, (inner,), (out,), plan.support, count)
+    dtype = _check(calls, (inner,), (out,), plan.support, count, plan.order.device)
     if count == 0:
         return _nothing(dtype)
+    if _dispatch.accelerated(plan.order.device):
+        return Growth(*_device_growth.linear_growth(calls, plan, count, dtype))
     pairs = [(call.x.to(dtype), call.grad.to(dtype)) for call in calls]
     found = _Candidates(plan.support, count, dtype)
     rows = min(out, _TILE_ROWS)
@@ -121,7 +125,7 @@ def conv2d_growth(calls: Sequence[Call], plan: Conv2dPlan, count: int) -> Growth
     """
     out, inner, kh, kw = plan.support.shape
     sizes = ((inner * plan.groups, None, None), (out, None, None))
-    dtype = _check(calls, *sizes, plan.support, count)
+    dtype = _check(calls, *sizes, plan.support, count, torch.device("cpu"))
     _check_images(calls, plan)
     if count == 0:
         return _nothing(dtype)
@@ -202,6 +206,7 @@ def _check(
     grad_size: Sequence[int | None],
     support: Support,
     count: int,
+    device: torch.device,
 ) -> torch.dtype:
     """Check operands and count; return the dtype to sum in.
 
@@ -211,12 +216,13 @@ def _check(
         grad_size: Sizes of an output's gradient.
         support: Of the layer.
         count: How many gradients are wanted.
+        device: Where the operands are to be.
     """
     if not calls:
         raise ValueError("calls: expected at least one")
     for x, grad in calls:
-        _check_operand("x", x, x_size)
-        _check_operand("grad", grad, grad_size)
+        _check_operand("x", x, x_size, device)
+        _check_operand("grad", grad, grad_size, device)
         if x.shape[0] != grad.shape[0]:
             raise ValueError(f"grad: expected {x.shape[0]} samples, got {grad.shape[0]}")
     if isinstance(count, bool) or not isinstance(count, int):
@@ -232,15 +238,18 @@ def _check(
     return torch.float64 if double else torch.float32
 
 
-def _check_operand(name: str, tensor: Tensor, size: Sequence[int | None]) -> None:
+def _check_operand(
+    name: str, tensor: Tensor, size: Sequence[int | None], device: torch.device
+) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in (torch.float32, torch.float64, *SHORT):
         raise TypeError(
             f"{name}: expected float32, float64, bfloat16 or float16, got {tensor.dtype}"
         )
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{name}: expected a tensor on the CPU, got {tensor.device}")
+    if tensor.device != device:
+        where = "the CPU" if device.type == "cpu" else f"{device}, as the layer is"
+        raise ValueError(f"{name}: expected a tensor on {where}, got {tensor.device}")
     fits = tensor.dim() == 1 + len(size) and all(
         expected in (None, got) for expected, got in zip(size, tensor.shape[1:], strict=True)
     )

@@ -9,7 +9,7 @@ from torch import nn
 
 import sparsefl
 from sparsefl import Support
-from sparsefl.ops import _cuda_dense, _dispatch, _kernel_linear, _verified
+from sparsefl.ops import _cuda_dense, _device_growth, _dispatch, _kernel_linear, _verified
 from sparsefl.ops._plan import on_device
 
 BLOCKS = pytest.mark.verifies("block_linear", "block_linear_dx", "block_dw")
@@ -57,7 +57,8 @@ def launched(monkeypatch):
         names.append(name)
         return load(name)
 
-    monkeypatch.setattr(_kernel_linear, "launcher", note)
+    for module in (_kernel_linear, _device_growth):
+        monkeypatch.setattr(module, "launcher", note)
     return names
 
 
@@ -210,3 +211,27 @@ def test_a_new_support_has_a_new_plan(move, device):
     move(layer)
     assert layer.plan.kernels.blocks is None
     assert layer.plan.kernels.mask.nnz == layer.support.nnz
+
+
+@pytest.mark.verifies("linear_growth")
+@pytest.mark.parametrize("uses", [1, 2])
+@pytest.mark.parametrize("count", [1, 50])
+def test_growth_of_a_watched_layer_is_that_of_the_dense_gradient(
+    count, uses, move, launched, device
+):
+    support = Support.random((33, 47), 0.4)
+    layer = sparsefl.nn.SparseLinear(47, 33, support)
+    move(layer)
+    # Whole numbers: sums are exact, and many are equal.
+    parts = [torch.randint(-2, 3, (2, 3, 47)).float() for _ in range(uses)]
+    factors = [torch.randint(-2, 3, (2, 3, 33)).float() for _ in range(uses)]
+    with sparsefl.pruning.watch_growth(layer, {"weight": count}) as found:
+        sum(
+            (layer(x.to(device)) * f.to(device)).sum() for x, f in zip(parts, factors, strict=True)
+        ).backward()
+    assert "linear_growth" in launched
+    dense = sum(f.view(-1, 33).t() @ x.view(-1, 47) for x, f in zip(parts, factors, strict=True))
+    ranks = dense.abs().masked_fill(support.to_mask(), -1.0).flatten()
+    best = ranks.sort(descending=True, stable=True).indices[:count].sort().values
+    assert torch.equal(found["weight"].indices, best)
+    assert torch.equal(found["weight"].values, dense.flatten()[best])
