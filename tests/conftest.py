@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 # Else the layers of a test, which are small, would compute in dense torch, and which of them would
 # depend on the machine. What a measured table chooses is tested in ops/test_dispatch.py.
@@ -78,6 +80,34 @@ def assert_matches() -> Callable[..., None]:
         assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
     return check
+
+
+@pytest.fixture
+def moved_to_fake_cuda() -> Iterator[Callable[[nn.Module], nn.Module]]:
+    """Makes every new tensor fake, and returns what moves a model to the fake device "cuda:0".
+
+    An operation that needs data, waits for them, or mixes devices raises. ``Module.to`` would swap
+    tensors that others refer to.
+    """
+    deterministic = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield _moved
+    torch.utils.deterministic.fill_uninitialized_memory = deterministic
+
+
+def _moved(model: nn.Module) -> nn.Module:
+    for layer in model.modules():
+        for name, parameter in layer._parameters.items():
+            if parameter is not None:
+                fake = torch.empty_like(parameter, device="cuda:0")
+                layer._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
+        for name, buffer in layer._buffers.items():
+            if buffer is not None:
+                layer._buffers[name] = torch.empty_like(buffer, device="cuda:0")
+        if hasattr(layer, "_move_plan"):
+            layer._move_plan()
+    return model
 
 
 @pytest.hookimpl(wrapper=True)

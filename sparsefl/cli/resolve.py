@@ -83,6 +83,8 @@ def resolve(args: argparse.Namespace, command: str) -> Plan:
     for layer in (file, line):
         plain, options = _sort(layer, kinds, method)
         _refuse_brought(plain, values | plain)
+        if plain.get("device", "cpu") != "cpu":
+            plain.setdefault("memory", False)  # processes on the CPU are measured
         values |= plain
         for name, table in options.items():
             tables[name] = tables.get(name, {}) | table

@@ -28,6 +28,7 @@ FLAGS = {
     "density": ("SHARE", "share of weights kept"),
     "checkpoint_every": ("N", "rounds between two checkpoints (1)"),
     "threads": ("N", "threads of torch (all cores)"),
+    "device": ("NAME", "where clients compute: cpu, cuda or cuda:N (cpu)"),
     "timed_steps": ("N", "steps timed against dense, 0 for none"),
     "seeds": ("N,N", "one run for each; one seed, one result"),
 }

@@ -94,7 +94,9 @@ def collect_costs(
 def _dense_twin(federation: Federation) -> Federation:
     """Return the same run of the dense baseline, before its first round."""
     baseline, task = load_method(BASELINE), federation.task
-    dense_task = Task(task.factory, task.example_input, task.seed, 1.0, baseline.defaults)
+    dense_task = Task(
+        task.factory, task.example_input, task.seed, 1.0, baseline.defaults, device=task.device
+    )
     twin = Federation(baseline, dense_task, federation.datasets, federation.schedule)
     twin.loss = federation.loss
     return twin
@@ -114,13 +116,16 @@ def _time_steps(federation: Federation, dense: Federation, timed: int) -> dict[s
 
 def _step(federation: Federation) -> Callable[[], object]:
     """Prepare one local step of a fresh client on a fixed whole batch, optimizer included."""
-    client = federation.probe()
+    client, device = federation.probe(), federation.task.device
+    client.model.to(device)
     optimizer = federation.method.optimizer(client, 1)
     owner = max(federation.datasets, key=len)
     # Where no client fills a batch, its examples repeat: the FLOPs are those of a whole one.
     batch = np.arange(federation.schedule.batch_size) % len(owner)
-    inputs, labels = Reader(owner, floating_dtype(client.model)).take(batch)
-    return lambda: local_step(client.model, optimizer, inputs, labels, federation.loss)
+    read = Reader(owner, floating_dtype(client.model)).take(batch)
+    inputs, labels = (part.to(device) for part in read)
+    # Reading the loss waits for the device.
+    return lambda: local_step(client.model, optimizer, inputs, labels, federation.loss).item()
 
 
 def _memory_arguments(

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from sparsefl import codec
 from sparsefl.fl.batches import Dataset, stream
 from sparsefl.fl.capabilities import check_capabilities
+from sparsefl.fl.device import computing_on
 from sparsefl.fl.exchange import Exchange, judging
 from sparsefl.fl.ledger import Group, Ledger, Round
 from sparsefl.fl.method import Client, Method, Task, Wire
@@ -256,7 +257,7 @@ class Federation:
         self, client: int, resident: Client, own: Served, entry: Round
     ) -> tuple[bytes, LocalWork]:
         """Receive, train and encode the reply on the client's side."""
-        started = time.perf_counter()
+        started, device = time.perf_counter(), self.task.device
         received = read(self.method, resident, own.message)
         if self.method.version is not None:
             self.versions[client] = self.method.version(self.state)
@@ -266,19 +267,20 @@ class Federation:
         if self.method.adapt is not None:
             started = time.perf_counter()
             judged_by = judging(client, self.devs, self.datasets)
-            self.method.adapt(resident, lambda: accuracy(resident.model, judged_by))
+            self.method.adapt(resident, lambda: accuracy(resident.model, judged_by, device))
             entry.train_s += time.perf_counter() - started
-        work = train(
-            resident.model,
-            self.method.optimizer(resident, received.round),
-            self.datasets[client],
-            batch_size=self.schedule.batch_size,
-            epochs=self.schedule.local_epochs,
-            max_steps=self.schedule.local_steps,
-            generator=stream(self.task.seed, received.round, client),
-            loss=self.loss,
-            last_step=self._last_step(resident),
-        )
+        with computing_on(device, resident.model):
+            work = train(
+                resident.model,
+                self.method.optimizer(resident, received.round),
+                self.datasets[client],
+                batch_size=self.schedule.batch_size,
+                epochs=self.schedule.local_epochs,
+                max_steps=self.schedule.local_steps,
+                generator=stream(self.task.seed, received.round, client),
+                loss=self.loss,
+                last_step=self._last_step(resident),
+            )
         entry.train_s += work.train_s
         started = time.perf_counter()
         seed = rounding_seed(self.task.seed, received.round, client)

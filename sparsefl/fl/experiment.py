@@ -67,6 +67,7 @@ class Setting:
         evaluate_every: Rounds between two points of the curve.
         checkpoint_every: Rounds between two checkpoints.
         threads: Threads of torch.
+        device: Where clients compute: "cpu", "cuda" or "cuda:N".
         timed_steps: Local steps that are timed.
         memory: Whether memory is measured, in fresh processes.
     """
@@ -87,6 +88,7 @@ class Setting:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     threads: int | None = None
+    device: str = "cpu"
     timed_steps: int = TIMED_STEPS
     memory: bool = False
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -377,6 +379,7 @@ def play(
         capabilities=spread(setting.capabilities or [], len(problem.clients)),
         evaluate_every=setting.evaluate_every,
         threads=setting.threads,
+        device=setting.device,
         timed_steps=setting.timed_steps,
         description=Description(method, prepared.model, problem.label, memory_cell),
         on_round=on_round,

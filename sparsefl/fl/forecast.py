@@ -19,6 +19,7 @@ from torch import nn
 from sparsefl.fl.batches import Reader, batch_indices, stream
 from sparsefl.fl.capabilities import spread
 from sparsefl.fl.checks import check_clients, check_counts, try_model
+from sparsefl.fl.device import check_device, computing_on
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.experiment import Problem, Setting, prepare
 from sparsefl.fl.learning_rate import with_horizon
@@ -28,7 +29,7 @@ from sparsefl.fl.training import accuracy, local_step
 from sparsefl.measuring import torch_threads
 from sparsefl.nn import FrozenConv2d, FrozenLinear, GatedConvBN2d
 from sparsefl.ops import isa
-from sparsefl.ops._dispatch import layout
+from sparsefl.ops._dispatch import accelerated, layout
 from sparsefl.support import Support
 
 WARMUP_STEPS, TIMED_STEPS = 2, 5
@@ -153,7 +154,15 @@ def _forecast(
     chosen = load_method(prepared.method)
     given = with_horizon(chosen.with_defaults(prepared.options), setting.rounds)
     example, _ = try_model(prepared.factory, seed, next(t for t in trains if len(t) > 0))
-    task = Task(prepared.factory, example, seed, setting.density, given, public=problem.public)
+    task = Task(
+        prepared.factory,
+        example,
+        seed,
+        setting.density,
+        given,
+        public=problem.public,
+        device=check_device(setting.device),
+    )
     capabilities = spread(setting.capabilities or [], len(trains))
     federation = Federation(chosen, task, trains, schedule, devs=devs, capabilities=capabilities)
     eligible = sum(len(train) > 0 for train in trains)
@@ -185,7 +194,7 @@ def _forecast(
         evaluate_s=_time_evaluation(federation, evaluated),
         evaluations=due + bool(setting.evaluate_every and setting.rounds % setting.evaluate_every),
         setup_s=federation.ledger.setup_s,
-        layers=tuple(_plans(client.model)),
+        layers=tuple(_plans(client.model, task.device)),
     )
 
 
@@ -193,15 +202,18 @@ def _time_steps(federation: Federation, client: Client) -> float:
     """Return the median seconds of a few local steps on one batch."""
     owner = max(federation.datasets, key=len)
     batch = min(federation.schedule.batch_size, len(owner))
-    optimizer = federation.method.optimizer(client, 1)
-    client.model.train()
-    seconds = []
-    for step in range(WARMUP_STEPS + TIMED_STEPS):
-        started = time.perf_counter()
-        inputs, labels = Reader(owner, federation.task.example_input.dtype).take(np.arange(batch))
-        local_step(client.model, optimizer, inputs, labels)
-        if step >= WARMUP_STEPS:
-            seconds.append(time.perf_counter() - started)
+    device = federation.task.device
+    with computing_on(device, client.model.train()):
+        optimizer = federation.method.optimizer(client, 1)
+        seconds = []
+        for step in range(WARMUP_STEPS + TIMED_STEPS):
+            started = time.perf_counter()
+            read = Reader(owner, federation.task.example_input.dtype).take(np.arange(batch))
+            inputs, labels = (part.to(device) for part in read)
+            # Reading the loss waits for the device.
+            local_step(client.model, optimizer, inputs, labels).item()
+            if step >= WARMUP_STEPS:
+                seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
 
@@ -212,7 +224,7 @@ def _time_evaluation(federation: Federation, data: Any) -> float:
         return 0.0
     model = federation.method.global_model(federation.task, federation.state)
     started = time.perf_counter()
-    accuracy(model, torch.utils.data.Subset(data, range(count)))
+    accuracy(model, torch.utils.data.Subset(data, range(count)), federation.task.device)
     return (time.perf_counter() - started) * len(data) / count
 
 
@@ -235,9 +247,9 @@ def _mean_steps(examples: list[int], setting: Setting) -> float:
     return statistics.fmean(batches[count] for count in examples if count > 0)
 
 
-def _plans(model: nn.Module) -> list[LayerPlan]:
-    """List the layers that have a weight, sparse or dense."""
-    plans = []
+def _plans(model: nn.Module, device: torch.device) -> list[LayerPlan]:
+    """List the layers that have a weight, sparse or dense, and how a device computes them."""
+    plans, scratch = [], "dense torch, on a scratch weight"
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in inside:
@@ -245,13 +257,14 @@ def _plans(model: nn.Module) -> list[LayerPlan]:
         kind = type(module).__name__
         support = getattr(module, "support", None)
         if isinstance(support, Support):
-            sparse = layout(support) == "sparse"
-            computes = f"sparse kernels ({isa()})" if sparse else "dense torch, on a scratch weight"
+            sparse = layout(support) == "sparse" and not accelerated(device)
+            computes = f"sparse kernels ({isa()})" if sparse else scratch
             plans.append(LayerPlan(name, kind, support.shape, support.nnz, computes))
         elif isinstance(module, GatedConvBN2d):
             inside.update(module.children())
             shape = tuple(module.conv.weight.shape)
-            computes = f"gated kernels ({isa()}), {module.density:.0%} of a sample's channels"
+            kernels = "dense torch" if accelerated(device) else f"gated kernels ({isa()})"
+            computes = f"{kernels}, {module.density:.0%} of a sample's channels"
             plans.append(LayerPlan(name, kind, shape, math.prod(shape), computes))
         elif isinstance(module, _WEIGHTED):
             shape = tuple(module.weight.shape)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparsefl.codec import Entry, Schema, Update
 from sparsefl.codec.plan import ValueFormat
 from sparsefl.fl.batches import Dataset
+from sparsefl.fl.device import HOST
 from sparsefl.fl.learning_rate import with_horizon
 from sparsefl.fl.pool import Mean
 from sparsefl.fl.training import seeded_model
@@ -54,6 +55,7 @@ class Task:
         capability: Share of the weights that this client can train, in (0, 1], where clients differ
             in it; the server has the largest. ``None`` where they do not.
         levels: The capabilities that there are, the strongest first; none where they do not differ.
+        device: Where clients compute; the server's state and the messages stay on the CPU.
         rounds: Rounds planned. A schedule of the learning rate that ends with the run and is given
             no end takes it from here; more may be played.
     """
@@ -68,6 +70,7 @@ class Task:
     clients: int = 0
     capability: float | None = None
     levels: tuple[float, ...] = ()
+    device: torch.device = HOST
 
     def __post_init__(self) -> None:
         """Fill in what the options leave to the task."""

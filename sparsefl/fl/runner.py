@@ -27,6 +27,7 @@ from sparsefl.fl.checks import (
     try_model,
 )
 from sparsefl.fl.costs import collect_costs
+from sparsefl.fl.device import HOST, check_device
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
@@ -77,6 +78,7 @@ def run(
     dev: Dataset | None = None,
     evaluate_every: int = 1,
     threads: int | None = None,
+    device: str | torch.device = "cpu",
     timed_steps: int = TIMED_STEPS,
     description: Description | None = None,
     on_round: Callable[[Round], None] | None = None,
@@ -112,6 +114,8 @@ def run(
             own development data together, and no round is judged where they have none.
         evaluate_every: Rounds between evaluations; the last round is always evaluated, 0 is never.
         threads: Threads of torch; as they are if absent.
+        device: Where clients train and models are evaluated: "cpu", "cuda" or "cuda:N". State and
+            messages of the server stay on the CPU; bits are equal on one kind of device only.
         timed_steps: Local steps that are timed, in turns with the dense model; 0 is none.
         description: Names for the report, and how to measure memory.
         on_round: Called with the entry of each round when it is over; see ``sparsefl.fl.logs``.
@@ -139,7 +143,8 @@ def run(
     check_counts(rounds, evaluate_every, seed, schedule, timed_steps, threads)
     check_count("checkpoint_every", checkpoint_every)
     chosen = method if isinstance(method, Method) else load_method(method)
-    _check_memory_cell(chosen, description)
+    placed = check_device(device)
+    _check_memory_cell(chosen, description, placed)
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
@@ -147,7 +152,7 @@ def run(
     check_capabilities(chosen, capabilities, len(data), given)
     with torch_threads(threads):
         servers = {"test": test, "dev": dev, "public": public}
-        task = _task(model, data, servers, seed, density, given, rounds)
+        task = _task(model, data, servers, seed, density, given, rounds, placed)
         config = _config(chosen, task, data, schedule, rounds, description, loss)
         config["capabilities"] = list(capabilities) or None
         kept = _checkpoint(checkpoint, config, data, task)
@@ -179,11 +184,12 @@ def _result(
 ) -> Result:
     """Judge the last global model, and put together what the run has cost."""
     final = federation.method.global_model(federation.task, federation.state)
-    judged = [accuracy(final, client.held_out) for client in data]
+    device = federation.task.device
+    judged = [accuracy(final, client.held_out, device) for client in data]
     return Result(
         method=federation.method.name,
         config=config,
-        accuracy=accuracy(final, test),
+        accuracy=accuracy(final, test, device),
         accuracy_per_client=summarise_clients(judged) | _personal(federation, data),
         ledger=federation.ledger,
         costs=collect_costs(federation, timed_steps, description.memory_cell),
@@ -192,8 +198,10 @@ def _result(
     )
 
 
-def _check_memory_cell(method: Method, description: Description) -> None:
-    """Refuse to measure the memory of a method that another process cannot find."""
+def _check_memory_cell(method: Method, description: Description, device: torch.device) -> None:
+    """Refuse to measure the memory of a method that another process cannot find, or off the CPU."""
+    if description.memory_cell is not None and device != HOST:
+        raise ValueError(f"memory_cell must be None on {device}: processes on the CPU are measured")
     if description.memory_cell is not None and method.name not in METHODS:
         raise ValueError(
             f"memory_cell must be None for {method.name!r}: the fresh processes that measure know "
@@ -209,6 +217,7 @@ def _task(
     density: float,
     options: Mapping[str, Any],
     rounds: int,
+    device: torch.device,
 ) -> Task:
     """Try the model on the data, compare all labels with its classes, and put the task together."""
     first = next(client.train for client in data if len(client.train) > 0)
@@ -220,7 +229,8 @@ def _task(
     named += [pair for number, client in enumerate(data) for pair in client.named(number)]
     for name, own in named:
         check_labels(own, name, classes, labels)
-    return Task(model, example, seed, density, options, rounds, servers["public"])
+    public = servers["public"]
+    return Task(model, example, seed, density, options, rounds, public, device=device)
 
 
 def _with_saved_horizon(
@@ -292,7 +302,7 @@ def _play(
         if due and dev is not None:
             started = time.perf_counter()
             model = federation.method.global_model(federation.task, federation.state)
-            entry.accuracy = accuracy(model, dev)
+            entry.accuracy = accuracy(model, dev, federation.task.device)
             entry.evaluate_s = time.perf_counter() - started
         if checkpoint is not None and (round % checkpoint_every == 0 or round == rounds):
             checkpoint.save(federation.snapshot())
@@ -308,7 +318,7 @@ def _personal(federation: Federation, data: Sequence[ClientData]) -> dict[str, A
         model = make(federation.task, federation.state, federation.memories.get(number))
         if model is None:
             return {}
-        judged.append(accuracy(model, client.held_out))
+        judged.append(accuracy(model, client.held_out, federation.task.device))
     return {"personal": summarise_clients(judged)} if judged else {}
 
 
@@ -335,6 +345,7 @@ def _config(
         "clients": len(data),
         **asdict(schedule),
         "threads": torch.get_num_threads(),
+        "device": task.device.type,
         "options": dict(task.options),
         "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
     }

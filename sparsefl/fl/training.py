@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsefl.fl.batches import Dataset, Reader, batch_indices, concatenated
+from sparsefl.fl.device import HOST, computing_on, device_of
 
 # Large enough to fill the threads, small enough that a cnn's activations stay in the caches: 500
 # examples at once take it 1.8 times as long each.
 EVALUATION_BATCH = 64
-_AUTOCAST_DEVICE = "cpu"
 
 Item = TypeVar("Item")
 
@@ -66,7 +66,8 @@ def local_step(
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of torch, numpy and python for a while, then put them back.
 
-    Models draw weights and dropout from them, and datasets that augment draw from any.
+    Models draw weights and dropout from them, torch's of each device in use among them, and
+    datasets that augment draw from any.
 
     Args:
         seed: ``0 <= seed < 2**64``; numpy's takes its lower 32 bits.
@@ -74,7 +75,8 @@ def seeded(seed: int) -> Iterator[None]:
     kept = random.getstate()
     # The generators that users' datasets draw from are the global ones.
     numpy_kept = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
@@ -97,7 +99,7 @@ def train(
     loss: Loss = nn.functional.cross_entropy,
     last_step: Watch = contextlib.nullcontext,
 ) -> LocalWork:
-    """Train ``model`` in place on a client's data.
+    """Train ``model`` in place on a client's data, on the device where it is.
 
     Args:
         model: The client's model; put in training mode.
@@ -117,12 +119,12 @@ def train(
         raise ValueError("the client has no training example")
     _enter_training(model, len(dataset))
     started = time.perf_counter()
-    reader = Reader(dataset, floating_dtype(model))
+    reader, device = Reader(dataset, floating_dtype(model)), device_of(model)
     losses: list[Tensor] = []
     with seeded(int(generator.integers(2**62))):
         batches = batch_indices(len(dataset), batch_size, epochs, max_steps, generator)
         for indices, is_last in _with_last(batches):
-            inputs, labels = reader.take(indices)
+            inputs, labels = (part.to(device) for part in reader.take(indices))
             watch = last_step if is_last else contextlib.nullcontext
             losses.append(local_step(model, optimizer, inputs, labels, loss, watch))
     mean = float(torch.stack(losses).mean())
@@ -162,7 +164,7 @@ def autocast_forward(model: nn.Module) -> None:
     computed = model.forward
 
     def forward(*arguments: Any) -> Any:
-        with torch.autocast(_AUTOCAST_DEVICE, dtype=torch.bfloat16):
+        with torch.autocast(device_of(model).type, dtype=torch.bfloat16):
             outputs = computed(*arguments)
         return outputs.float()
 
@@ -175,8 +177,10 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
     return next(floating, torch.get_default_dtype())
 
 
-def accuracy(model: nn.Module, dataset: Dataset) -> float:
+def accuracy(model: nn.Module, dataset: Dataset, device: torch.device = HOST) -> float:
     """Return the share of labels at which the largest output is; NaN without examples.
+
+    The model computes on ``device`` and is on the CPU before and after.
 
     An example has one label, or one a position of its sequence, which count alike.
 
@@ -187,9 +191,10 @@ def accuracy(model: nn.Module, dataset: Dataset) -> float:
     was_training = model.training
     model.eval()
     correct, count = 0, 0
-    with seeded(0), torch.no_grad():
+    with seeded(0), torch.no_grad(), computing_on(device, model):
         for inputs, labels in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
-            correct += int((model(inputs).argmax(dim=1) == labels).sum())
+            found = model(inputs.to(device)).argmax(dim=1)
+            correct += int((found == labels.to(device)).sum())
             count += labels.numel()
     model.train(was_training)
     return correct / count

@@ -6,13 +6,11 @@ with autograd, and compiled, are tested on CPU tensors in test_device_path.py. A
 that is built with CUDA, with a device or without.
 """
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sparsefl
 from sparsefl.ops import _cuda_dense, _cuda_gated
@@ -31,31 +29,6 @@ LINEAR = nn.Linear(30, 7)
 
 def kept(layer: nn.Module) -> Tensor:
     return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-
-
-@pytest.fixture
-def fake_mode() -> Iterator[FakeTensorMode]:
-    """Makes every new tensor fake: an operation that needs its data, or waits for it, raises."""
-    deterministic = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        yield mode
-    torch.utils.deterministic.fill_uninitialized_memory = deterministic
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """Moves a model to the fake device; ``Module.to`` would swap tensors that others refer to."""
-    for layer in model.modules():
-        for name, parameter in layer._parameters.items():
-            if parameter is not None:
-                fake = torch.empty_like(parameter, device=CUDA)
-                layer._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
-        for name, buffer in layer._buffers.items():
-            if buffer is not None:
-                layer._buffers[name] = torch.empty_like(buffer, device=CUDA)
-        if hasattr(layer, "_move_plan"):
-            layer._move_plan()
-    return model
 
 
 def norm_block(norm: nn.Module) -> nn.Module:
@@ -94,7 +67,7 @@ def test_forward_stays_on_the_device(name, request):
     make, size = MODELS[name]
     model = make()
     expected = model(torch.randn(size)).shape
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     y = moved(model)(torch.empty(size, device=CUDA))
     assert (y.device, y.dtype, y.shape) == (CUDA, torch.float32, expected)
 
@@ -102,14 +75,14 @@ def test_forward_stays_on_the_device(name, request):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_layers_keep_their_dtype(dtype, request):
     layer = sparsefl.nn.SparseConv2d.from_dense(CONV, kept(CONV)).to(dtype)
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     assert moved(layer)(torch.empty(2, 6, 5, 5, device=CUDA, dtype=dtype)).dtype == dtype
 
 
 def test_a_plan_on_the_device_holds_positions_alone(request):
     layer = sparsefl.nn.SparseLinear.from_dense(LINEAR, kept(LINEAR))
     host, nnz = layer.plan, layer.support.nnz
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     plan = moved(layer).plan
     assert (plan.order.device, plan.forward.columns.device) == (CUDA, CUDA)
     assert (plan.forward.columns.shape, plan.forward.begin.numel()) == ((nnz,), 0)
@@ -130,7 +103,7 @@ def test_backward_stays_on_the_device(needs, kind, magnitude, request):
     dense, size = (LINEAR, (5, 30)) if kind == "linear" else (CONV, (4, 6, 9, 8))
     layers = sparsefl.nn.SparseLinear, sparsefl.nn.SparseConv2d
     layer = layers[kind == "conv"].from_dense(dense, kept(dense))
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     moved(layer)
     x, context = torch.empty(size, device=CUDA), Context(needs_input_grad=(*needs, False, False))
     function, geometry = DenseLinearFunction, ()
@@ -147,7 +120,7 @@ def test_backward_stays_on_the_device(needs, kind, magnitude, request):
 
 
 @GUARDED
-def test_implementations_need_no_data(fake_mode):
+def test_implementations_need_no_data(moved_to_fake_cuda):
     dense, at = torch.empty(6, 4, device=CUDA), torch.empty(9, device=CUDA, dtype=torch.int64)
     stored = torch.empty(9, device=CUDA)
     view = (at[:0], at, None, at[:0], 0)
@@ -161,7 +134,7 @@ def test_implementations_need_no_data(fake_mode):
 def test_a_tensor_elsewhere_is_refused(request):
     layer = sparsefl.nn.SparseLinear.from_dense(LINEAR, kept(LINEAR))
     x = torch.randn(2, 30)
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     with pytest.raises(ValueError, match="values: expected the input's device cpu, got cuda:0"):
         moved(layer)(x)
 
@@ -170,7 +143,7 @@ def test_a_tensor_elsewhere_is_refused(request):
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_layer_compiles_whole(request):
     layer = sparsefl.nn.SparseConv2d.from_dense(CONV, kept(CONV))
-    request.getfixturevalue("fake_mode")
+    moved = request.getfixturevalue("moved_to_fake_cuda")
     moved(layer)
     x = torch.empty(4, 6, 9, 8, device=CUDA)
     y = torch.compile(layer, fullgraph=True, backend="eager")(x)

@@ -77,8 +77,8 @@ class MaskedNetwork(nn.Module):
         if self.evaluated == "mean":
             return scores.sigmoid()
         # Rounds count from 1: no client sends this draw.
-        bits = sample_bits(scores.detach().float().numpy(), round=0)
-        return torch.from_numpy(bits).to(scores.dtype)
+        bits = sample_bits(scores.detach().float().cpu().numpy(), round=0)
+        return torch.from_numpy(bits).to(scores)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the model with :meth:`weights`."""

@@ -80,7 +80,9 @@ def last_step(client: Client) -> Iterator[None]:
     assert isinstance(client, Trainee)
     with watch_growth(client.model, client.counts) as found:
         yield
-    client.found.update(found)
+    client.found.update(
+        {name: Growth(*(part.cpu() for part in own)) for name, own in found.items()}
+    )
 
 
 def report(client: Client, received: Update, round: int) -> Update:

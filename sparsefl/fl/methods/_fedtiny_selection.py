@@ -17,6 +17,7 @@ import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -40,6 +41,7 @@ from sparsefl.codec import (
 )
 from sparsefl.fl.aggregation import as_tensor, dense_entries, dense_tensors, load_tensors
 from sparsefl.fl.batches import Dataset, concatenated
+from sparsefl.fl.device import HOST, computing_on, device_of
 from sparsefl.fl.exchange import Exchange
 from sparsefl.fl.method import Client, Task, Wire
 from sparsefl.fl.methods._fedtiny_masks import Masks, kept, masked_layers, pool, pool_size, spread
@@ -213,7 +215,8 @@ def adapt(client: Client, dataset: Dataset, message: bytes) -> bytes:
     """Take the pool in, and answer with each candidate's statistics after the client's data."""
     assert isinstance(client, Judge)
     client.pool[:] = _pool_in(client, message)
-    adapted = [adapted_statistics(client.model, masks, dataset) for masks in client.pool]
+    with _computing(client):
+        adapted = [adapted_statistics(client.model, masks, dataset) for masks in client.pool]
     return _statistics_message(adapted, client.wire.schema)
 
 
@@ -223,7 +226,7 @@ def adapted_statistics(model: nn.Module, masks: Masks, dataset: Dataset) -> dict
     Their running statistics move from the model's by its own momentum; no parameter does, and the
     model's buffers stay. A batch of a single example is left out, it has no variance.
     """
-    weights = _masked_weights(model, masks)
+    weights, device = _masked_weights(model, masks), device_of(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
     for module in model.modules():
@@ -232,8 +235,8 @@ def adapted_statistics(model: nn.Module, masks: Masks, dataset: Dataset) -> dict
     with torch.no_grad():
         for inputs, _ in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
             if len(inputs) > 1:
-                functional_call(model, {**weights, **buffers}, (inputs,))
-    return {name: buffers[name] for name in statistics_of(model)}
+                functional_call(model, {**weights, **buffers}, (inputs.to(device),))
+    return {name: buffers[name].cpu() for name in statistics_of(model)}
 
 
 def judge(client: Client, dataset: Dataset, message: bytes, loss: Loss) -> bytes:
@@ -245,11 +248,13 @@ def judge(client: Client, dataset: Dataset, message: bytes, loss: Loss) -> bytes
     received = dense_tensors(decode(message, schema))
     losses, correct = np.zeros(len(client.pool)), np.zeros(len(client.pool), np.int64)
     model.eval()
-    for index, masks in enumerate(client.pool):
-        held = {name: received[_of(index, name)] for name in statistics_of(model)}
-        held |= _masked_weights(model, masks)
-        with torch.no_grad():
-            for inputs, labels in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
+    with _computing(client), torch.no_grad():
+        device = device_of(model)
+        for index, masks in enumerate(client.pool):
+            held = {name: received[_of(index, name)].to(device) for name in statistics_of(model)}
+            held |= _masked_weights(model, masks)
+            for batch in concatenated(dataset, EVALUATION_BATCH, floating_dtype(model)):
+                inputs, labels = (part.to(device) for part in batch)
                 outputs = functional_call(model, held, (inputs,))
                 losses[index] += float(loss(outputs, labels)) * len(labels)
                 correct[index] += int((outputs.argmax(dim=1) == labels).sum())
@@ -257,9 +262,14 @@ def judge(client: Client, dataset: Dataset, message: bytes, loss: Loss) -> bytes
     return encode(answer, schema, value_format={_LOSSES: "raw", _CORRECT: "raw"})
 
 
+def _computing(client: Judge) -> AbstractContextManager[None]:
+    """Return what moves a client's model to its device for a while."""
+    return computing_on(HOST if client.task is None else client.task.device, client.model)
+
+
 def _masked_weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
-    held = model.state_dict()
-    return {name: held[name] * support.to_mask() for name, support in masks.items()}
+    held, device = model.state_dict(), device_of(model)
+    return {name: held[name] * support.to_mask().to(device) for name, support in masks.items()}
 
 
 def _statistics_message(statistics: Sequence[Mapping[str, Tensor]], schema: Schema) -> bytes:

@@ -56,6 +56,7 @@ from sparsefl.codec import Dense, Entry, Regenerated, Sparse, SupportOnly, Updat
 from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import cast_like, dense_entries, load_tensors
 from sparsefl.fl.batches import stream
+from sparsefl.fl.device import computing_on
 from sparsefl.fl.exchange import Exchange
 from sparsefl.fl.flops import PASSES_PER_STEP
 from sparsefl.fl.method import Client, Method, Task
@@ -140,16 +141,16 @@ def init(task: Task) -> State:
     model = task.new_model()
     epochs = task.options["pretrain_epochs"]
     if task.public is not None and len(task.public) > 0 and epochs:
-        rate = task.options["pretrain_lr"]
-        train(
-            model,
-            torch.optim.SGD(model.parameters(), rate, momentum=0.9),
-            task.public,
-            batch_size=task.options["pretrain_batch_size"],
-            epochs=epochs,
-            max_steps=None,
-            generator=stream(task.seed, 0, 0),
-        )
+        with computing_on(task.device, model):
+            train(
+                model,
+                torch.optim.SGD(model.parameters(), task.options["pretrain_lr"], momentum=0.9),
+                task.public,
+                batch_size=task.options["pretrain_batch_size"],
+                epochs=epochs,
+                max_steps=None,
+                generator=stream(task.seed, 0, 0),
+            )
     elif epochs:
         _logger.warning("fedtiny: no public data, masks are made of the initial weights")
     later = _clients_choose(task) or task.density == 1

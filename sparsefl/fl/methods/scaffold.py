@@ -178,7 +178,7 @@ def optimizer(client: Client, round: int) -> torch.optim.Optimizer:
     silo, opened = _silo(client), fedavg.optimizer(client, round)
     silo.work.update(steps=0.0, rate=opened.param_groups[0]["lr"])
     trained = [(n, p) for n, p in silo.model.named_parameters() if p.requires_grad]
-    corrections = [(p, silo.controls[n] - silo.own[n]) for n, p in trained]
+    corrections = [(p, (silo.controls[n] - silo.own[n]).to(p.device)) for n, p in trained]
 
     def correct(*_: Any) -> None:
         silo.work["steps"] += 1
