@@ -1,5 +1,6 @@
 """Files of settings: their layers, what they refuse, and that a run repeats from its own."""
 
+import argparse
 import inspect
 import json
 
@@ -7,6 +8,7 @@ import pytest
 
 from sparsefl import cli
 from sparsefl.cli import config, settings
+from sparsefl.cli.resolve import resolve
 from sparsefl.names import METHODS
 
 
@@ -165,3 +167,22 @@ def test_defaults_agree_with_the_package():
     assert {name: given[name] for name in shared} == {name: known[name] for name in shared}
     for name in ("density", "rounds"):
         assert inspect.signature(run).parameters[name].default == given[name]
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "fedavg"], ["run", "fedavg", "--dry-run"], ["compare"]]
+)
+def test_a_device_that_is_not_there_is_refused(command, tiny, refused, tmp_path):
+    out = ["--device", "cuda:99", "--out", str(tmp_path)]
+    assert "device is cuda:99, but torch" in refused(*command, *tiny, *out)
+
+
+def test_memory_is_asked_for_on_the_cpu_alone(tiny):
+    def plan(*flags: str):
+        parser = argparse.ArgumentParser()
+        settings.add_flags(parser, "compare")
+        return resolve(parser.parse_args([*tiny, *flags]), "compare").setting
+
+    assert plan().memory
+    assert not plan("--device", "cuda").memory
+    assert plan("--device", "cuda", "--memory").memory
