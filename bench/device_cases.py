@@ -6,8 +6,10 @@ through torch alone and do not wait for the device, so that a CUDA graph can hol
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from sparsefl.models import resnet18
 from sparsefl.nn import SignLinear, SparseLinear, sparsify
+from sparsefl.ops import _dispatch, _verified
 from sparsefl.support import Support
 
 Step = Callable[[], object]
@@ -88,6 +91,21 @@ def cases(
                     "torch_masked": _bind(_linear_step, shape, density, "masked"),
                     "sparsefl": _bind(_linear_step, shape, density, "sparse"),
                     "sparsefl_sign": _bind(_linear_step, shape, density, "sign"),
+                    "sparsefl_kernels": _bind(_linear_step, shape, density, "sparse", forced=True),
+                },
+                flops=3 * flops,
+            )
+            blocks = Support.random((size, size), density, structure=(BLOCK, BLOCK))
+            yield DeviceCase(
+                *("block layer step", shape, "bfloat16", density),
+                {
+                    BASELINE: _bind(_linear_step, shape, density, "dense"),
+                    **{
+                        f"sparsefl_{kind}_kernels": _bind(
+                            _linear_step, shape, density, kind, forced=True, support=blocks
+                        )
+                        for kind in ("sparse", "sign")
+                    },
                 },
                 flops=3 * flops,
             )
@@ -105,8 +123,25 @@ def network_cases(batch: int = 128, width: float = 1.0) -> Iterator[DeviceCase]:
         )
 
 
-def _bind(make: Callable[..., Step], *arguments: Any) -> Callable[[torch.device], Step]:
-    return lambda device: make(*arguments, device)
+def _bind(
+    make: Callable[..., Step], *arguments: Any, **options: Any
+) -> Callable[[torch.device], Step]:
+    return lambda device: make(*arguments, device, **options)
+
+
+@contextlib.contextmanager
+def _every_kernel() -> Iterator[None]:
+    """Let layers that move to a device use every kernel that fits, verified or not."""
+    names = _verified.OVERRIDE, "SPARSEFL_LAYOUT"
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(zip(names, ("all", "sparse"), strict=True))
+    _dispatch.forget()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        _dispatch.forget()
 
 
 def _copy(elements: int, device: torch.device) -> Step:
@@ -220,8 +255,17 @@ class Masked(nn.Linear):
         return F.linear(x, self.weight * self.mask, self.bias)
 
 
-def _linear_step(shape: Mapping[str, int], density: float, kind: str, device: torch.device) -> Step:
-    support = Support.random((shape["out_features"], shape["in_features"]), density)
+def _linear_step(
+    shape: Mapping[str, int],
+    density: float,
+    kind: str,
+    device: torch.device,
+    *,
+    forced: bool = False,
+    support: Support | None = None,
+) -> Step:
+    """Return a training step of a layer; ``forced``: through every kernel that fits it."""
+    support = support or Support.random((shape["out_features"], shape["in_features"]), density)
     layers: dict[str, Callable[[], nn.Module]] = {
         "dense": lambda: nn.Linear(support.shape[1], support.shape[0]),
         "masked": lambda: Masked(support.to_mask()),
@@ -229,13 +273,16 @@ def _linear_step(shape: Mapping[str, int], density: float, kind: str, device: to
         "sign": lambda: SignLinear(*support.shape[::-1], support),
     }
     x, grad = _operands(shape, device)
-    layer = layers[kind]().to(device, torch.bfloat16)
+    every = _every_kernel if forced else contextlib.nullcontext
+    with every():
+        layer = layers[kind]().to(device, torch.bfloat16)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=0.9, foreach=True)
     inputs = x.requires_grad_()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=False)
-        layer(inputs).backward(grad)
+        with every():
+            layer(inputs).backward(grad)
         optimizer.step()
 
     return step
