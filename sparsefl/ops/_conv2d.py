@@ -97,17 +97,26 @@ def dense_conv2d(
     magnitude: Magnitude | None,
     plan: Conv2dPlan,
 ) -> Tensor:
-    """Return the convolution through dense torch; an uneven ``"same"`` padding is padded here."""
-    (top, height), (left, width) = (axis.pad_total() for axis in plan.axes)
-    if (width, height) != (2 * left, 2 * top):  # torch's pad copies where there is nothing to pad
-        x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
+    """Return the convolution through dense torch."""
+    x, padding = evenly_padded(x, plan)
     if x.permute(1, 2, 3, 0).is_contiguous():
         x = row_major(x)  # torch would copy it itself, more slowly
     if plan.whole and magnitude is None:
         # As in dense_linear.
         weight = stored.view(plan.support.shape)
-        return conv2d(x, weight, bias, plan.stride, (top, left), plan.dilation, plan.groups)
-    return DenseConv2dFunction.apply(x, stored, bias, magnitude, plan, (top, left))
+        return conv2d(x, weight, bias, plan.stride, padding, plan.dilation, plan.groups)
+    return DenseConv2dFunction.apply(x, stored, bias, magnitude, plan, padding)
+
+
+def evenly_padded(x: Tensor, plan: Conv2dPlan) -> tuple[Tensor, tuple[int, int]]:
+    """Return an input and the padding that is left to do, equal on both sides of an axis.
+
+    What an uneven ``"same"`` padding has more on one side is padded here.
+    """
+    (top, height), (left, width) = (axis.pad_total() for axis in plan.axes)
+    if (width, height) != (2 * left, 2 * top):  # torch's pad copies where there is nothing to pad
+        x = pad(x, (0, width - 2 * left, 0, height - 2 * top))
+    return x, (top, left)
 
 
 class DenseConv2dFunction(torch.autograd.Function):

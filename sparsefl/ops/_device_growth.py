@@ -1,6 +1,7 @@
-"""``linear_growth`` on devices other than the CPU: a kernel where it is verified, else torch."""
+"""Growth on devices other than the CPU: a kernel where it is verified, else torch, by strips."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.ops import _dispatch
+from sparsefl.ops._conv2d import evenly_padded
 from sparsefl.ops._kernel_linear import launcher
-from sparsefl.ops._plan import LinearPlan
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan
+from sparsefl.support import Support
 
 # Elements of a strip of the dense gradient that torch computes at a time: 64 MB of float32.
 _STRIP = 1 << 24
@@ -40,30 +43,83 @@ def linear_growth(
         mask = mask or MaskPlan.from_mask(plan.support, device)
         indices, values = launcher("linear_growth")(grad, x, mask, count)
     else:
-        indices, values = _by_strips(pairs, plan, count, dtype)
+        indices, values = _by_strips(_linear_strips(pairs, plan, dtype), plan.support, count)
     return indices.cpu(), values.cpu()
 
 
-def _by_strips(
-    pairs: Sequence[tuple[Tensor, Tensor]], plan: LinearPlan, count: int, dtype: torch.dtype
+def conv2d_growth(
+    pairs: Sequence[tuple[Tensor, Tensor]], plan: Conv2dPlan, count: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Find them in strips of rows of the dense gradient, of which one is in memory."""
+    """Return positions and gradients of :func:`sparsefl.ops.conv2d_growth`, on the CPU.
+
+    Arguments and errors are those of :func:`linear_growth`.
+    """
+    indices, values = _by_strips(_conv2d_strips(pairs, plan, dtype), plan.support, count)
+    return indices.cpu(), values.cpu()
+
+
+def _linear_strips(
+    pairs: Sequence[tuple[Tensor, Tensor]], plan: LinearPlan, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Yield the dense gradient in strips of rows, ``[rows, in_features]``."""
     (out, inner), device = plan.support.shape, pairs[0][0].device
-    mask = plan.support.to_numpy_mask()
-    indices = torch.empty(0, dtype=torch.int64, device=device)
-    values = torch.empty(0, dtype=dtype, device=device)
     height = max(1, _STRIP // max(inner, 1))
     for row in range(0, out, height):
         strip = torch.zeros(min(height, out - row), inner, dtype=dtype, device=device)
         for x, grad in pairs:
             strip.addmm_(grad[:, row : row + height].t().to(dtype), x.to(dtype))
-        pruned = torch.from_numpy(np.flatnonzero(~mask[row : row + height])).to(device)
+        yield strip
+
+
+def _conv2d_strips(
+    pairs: Sequence[tuple[Tensor, Tensor]], plan: Conv2dPlan, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Yield the dense gradient in strips of output channels, ``[rows, in / groups, kh, kw]``."""
+    out, *size = plan.support.shape
+    inner, in_group = size[0], out // plan.groups
+    height = max(1, _STRIP // max(math.prod(size), 1))
+    padded = [evenly_padded(x.to(dtype), plan) for x, _ in pairs]
+    for row in (
+        row for first in range(0, out, in_group) for row in range(first, first + in_group, height)
+    ):
+        group = row // in_group
+        rows = slice(row, min(row + height, (group + 1) * in_group))
+        channels = slice(group * inner, (group + 1) * inner)
+        shape = (rows.stop - rows.start, *size)
+        strip = torch.zeros(shape, dtype=dtype, device=pairs[0][0].device)
+        for (x, padding), (_, grad) in zip(padded, pairs, strict=True):
+            strip += torch.ops.aten.convolution_backward.default(
+                grad[:, rows].to(dtype),
+                x[:, channels],
+                x.new_empty(1).expand(shape),  # only asked for its shape
+                None,
+                plan.stride,
+                padding,
+                plan.dilation,
+                False,
+                (0, 0),
+                1,
+                (False, True, False),
+            )[1]
+        yield strip
+
+
+def _by_strips(strips: Iterator[Tensor], support: Support, count: int) -> tuple[Tensor, Tensor]:
+    """Find the largest in the strips of the dense gradient, of which one is in memory."""
+    mask, first = support.to_numpy_mask().reshape(-1), 0
+    indices, values = torch.empty(0, dtype=torch.int64), torch.empty(0)
+    for strip in strips:
+        pruned = torch.from_numpy(np.flatnonzero(~mask[first : first + strip.numel()]))
+        pruned = pruned.to(strip.device)
         gradients = strip.view(-1).index_select(0, pruned)
         if bool(gradients.isnan().any()):
             raise ValueError("grad: the weight's gradient is not a number")
+        if first == 0:
+            indices, values = indices.to(pruned), values.to(gradients)
         indices, values = _largest(
-            torch.cat([indices, pruned + row * inner]), torch.cat([values, gradients]), count
+            torch.cat([indices, pruned + first]), torch.cat([values, gradients]), count
         )
+        first += strip.numel()
     return indices, values
 
 

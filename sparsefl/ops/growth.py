@@ -108,7 +108,7 @@ def conv2d_growth(calls: Sequence[Call], plan: Conv2dPlan, count: int) -> Growth
 
     ``g[o, c, r, s] = sum over calls, n, p, q of grad[n, o, p, q] * x[n, c, p * u + r * d - m, q * u
     + s * d - m]`` with stride ``u``, dilation ``d`` and padding ``m``. As :func:`linear_growth`,
-    with a scratch of about 2 MB more for windows of the input.
+    with a scratch of about 2 MB more for windows of the input; on a GPU by strips.
 
     Args:
         calls: Inputs ``[N, C, H, W]`` and gradients of the outputs ``[N, O, OH, OW]``.
@@ -116,7 +116,7 @@ def conv2d_growth(calls: Sequence[Call], plan: Conv2dPlan, count: int) -> Growth
         count: How many, at most the pruned positions.
 
     Returns:
-        Positions and gradients, float64 where an input is, else float32.
+        Positions and gradients on the CPU, float64 where an input is, else float32.
 
     Raises:
         TypeError: if an operand is no floating-point tensor, or ``count`` no int.
@@ -125,10 +125,12 @@ def conv2d_growth(calls: Sequence[Call], plan: Conv2dPlan, count: int) -> Growth
     """
     out, inner, kh, kw = plan.support.shape
     sizes = ((inner * plan.groups, None, None), (out, None, None))
-    dtype = _check(calls, *sizes, plan.support, count, torch.device("cpu"))
+    dtype = _check(calls, *sizes, plan.support, count, plan.order.device)
     _check_images(calls, plan)
     if count == 0:
         return _nothing(dtype)
+    if _dispatch.accelerated(plan.order.device):
+        return Growth(*_device_growth.conv2d_growth(calls, plan, count, dtype))
     found = _Candidates(plan.support, count, dtype)
     taps, in_group = kh * kw, out // plan.groups
     rows = min(in_group, _TILE_ROWS, max(1, _TILE // taps))

@@ -55,3 +55,37 @@ def test_operands_on_another_device_are_refused():
     call = Call(torch.zeros(2, 6), torch.zeros(2, 4, device="meta"))
     with pytest.raises(ValueError, match="grad: expected a tensor on the CPU, got meta"):
         ops.linear_growth([call], plan, 2)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("strip", [1, 60, 1 << 24])
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        ({"stride": (2, 1), "padding": (1, 0)}, 1),
+        ({"padding": "same", "dilation": (1, 2)}, 2),
+        ({"padding": (2, 1)}, 4),
+    ],
+    ids=["stride", "uneven padding", "groups"],
+)
+def test_convolutions_equal_the_dense_gradient(options, groups, strip, monkeypatch):
+    monkeypatch.setattr(_device_growth, "_STRIP", strip)
+    support = Support.random((8, 3, 2, 3), 0.3)
+    plan = ops.Conv2dPlan(support, groups=groups, **options)
+    dense, calls = torch.zeros(support.shape, dtype=torch.float64), []
+    for batch in (3, 1):
+        x = integers(batch, 3 * groups, 7, 6)
+        weight = torch.zeros(support.shape, dtype=torch.float64, requires_grad=True)
+        y = torch.nn.functional.conv2d(x.double(), weight, groups=groups, **options)
+        grad = integers(*y.shape)
+        y.backward(grad.double())
+        dense += weight.grad
+        calls.append(Call(x, grad))
+    ranks = dense.abs().masked_fill(support.to_mask(), -1).flatten()
+    pruned = support.numel - support.nnz
+    for count in (0, 1, pruned // 3, pruned):
+        with torch.no_grad():
+            found = ops.conv2d_growth(calls, plan, count)
+        best = ranks.sort(descending=True, stable=True).indices[:count].sort().values
+        assert torch.equal(found.indices, best)
+        assert torch.equal(found.values.double(), dense.flatten()[best])
