@@ -65,7 +65,12 @@ class TestTickets:
 
     def test_accuracy_is_of_the_clients_own_development_data(self, toy, clients, monkeypatch):
         seen = []
-        monkeypatch.setattr(engine, "accuracy", lambda model, data, device: seen.append(data) or 0.0)
+
+        def record(model, data, device):
+            seen.append(data)
+            return 0.0
+
+        monkeypatch.setattr(engine, "accuracy", record)
         task = engine.Task(toy.cnn, torch.zeros(1, *toy.pixels), 0, 0.3, METHOD.with_defaults({}))
         trains, devs = zip(*clients, strict=True)
         devs = [devs[0], [], devs[2]]
