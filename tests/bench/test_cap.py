@@ -16,7 +16,9 @@ DESCRIBED = {"commit": "0" * 40, "isa": "avx2"}
 
 def small(density: float = 1.0) -> nn.Module:
     torch.manual_seed(0)
-    dense = models.build("resnet18", (3, 32, 32), 10, width=0.1)
+    # Of fewer than 8 channels, oneDNN's backward pass of a strided 1x1 convolution in channels_last
+    # writes beyond its scratch on AVX2 (torch 2.13): it crashes, or waits for ever.
+    dense = models.build("resnet18", (3, 32, 32), 10, width=0.125)
     return dense if density == 1 else sparsify(dense, random(dense, density))
 
 
