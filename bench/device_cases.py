@@ -95,6 +95,16 @@ def cases(
                 },
                 flops=3 * flops,
             )
+            for structure in ("rows", "columns"):
+                lines = Support.random((size, size), density, structure=structure)
+                yield DeviceCase(
+                    *(f"{structure} layer step", shape, "bfloat16", density),
+                    {
+                        BASELINE: _bind(_linear_step, shape, density, "dense"),
+                        "sparsefl": _bind(_linear_step, shape, density, "sparse", support=lines),
+                    },
+                    flops=3 * flops,
+                )
             blocks = Support.random((size, size), density, structure=(BLOCK, BLOCK))
             yield DeviceCase(
                 *("block layer step", shape, "bfloat16", density),

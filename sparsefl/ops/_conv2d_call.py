@@ -19,7 +19,7 @@ class Conv2dCall(NamedTuple):
     """A convolution of inputs of one size and memory order.
 
     Attributes:
-        dense: Whether dense torch computes it.
+        layout: What computes it.
         nnz: Kept weights.
         out: Output channels.
         forward: The forward operators' arguments after the bias.
@@ -28,7 +28,7 @@ class Conv2dCall(NamedTuple):
         wanted_x: How the input's gradient is to lie, as the backward operators are told.
     """
 
-    dense: bool
+    layout: _dispatch.Layout
     nnz: int
     out: int
     forward: tuple[Any, ...]
@@ -89,10 +89,10 @@ def _prepare(plan: Conv2dPlan, x: Tensor) -> Conv2dCall:
             f"kernel {plan.support.shape[2:]} with dilation {plan.dilation}"
         )
     kind: Kind = "pointwise" if plan.pointwise else "conv"
-    dense = _dispatch.chooses_dense(plan, kind, x, x.shape[0], height * width)
+    layout = _dispatch.chosen(plan, kind, x, x.shape[0], height * width)
     geometry = plan.geometry(x.shape[2], x.shape[3])
     return Conv2dCall(
-        dense,
+        layout,
         plan.support.nnz,
         plan.support.shape[0],
         (*plan.forward, geometry),

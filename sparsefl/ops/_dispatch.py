@@ -1,8 +1,9 @@
-"""The only choice of layout: sparse kernels, or dense torch on a scratch weight.
+"""The only choice of layout: sparse kernels, or dense torch on a scratch weight or on what is kept.
 
 A choice is made once for each plan, batch and memory order, from a measured table
 (:mod:`sparsefl.ops._layout_table`), and kept with the plan. ``SPARSEFL_LAYOUT`` overrides it:
-``sparse`` or ``dense`` everywhere, or ``density``, which looks at nothing else. On other devices
+``sparse`` or ``dense`` everywhere, ``compact`` where whole rows and columns are pruned (the CPU's
+default never), or ``density``, which looks at nothing else. On other devices
 than the CPU dense torch computes every layer; which other kernels are used there follows from a
 list of those that have passed their tests (:mod:`sparsefl.ops._verified`).
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sparsefl.kernels import REGISTRY
 from sparsefl.ops import _verified
+from sparsefl.ops._compact import Compact
 from sparsefl.ops._gated_types import GatedGeometry
 from sparsefl.ops._layout_table import (
     KINDS,
@@ -37,17 +39,22 @@ from sparsefl.support import Support
 if TYPE_CHECKING:
     from sparsefl.ops._plan import LinearPlan
 
-Layout: TypeAlias = Literal["sparse", "dense"]
+Layout: TypeAlias = Literal["sparse", "dense", "compact"]
 PackedLayout: TypeAlias = Literal["triples", "lists"]
-_OVERRIDES = ("measured", "sparse", "dense", "density")
+_OVERRIDES = ("measured", "sparse", "dense", "compact", "density")
 
 # Above this density dense torch wins at sizes where the kernels' own time is all that counts: what
 # is chosen where nothing but the support is known, when a model is converted or compiled.
 DENSE_ABOVE = 0.65
 # Dense torch has to be expected to be this much faster: it costs memory, and the expectation errs.
 _ADVANTAGE = 1.03
+# Up to this density a device gathers the kept rows and columns, without a measured table: the gain
+# is the share that is not kept, the price two copies of the activations (not measured).
+_COMPACT_UP_TO = 0.75
 # How the layouts are called in reports.
 SPARSE, DENSE = "sparse kernels", "dense torch on a scratch weight"
+COMPACT = "dense torch on the kept rows and columns"
+_NAMES: dict[Layout, str] = {"sparse": SPARSE, "dense": DENSE, "compact": COMPACT}
 _LOCK = threading.Lock()
 
 
@@ -70,7 +77,7 @@ class Choice:
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        what = SPARSE if self.layout == "sparse" else DENSE
+        what = _NAMES[self.layout]
         if self.sparse_us is None or self.dense_us is None:
             return f"{what} ({self.source})"
         return (
@@ -89,6 +96,10 @@ class Plan(Protocol):
     @property
     def layout(self) -> Layout:
         """What :func:`layout` says of it."""
+
+    @property
+    def compact(self) -> Compact | None:
+        """Its kept rows and columns, where it is made of such."""
 
     @property
     def choices(self) -> dict[Hashable, Choice]:
@@ -207,8 +218,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
-def chooses_dense(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) -> bool:
-    """Tell whether a call is to be computed by dense torch.
+def chosen(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) -> Layout:
+    """Return what is to compute a call.
 
     Args:
         plan: Of the layer.
@@ -218,19 +229,35 @@ def chooses_dense(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) ->
         pixels: Output pixels of a sample, 1 for a linear layer.
     """
     if accelerated(x.device):
-        return True
+        return _on_device(plan)
     if torch.compiler.is_compiling() or x.is_meta:
-        return plan.layout == "dense"
+        return plan.layout
     # Of two dimensions, rows of one sample lie either way.
     key = (batch, pixels, x.stride(0) == 1 and batch > 1, torch.get_num_threads())
     choice = plan.choices.get(key)
     if choice is None:
-        choice = plan.choices[key] = choose(plan.support, kind, *key)
-    return choice.layout == "dense"
+        compacts = plan.compact is not None
+        choice = plan.choices[key] = choose(plan.support, kind, *key, compacts)
+    return choice.layout
+
+
+def _on_device(plan: Plan) -> Layout:
+    """Return which of torch's dense kernels compute a layer on a device."""
+    override = _override()
+    if plan.compact is None or override == "dense":
+        return "dense"
+    gains = override == "compact" or plan.support.density <= _COMPACT_UP_TO
+    return "compact" if gains else "dense"
 
 
 def choose(
-    support: Support, kind: Kind, batch: int, pixels: int, batch_last: bool, threads: int
+    support: Support,
+    kind: Kind,
+    batch: int,
+    pixels: int,
+    batch_last: bool,
+    threads: int,
+    compacts: bool = False,
 ) -> Choice:
     """Choose the layout of a call.
 
@@ -241,13 +268,16 @@ def choose(
         pixels: Output pixels of a sample.
         batch_last: Whether input and output lie batch-last.
         threads: Torch's threads.
+        compacts: Whether the support is made of whole rows and columns.
     """
     override = _override()
+    if compacts and override == "compact":
+        return Choice("compact", None, None, "SPARSEFL_LAYOUT=compact")
     if override in ("sparse", "dense"):
         return Choice(layout(support), None, None, f"SPARSEFL_LAYOUT={override}")
     if support.nnz == math.prod(support.shape):
         return Choice("dense", None, None, "every weight is kept")
-    if override == "density":
+    if override in ("density", "compact"):
         rule = f"density {'above' if support.density > DENSE_ABOVE else 'up to'} {DENSE_ABOVE}"
         return Choice(layout(support), None, None, rule)
     own = table(threads)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sparsefl.ops import _dispatch
 from sparsefl.ops._axis import Axis
+from sparsefl.ops._compact import Compact, compact
 from sparsefl.ops._dispatch import Choice, Layout
 from sparsefl.ops._kernel_plan import KernelPlan, kernel_plan
 from sparsefl.ops._library import define
@@ -124,6 +125,7 @@ class LinearPlan:
         turned: Whether the values are stored in the order of the transpose.
         whole: Whether the stored values are the dense weight, row-major.
         layout: What is chosen where the batch is not known, when a model is compiled for example.
+        compact: The kept rows and columns of a support that is made of such.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
         kernels: What a GPU's kernels read, where some are used.
         host: The plan on the CPU that this one, on another device, was made of.
@@ -136,6 +138,7 @@ class LinearPlan:
     turned: bool = dataclasses.field(init=False)
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
+    compact: Compact | None = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
     kernels: KernelPlan | None = dataclasses.field(init=False, default=None)
     host: "LinearPlan | None" = dataclasses.field(init=False, default=None)
@@ -157,7 +160,7 @@ class LinearPlan:
         return _moved(self, device)
 
 
-def _set(plan: "LinearPlan | Conv2dPlan", views: _Views) -> None:
+def _set(plan: "LinearPlan | Conv2dPlan", views: _Views, groups: int = 1) -> None:
     """Set the fields of a frozen plan that follow from its support."""
     support = plan.support
     whole = _is_row_major(support) and torch.equal(views.order, torch.arange(support.nnz))
@@ -166,6 +169,7 @@ def _set(plan: "LinearPlan | Conv2dPlan", views: _Views) -> None:
         "turned": views.forward.position is not None,
         "whole": whole,
         "layout": _dispatch.layout(support),
+        "compact": compact(support, views.order, groups),
     }
     for name, value in values.items():
         object.__setattr__(plan, name, value)
@@ -198,6 +202,7 @@ def on_device(host: PlanT, device: torch.device) -> PlanT:
         forward=forward.to(device),
         transposed=transposed.to(device),
         turned=turned,
+        compact=host.compact and host.compact.to(device, channels_last=True),
         choices={},
         host=host,
     )
@@ -243,6 +248,7 @@ class Conv2dPlan:
         axes: The vertical and the horizontal one.
         pointwise: Whether this is a linear map of every pixel's channels.
         linear: Whether the linear operators compute it.
+        compact: The kept rows and columns of a support that is made of such.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
         calls: What is told the operators, by input (:mod:`sparsefl.ops._conv2d_call`).
         host: The plan on the CPU that this one, on another device, was made of.
@@ -259,6 +265,7 @@ class Conv2dPlan:
     turned: bool = dataclasses.field(init=False)
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
+    compact: Compact | None = dataclasses.field(init=False)
     axes: tuple[Axis, Axis] = dataclasses.field(init=False)
     pointwise: bool = dataclasses.field(init=False)
     linear: bool = dataclasses.field(init=False)
@@ -281,7 +288,7 @@ class Conv2dPlan:
         channels = (self.support.shape[0] + self.support.shape[1]) / 2
         few = self.support.nnz <= _MOST_IN_POINTWISE_ROW * channels
         object.__setattr__(self, "linear", self.pointwise and not few)
-        _set(self, self._views())
+        _set(self, self._views(), self.groups)
 
     def _views(self) -> _Views:
         out, inner, kh, kw = self.support.shape

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsefl.ops import _checks
 from sparsefl.ops._autograd import fake_backward
+from sparsefl.ops._compact_layers import compact_conv2d
 from sparsefl.ops._conv2d import (
     SparseConv2dFunction,
     dense_conv2d,
@@ -76,8 +77,10 @@ def _run(
     plan: Conv2dPlan,
     call: Conv2dCall,
 ) -> Tensor:
-    if call.dense:
+    if call.layout == "dense":
         return dense_conv2d(x, stored, bias, magnitude, plan)
+    if call.layout == "compact":
+        return compact_conv2d(x, stored, bias, magnitude, plan)
     if plan.linear:
         return _pointwise(x, stored, bias, magnitude, plan)
     return SparseConv2dFunction.apply(x, stored, bias, magnitude, call)  # type: ignore[no-any-return]

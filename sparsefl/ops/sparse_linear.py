@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsefl.ops import _checks, _dispatch
 from sparsefl.ops._autograd import fake_backward
 from sparsefl.ops._coded_linear import CodedLinearFunction
+from sparsefl.ops._compact_layers import compact_linear
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._linear import SparseLinearFunction, dense_linear, empty_output
 from sparsefl.ops._magnitude import Magnitude
@@ -75,8 +76,11 @@ def linear(
     bias = _checks.check_bias(bias, out_features, x)
     # A reshape of two dimensions to the same two would be a node of autograd.
     flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), in_features)  # [N, in_features]
-    if _dispatch.chooses_dense(plan, "linear", flat, flat.shape[0], 1):
+    layout = _dispatch.chosen(plan, "linear", flat, flat.shape[0], 1)
+    if layout == "dense":
         y = dense_linear(flat, stored, bias, magnitude, plan)
+    elif layout == "compact":
+        y = compact_linear(flat, stored, bias, magnitude, plan)
     elif codes and magnitude and codes.serve(plan, flat, magnitude) and codes.acquire(plan):
         try:
             y = CodedLinearFunction.apply(

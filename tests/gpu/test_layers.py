@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsefl
+from sparsefl import Support
 
 pytestmark = pytest.mark.gpu
 
@@ -46,7 +47,9 @@ def network() -> nn.Module:
 
 def sparse_network(kind: str = "sparse") -> nn.Module:
     model = network()
-    masks = {f"{i}.weight": mask_of(model[i].weight) for i in (0, 4, 9, 11)}
+    masks = {f"{i}.weight": mask_of(model[i].weight) for i in (0, 4, 9)}
+    shape = tuple(model[11].weight.shape)
+    masks["11.weight"] = Support.random(shape, 0.5, seed=1, structure="rows").to_mask()
     return sparsefl.sparsify(model, masks, layer=kind).to(DEVICE)
 
 
@@ -60,11 +63,14 @@ def differentiate(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("structure", ["unstructured", "rows", "columns"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_equals_the_masked_dense_one(name, channels_last, dtype, assert_matches):
+def test_a_layer_equals_the_masked_dense_one(name, structure, channels_last, dtype, assert_matches):
     make, size = LAYERS[name]
     dense, x = make().to(dtype), torch.randn(size, dtype=dtype)
     mask = mask_of(dense.weight)
+    if structure != "unstructured":
+        mask = Support.random(tuple(mask.shape), 0.5, seed=1, structure=structure).to_mask()
     kind = sparsefl.nn.SparseLinear if len(size) == 2 else sparsefl.nn.SparseConv2d
     layer = kind.from_dense(dense, mask).to(DEVICE)
     with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsefl
-from sparsefl.ops import _cuda_dense, _cuda_gated, _cuda_packed_sign, _dispatch
+from sparsefl.ops import _cuda_dense, _cuda_gated, _cuda_packed_sign, _dense, _dispatch
 from sparsefl.ops._plan import on_device
 
 CPU = torch.device("cpu")
@@ -63,6 +63,13 @@ def masked(dense: nn.Module, mask: Tensor, signs: float | Tensor | None) -> nn.M
     return twin
 
 
+def crossings(shape: tuple[int, ...]) -> Tensor:
+    """Returns a mask that keeps whole rows and columns: two of three, and half."""
+    rows, columns = torch.arange(shape[0]) % 3 != 1, torch.arange(shape[1]) % 2 == 0
+    mask = rows[:, None] & columns
+    return mask.view(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
+
+
 def differentiate(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     """Returns output and gradients of input and bias, and the layer with its weight's."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -72,7 +79,7 @@ def differentiate(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return y.detach(), x.grad, x.grad if layer.bias is None else layer.bias.grad
 
 
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0], ids="density={}".format)
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0, "crossings"], ids="density={}".format)
 @pytest.mark.parametrize("kind", ["sparse", "sign", "sign, magnitudes"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_equal_masked_dense_ones(
@@ -80,7 +87,10 @@ def test_layers_equal_masked_dense_ones(
 ):
     make, size = LAYERS[name]
     dense, x = make(), torch.randn(size)
-    mask = random_mask(dense.weight.shape, density)
+    if density == "crossings":
+        mask = crossings(dense.weight.shape)
+    else:
+        mask = random_mask(dense.weight.shape, density)
     magnitude, factor = None, torch.ones(())
     options = {}
     if kind != "sparse":
@@ -102,6 +112,17 @@ def test_layers_equal_masked_dense_ones(
     scale = factor.expand(mask.shape)[mask]
     kept = [(m.weight.grad[mask] * scale.to(m.weight.dtype)) for m in (exact, plain)]
     assert_matches(layer.row_major(latent), *kept, "stored gradient")
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_whole_rows_and_columns_need_no_scratch_weight(name, device_path, convert, monkeypatch):
+    make, size = LAYERS[name]
+    dense = make()
+    layer = device_path(convert(dense, crossings(dense.weight.shape)))
+    monkeypatch.delattr(_dense, "fill_weight")
+    monkeypatch.delattr(_dense, "kept_gradient")
+    layer(torch.randn(size, requires_grad=True)).sum().backward()
+    assert layer.values.grad.any()
 
 
 @pytest.mark.parametrize("needs_x", [False, True])

@@ -31,6 +31,10 @@ def kept(layer: nn.Module) -> Tensor:
     return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.4
 
 
+def kept_lines(layer: nn.Module, structure: str) -> sparsefl.Support:
+    return sparsefl.Support.random(tuple(layer.weight.shape), 0.4, structure=structure)
+
+
 def norm_block(norm: nn.Module) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(6, 8, 3), norm, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     return sparsefl.sparsify(model, {"0.weight": kept(model[0])})
@@ -39,6 +43,14 @@ def norm_block(norm: nn.Module) -> nn.Module:
 MODELS = {
     "SparseLinear": (lambda: sparsefl.nn.SparseLinear.from_dense(LINEAR, kept(LINEAR)), (5, 30)),
     "SparseConv2d": (lambda: sparsefl.nn.SparseConv2d.from_dense(CONV, kept(CONV)), (4, 6, 9, 8)),
+    "SparseLinear of rows": (
+        lambda: sparsefl.nn.SparseLinear.from_dense(LINEAR, kept_lines(LINEAR, "rows")),
+        (5, 30),
+    ),
+    "SparseConv2d of columns": (
+        lambda: sparsefl.nn.SparseConv2d.from_dense(CONV, kept_lines(CONV, "columns")),
+        (4, 6, 9, 8),
+    ),
     "SignLinear": (lambda: sparsefl.nn.SignLinear(30, 7, kept(LINEAR)), (2, 5, 30)),
     "SignConv2d": (
         lambda: sparsefl.nn.SignConv2d(6, 8, (3, 2), kept(CONV), magnitude="kaiming"),

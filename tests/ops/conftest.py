@@ -17,7 +17,13 @@ DENSITIES = (0.0, "one", 0.01, 0.1, 0.5, 1.0)
 
 
 def make_mask(shape: tuple[int, ...], density: float | str, structure: str | None = None) -> Tensor:
-    """Returns a mask of the density; ``"one"`` keeps a single position."""
+    """Returns a mask of the density; ``"one"`` keeps a single position.
+
+    ``structure="crossings"`` keeps every crossing of some rows and some columns.
+    """
+    if structure == "crossings":
+        rows, columns = (Support.random((n, 1), density**0.5, seed=n).to_mask() for n in shape[:2])
+        return (rows & columns.T).view(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
     if structure is not None:
         assert not isinstance(density, str)
         return Support.random(shape, density, seed=1, structure=structure).to_mask()

@@ -5,12 +5,12 @@ import torch
 
 pytestmark = pytest.mark.isa
 
-STRUCTURES = ["block:16x16", "block:32x8", "rows", "rows:16", "columns", "columns:5"]
+STRUCTURES = ["block:16x16", "block:32x8", "rows", "rows:16", "columns", "columns:5", "crossings"]
 
 
 @pytest.mark.parametrize("kind", ["values", "sign_constant"])
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("layout", ["sparse", "dense"])
+@pytest.mark.parametrize("layout", ["sparse", "dense", "compact"])
 def test_linear_matches(make_problem, assert_op_matches, set_layout, layout, structure, kind):
     set_layout(layout)
     # Neither size is a multiple of a block's.
