@@ -1,10 +1,12 @@
-// The seed streams' face in _codec: bind_streams(module) adds `uniform_bits` and `normal`.
+// The seed streams' face in _codec: bind_streams(module) adds `uniform_bits`, `normal` and
+// `normal_table`.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -46,6 +48,14 @@ inline void bind_streams(pybind11::module_& module) {
       },
       py::arg("seed"), py::arg("stream"), py::arg("n"), py::arg("std"), py::arg("isa") = py::none(),
       "The first n normals of a stream, float32; isa: an instruction set other than the best.");
+  module.def(
+      "normal_table",
+      [] {
+        py::array_t<int32_t> out({kNormalDegree + 1, kNormalOctaves});
+        std::copy_n(&kNormalTable[0][0], out.size(), out.mutable_data());
+        return out;
+      },
+      "Coefficients of a normal's polynomials, int32 [degree + 1, octaves]: see normal_table.h.");
 }
 
 }  // namespace sparsefl

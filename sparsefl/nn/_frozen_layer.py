@@ -12,6 +12,7 @@ from torch.nn import functional
 from sparsefl import random
 from sparsefl.nn._sizes import Pair
 from sparsefl.nn._stand_in import StandIn
+from sparsefl.ops._device_normal import normal as device_normal
 
 # Stride, padding, dilation, groups.
 Geometry: TypeAlias = tuple[Pair, Pair, Pair, int]
@@ -35,11 +36,13 @@ class SeededWeight:
     std: float
 
     def draw(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return the weight: drawn in float32 on the CPU, then converted and moved."""
+        """Return the weight: drawn in float32 on the device, the same bits on any; converted."""
         if device.type == "meta":
             return torch.empty(self.shape, device=device, dtype=dtype)
-        values = random.normal(self.seed, self.name, self.shape, self.std)
-        return torch.from_numpy(values).to(device, dtype)
+        drawn = (self.seed, self.name, self.shape, self.std)
+        if device.type != "cpu":
+            return device_normal(*drawn, device).to(dtype)
+        return torch.from_numpy(random.normal(*drawn)).to(dtype)
 
 
 def _weight_for(x: Tensor, kept: Tensor | None, seeded: SeededWeight | None) -> Tensor:
@@ -128,7 +131,7 @@ def frozen_convolution(x: Tensor, bias: Tensor | None, kept: Tensor, geometry: G
 
 # torch.compile breaks the graph at these two; with fullgraph=True it gives the reason.
 _NOT_TRACED = (
-    "a frozen layer with regenerate=True draws its weight in numpy, which cannot be traced: use "
+    "a frozen layer with regenerate=True draws its weight anew, which cannot be traced: use "
     "regenerate=False, or compile without fullgraph"
 )
 

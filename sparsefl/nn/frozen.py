@@ -37,7 +37,7 @@ class FrozenLinear(LinearSizes, FrozenLayer):
         seed: Seed of the weight, ``0 <= seed < 2**64``.
         name: Name of the weight's stream; in a model, the parameter's name.
         regenerate: Draw the weight at each use, forward and backward, instead of keeping it.
-        device: Where weight and bias live; the weight is drawn on the CPU.
+        device: Where weight and bias live; the weight is drawn there, the same bits everywhere.
         std: Standard deviation of the weight; by default ``sqrt(2 / in_features)`` (He et al. 2015,
             which keeps the variance through ReLU layers; torch.nn's own default is
             ``sqrt(1 / (3 in_features))``).
@@ -103,7 +103,7 @@ class FrozenConv2d(Conv2dSizes, FrozenLayer):
         seed: Seed of the weight, ``0 <= seed < 2**64``.
         name: Name of the weight's stream; in a model, the parameter's name.
         regenerate: Draw the weight at each use, forward and backward, instead of keeping it.
-        device: Where weight and bias live; the weight is drawn on the CPU.
+        device: Where weight and bias live; the weight is drawn there, the same bits everywhere.
         std: Standard deviation of the weight; by default ``sqrt(2 / fan_in)`` with ``fan_in =
             in_channels / groups * kh * kw``, as in :class:`FrozenLinear`.
         padding_mode: Only ``"zeros"``.

@@ -129,11 +129,24 @@ def test_state_dicts_and_copies_do_not_depend_on_the_device():
         torch.testing.assert_close(other(x.to(DEVICE)), model(x.to(DEVICE)))
 
 
-def test_frozen_weights_are_those_of_the_cpu():
-    for regenerate in (False, True):
-        layer = sparsefl.nn.FrozenLinear(33, 17, seed=4, regenerate=regenerate)
-        weight = layer.weight.clone()
-        assert torch.equal(layer.to(DEVICE).weight.cpu(), weight)
+@pytest.mark.parametrize("regenerate", [False, True])
+def test_frozen_weights_are_those_of_the_cpu(regenerate):
+    layer = sparsefl.nn.FrozenLinear(33, 17, seed=4, regenerate=regenerate)
+    there = sparsefl.nn.FrozenLinear(33, 17, seed=4, regenerate=regenerate, device=DEVICE)
+    weight = layer.weight.clone()
+    assert torch.equal(there.weight.cpu(), weight)
+    assert torch.equal(layer.to(DEVICE).weight.cpu(), weight)
+
+
+def test_a_regenerated_weight_does_not_wait_for_the_device():
+    layer = sparsefl.nn.FrozenLinear(33, 17, regenerate=True, device=DEVICE)
+    x = torch.randn(5, 33, device=DEVICE, requires_grad=True)
+    layer(x).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("stats", ["active", "all"])

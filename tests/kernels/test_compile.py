@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsefl.kernels import _block_matmul, block_dw, growth, masked_dw
+from sparsefl.kernels import _block_matmul, block_dw, growth, masked_dw, normal
 
 TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -71,6 +71,11 @@ def build_dense_dw(kernel, shape, dtype, **options):
     return Build(kernel, options, pointers)
 
 
+def build_normal(degree=8, octaves=32):
+    options = normal.normal_options((degree + 1, octaves))
+    return Build(normal._seeded_normal_kernel, options, {"out_ptr": "*fp32"})
+
+
 # Registers a thread and bytes of shared memory on sm_80 and sm_90, as compiled by triton 3.9.0.
 BUILDS = {
     "block_dw-128x128-bf16": (
@@ -105,6 +110,7 @@ BUILDS = {
         build_dense_dw(growth._growth_kernel, (512, 512), torch.float32),
         {80: (182, 32768), 90: (147, 32768)},
     ),
+    "seeded_normal": (build_normal(), {80: (56, 4096), 90: (80, 4096)}),
     "block_linear-32x32-fp32": (
         build_block_matmul(64, (32, 32), torch.float32),
         {80: (96, 12308), 90: (96, 12308)},

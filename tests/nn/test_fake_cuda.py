@@ -62,6 +62,10 @@ MODELS = {
     ),
     "FrozenLinear": (lambda: sparsefl.nn.FrozenLinear(30, 7), (5, 30)),
     "FrozenConv2d": (lambda: sparsefl.nn.FrozenConv2d(6, 8, 3, padding="same"), (4, 6, 9, 8)),
+    "FrozenLinear, regenerated": (
+        lambda: sparsefl.nn.FrozenLinear(30, 7, regenerate=True),
+        (5, 30),
+    ),
     "batch norm, ReLU, pooling": (lambda: norm_block(nn.BatchNorm2d(8)), (4, 6, 9, 8)),
     "group norm, ReLU, pooling": (lambda: norm_block(nn.GroupNorm(2, 8)), (4, 6, 9, 8)),
     "BitReLU": (sparsefl.nn.BitReLU, (5, 30)),
