@@ -98,11 +98,12 @@ size_t lanes_for(uint64_t cost) {
   return bytes >= 80 * 1024 ? 64 : bytes >= 32 * 1024 ? 32 : bytes >= 4 * 1024 ? 4 : 1;
 }
 
-// Cost of head, number of words, states and words. A state holds 8 bits of the
-// words on average.
+// Cost of head, number of words and states. A state holds 8 bits of the words on average.
+constexpr uint64_t frame_cost(size_t lanes) { return (4 + 3 * lanes) * 8 * kBit; }
+
 void finish_cost(ByteModel* model, uint64_t table_bytes) {
   model->lanes = lanes_for(model->words_cost);
-  model->cost = model->words_cost + (4 + table_bytes + 3 * model->lanes) * 8 * kBit;
+  model->cost = model->words_cost + table_bytes * 8 * kBit + frame_cost(model->lanes);
 }
 
 // Adds the list of what the table's escapes stand for.
@@ -233,6 +234,18 @@ void normalise(const uint32_t* counts, size_t n, Frequencies* frequencies) {
   }
 }
 
+bool has_geometric(const uint32_t* counts) {
+  return std::all_of(counts + kGeometricSymbols + 1, counts + 256,
+                     [](uint32_t c) { return c == 0; });
+}
+
+uint64_t geometric_cost(const uint32_t* counts, size_t n) {
+  ByteModel best;
+  best.cost = ~uint64_t{0};
+  try_geometrics(counts, n, &best);
+  return best.cost - frame_cost(best.lanes);
+}
+
 ByteModel choose_byte_model(const uint32_t* counts, size_t n, Profile profile, bool escapes) {
   ByteModel best;
   best.cost = (n + 1) * 8 * kBit;
@@ -260,7 +273,7 @@ ByteModel choose_byte_model(const uint32_t* counts, size_t n, Profile profile, b
   take_cheaper(table_model(counts, n, kNone), &best);
   if (!escapes) return best;
   if (rares != 0) take_cheaper(table_model(counts, n, rare), &best);
-  if (last <= kGeometricSymbols) try_geometrics(counts, n, &best);
+  if (has_geometric(counts)) try_geometrics(counts, n, &best);
   return best;
 }
 

@@ -45,6 +45,11 @@ void count_bytes(const uint8_t* symbols, size_t n, uint32_t* counts);
 // escape.
 ByteModel choose_byte_model(const uint32_t* counts, size_t n, Profile profile, bool escapes = true);
 
+// Whether there is a geometric class for symbols, counts[s] of them s; what words and list of n >=
+// 1 then cost by the cheapest one.
+bool has_geometric(const uint32_t* counts);
+uint64_t geometric_cost(const uint32_t* counts, size_t n);
+
 // Frequencies for counts, not 0 where those are not: of least cost. At least two symbols occur.
 void normalise(const uint32_t* counts, size_t n, Frequencies* frequencies);
 

@@ -30,17 +30,20 @@ struct HeadScratch {
   std::vector<uint8_t> symbols;
 };
 
-// A parameter of heads, about what symbols and lows then cost as entropy_cost() has it, and how
+// A parameter of heads, about what symbols and lows then cost in units of entropy_cost(), and how
 // many gaps have which head, those of kMoreHeads or more together.
 struct HeadChoice {
   uint8_t parameter = 0;
-  uint64_t cost = 0;
+  uint64_t cost = ~uint64_t{0};
   uint32_t counts[256] = {};
 };
 
 // The parameter near that of plan_rice() whose code of `scale` times as many gaps of the same
-// distribution promises the fewest bits. gaps.count >= 1.
-HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale, HeadScratch* scratch);
+// distribution promises the fewest bits where a table states their probabilities. gaps.count >= 1.
+// In *by_class, unless it is null, that of the fewest bits by a geometric class: it states nothing,
+// so that the heads of few gaps may be finer.
+HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale, HeadScratch* scratch,
+                        HeadChoice* by_class = nullptr);
 
 struct HeadPlan {
   uint8_t parameter = 0;

@@ -16,6 +16,8 @@ constexpr int kFinestHead = 5;
 constexpr uint32_t kBins = (kMoreHeads + 1) << kFinestHead;
 // Gaps that are made heads at once.
 constexpr size_t kBlock = 1024;
+// Costs of models are finer than those of entropies by so many bits.
+constexpr int kFiner = kCostFractionBits - kEntropyFractionBits;
 
 // Counts the heads of kBlock gaps at the most in two tables by turns: equal neighbours would wait
 // for each other's count.
@@ -54,35 +56,15 @@ uint32_t count_heads(const Gaps& gaps, int shift, uint32_t* counts) {
   return end;
 }
 
-}  // namespace
-
-HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale,
-                        HeadScratch* scratch) {
-  const int finest = std::max(0, rice_parameter - kFinestHead);
-  scratch->counts.resize(2 * kBins);
-  uint32_t* const counts = scratch->counts.data();
-  uint32_t end = count_heads(gaps, finest, counts);
-  HeadChoice best;
-  best.cost = ~uint64_t{0};
-  for (int r = finest; r <= rice_parameter; ++r) {
-    uint32_t heads[256] = {};
-    for (uint32_t bin = 0; bin < end; ++bin) heads[std::min(bin, kMoreHeads)] += counts[bin];
-    const uint64_t lows = scale * gaps.count * static_cast<uint64_t>(r) << kEntropyFractionBits;
-    const uint64_t cost = entropy_cost(heads, gaps.count, scale) + lows;
-    if (cost < best.cost) {
-      best = {static_cast<uint8_t>(r), cost, {}};
-      std::copy_n(heads, 256, best.counts);
-    }
-    // The bins of the next parameter are sums of two of these.
-    for (uint32_t bin = 0; bin < end; bin += 2)
-      counts[bin / 2] = counts[bin] + (bin + 1 < end ? counts[bin + 1] : 0);
-    end = (end + 1) / 2;
-  }
-  return best;
+// Takes a parameter whose heads cost less.
+void take_cheaper(int parameter, uint64_t cost, const uint32_t* heads, HeadChoice* best) {
+  if (cost >= best->cost) return;
+  best->parameter = static_cast<uint8_t>(parameter);
+  best->cost = cost;
+  std::copy_n(heads, 256, best->counts);
 }
 
-HeadPlan plan_heads(const Gaps& gaps, int rice_parameter, HeadScratch* scratch) {
-  HeadChoice choice = choose_heads(gaps, rice_parameter, 1, scratch);
+HeadPlan plan_choice(const Gaps& gaps, HeadChoice choice, HeadScratch* scratch) {
   HeadPlan plan;
   plan.parameter = choice.parameter;
   plan.symbols = gaps.count;
@@ -97,6 +79,40 @@ HeadPlan plan_heads(const Gaps& gaps, int rice_parameter, HeadScratch* scratch) 
   const uint64_t lows = (gaps.count * uint64_t{plan.parameter} + 7) / 8;
   plan.bytes = 2 + coded_bytes(plan.model) + lows;
   return plan;
+}
+
+}  // namespace
+
+HeadChoice choose_heads(const Gaps& gaps, int rice_parameter, uint64_t scale, HeadScratch* scratch,
+                        HeadChoice* by_class) {
+  const int finest = std::max(0, rice_parameter - kFinestHead);
+  scratch->counts.resize(2 * kBins);
+  uint32_t* const counts = scratch->counts.data();
+  uint32_t end = count_heads(gaps, finest, counts);
+  HeadChoice best;
+  for (int r = finest; r <= rice_parameter; ++r) {
+    uint32_t heads[256] = {};
+    for (uint32_t bin = 0; bin < end; ++bin) heads[std::min(bin, kMoreHeads)] += counts[bin];
+    const uint64_t lows = gaps.count * static_cast<uint64_t>(r) << kEntropyFractionBits;
+    take_cheaper(r, entropy_cost(heads, gaps.count, scale) + scale * lows, heads, &best);
+    if (by_class != nullptr && has_geometric(heads))
+      take_cheaper(r, (geometric_cost(heads, gaps.count) >> kFiner) + lows, heads, by_class);
+    // The bins of the next parameter are sums of two of these.
+    for (uint32_t bin = 0; bin < end; bin += 2)
+      counts[bin / 2] = counts[bin] + (bin + 1 < end ? counts[bin + 1] : 0);
+    end = (end + 1) / 2;
+  }
+  return best;
+}
+
+HeadPlan plan_heads(const Gaps& gaps, int rice_parameter, HeadScratch* scratch) {
+  HeadChoice by_class;
+  const HeadChoice by_table = choose_heads(gaps, rice_parameter, 1, scratch, &by_class);
+  HeadPlan plan = plan_choice(gaps, by_table, scratch);
+  if (by_class.cost >= by_table.cost || by_class.parameter == by_table.parameter) return plan;
+  // Heads of a class are never long, so the scratch has the others' still.
+  const HeadPlan other = plan_choice(gaps, by_class, scratch);
+  return other.bytes < plan.bytes ? other : plan;
 }
 
 }  // namespace sparsefl::codec

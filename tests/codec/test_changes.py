@@ -91,6 +91,18 @@ def test_changes_are_near_their_bound(density, churn):
     )
 
 
+def test_a_few_thousand_additions_are_within_half_a_percent_of_their_bound():
+    """Too few for a table of their heads to pay: a class states nothing, so heads may be finer."""
+    shape = (2**22,)
+    base = Support.random(shape, 0.1, seed=0)
+    support = changed(base, 0, 4194, seed=1)
+
+    data = codec.encode_support(support, base)
+
+    assert codec.decode_support(data, shape, base) == support
+    assert codec.outline(data).support_bytes <= 1.005 * change_bound(base, support)
+
+
 def test_drops_that_the_receiver_computes_are_not_sent():
     base = Support.random((300, 700), 0.1, seed=5)
     support = changed(base, 2000, 2000, seed=6)
