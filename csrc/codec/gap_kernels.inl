@@ -1,4 +1,4 @@
-// The kernels in plain words; compiled for the base set and, with its bit instructions, for AVX2.
+// The kernels in plain words; compiled for the base set, and for AVX2 what its vectors leave over.
 
 inline uint64_t load_tail(const uint8_t* data, size_t bytes) {
   uint64_t word = 0;
