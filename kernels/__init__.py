@@ -52,6 +52,8 @@ _KERNELS = (
     Kernel("block_linear_dx", "block_linear", "its input gradient", _BLOCK),
     Kernel("sign_linear", "sign_linear", "output of a linear layer of packed signs", _BLOCK),
     Kernel("sign_linear_dx", "sign_linear", "its input gradient", _BLOCK),
+    Kernel("masked_linear", "masked_linear", "output of a linear layer of few rows", _ANY),
+    Kernel("masked_linear_dx", "masked_linear", "its input gradient", _ANY),
     Kernel("masked_dw", "masked_dw", "weight gradient of a linear layer at kept positions", _ANY),
     Kernel("seeded_normal", "normal", "frozen weights of a seed", ()),
     Kernel("linear_growth", "growth", "largest weight gradients at pruned positions", _ANY),

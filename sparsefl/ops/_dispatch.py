@@ -136,16 +136,21 @@ def verified(kernel: str, device: torch.device) -> bool:
 
 
 # Kernels of linear layers on a GPU (sparsefl.kernels.REGISTRY): those of kept blocks, by pass those
-# of signs of one magnitude before those of any, and last what takes any kept positions.
+# of signs of one magnitude before those of any, and last those that take any kept positions.
 _FORWARD = ("sign_linear", "block_linear")
 _DX = ("sign_linear_dx", "block_linear_dx")
 BLOCK_KERNELS = (*_FORWARD, *_DX, "block_dw")
+MASKED_PRODUCTS = ("masked_linear", "masked_linear_dx")
+MASKED_KERNELS = (*MASKED_PRODUCTS, "masked_dw")
 _DW = ("block_dw", "masked_dw")
 SIGN_PASSES = (_FORWARD[0], _DX[0])
 # Up to which density kept blocks of at least so many elements are expected to win, without a
 # measured table. Not measured: a block done alone has little arithmetic for each byte of a second
 # cache, the less the smaller it is (half the side, half the share of a device's operations).
 _BLOCKS_UP_TO = ((128 * 64, 0.6), (64 * 64, 0.28), (32 * 32, 0.14), (0, 0.07))
+# With up to so many rows a product costs what loading its weight does; below that density there is
+# little left to save, above it bits and values are most of the dense weight (not measured).
+_FEW_ROWS, _LOADED_SPARSE = 64, (0.01, 0.6)
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -170,7 +175,7 @@ def linear_kernels(support: Support, device: torch.device) -> frozenset[str]:
     """Return the kernels that may compute a linear layer of a support on a device."""
     if not accelerated(device) or _override() == "dense":
         return frozenset()
-    every = (REGISTRY[name] for name in (*BLOCK_KERNELS, "masked_dw"))
+    every = (REGISTRY[name] for name in (*BLOCK_KERNELS, *MASKED_KERNELS))
     fit = (k.name for k in every if support.kind in k.kinds and verified(k.name, device))
     return frozenset(fit)
 
@@ -194,8 +199,13 @@ def linear_passes(plan: "LinearPlan", x: Tensor, one_magnitude: bool) -> Passes:
             names = names.difference(BLOCK_KERNELS)
         if density > DENSE_ABOVE:
             names = names - {"masked_dw"}
+        if not _LOADED_SPARSE[0] <= density <= _LOADED_SPARSE[1]:
+            names = names.difference(MASKED_PRODUCTS)
+    if x.shape[0] > _FEW_ROWS:
+        names = names.difference(MASKED_PRODUCTS)
     signs = 0 if one_magnitude else 1
-    passes = (_FORWARD[signs:], _DX[signs:], _DW)
+    forward, dx = MASKED_PRODUCTS
+    passes = ((*_FORWARD[signs:], forward), (*_DX[signs:], dx), _DW)
     return Passes(*(next((name for name in p if name in names), None) for p in passes))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsefl.kernels import REGISTRY
 from sparsefl.kernels.block_plan import BlockList, BlockPlan, pack_block_signs
 from sparsefl.kernels.mask_plan import MaskPlan
+from sparsefl.ops import _dispatch
 from sparsefl.ops._kernel_plan import KernelPlan
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights
@@ -24,7 +25,7 @@ from sparsefl.ops._plan import LinearPlan
 def packed_weight(
     kernel: str, stored: Tensor, magnitude: Magnitude | None, plan: LinearPlan
 ) -> Tensor:
-    """Return the kept blocks as a kernel reads them: weights, or a bit for each sign.
+    """Return the kept weights as a kernel reads them: blocks, of bits for signs, or row-major.
 
     Args:
         kernel: Its name.
@@ -33,9 +34,12 @@ def packed_weight(
         plan: Where they lie.
 
     Returns:
-        ``[nnzb, BN, BK]`` of the dtype of ``stored``, or ``[nnzb, BN, BK / 8]`` uint8.
+        ``[nnzb, BN, BK]`` of the dtype of ``stored``, ``[nnzb, BN, BK / 8]`` uint8, or ``[nnz]``.
     """
-    blocks = held(plan).blocks
+    blocks, rank = held(plan).blocks, held(plan).rank
+    if kernel in _dispatch.MASKED_PRODUCTS:
+        assert rank is not None
+        return kept_weights(stored, magnitude).index_select(0, rank)
     assert blocks is not None
     if kernel.startswith("sign"):
         return pack_block_signs(blocks.pack(stored))
@@ -51,7 +55,12 @@ def product(
     plan: LinearPlan,
 ) -> Tensor:
     """Return the output, or by a kernel of the input's gradient that, of a packed weight."""
-    blocks = held(plan).blocks
+    blocks, mask = held(plan).blocks, held(plan).mask
+    if kernel in _dispatch.MASKED_PRODUCTS:
+        assert mask is not None
+        return torch.ops.sparsefl.masked_product.default(  # type: ignore[no-any-return]
+            kernel, x, weight, bias, mask.words, mask.offsets, [*mask.shape, mask.nnz]
+        )
     assert blocks is not None
     found: Tensor = torch.ops.sparsefl.block_product.default(
         kernel, x, weight, _constant(magnitude), bias, blocks.lists, blocks.sizes
@@ -101,6 +110,10 @@ define(
     "block_product(str kernel, Tensor x, Tensor weight, float magnitude, Tensor? bias,"
     " Tensor[] lists, int[] sizes) -> Tensor"
 )
+define(
+    "masked_product(str kernel, Tensor x, Tensor weight, Tensor? bias, Tensor words,"
+    " Tensor offsets, int[] sizes) -> Tensor"
+)
 define("block_dw(Tensor grad, Tensor x, float scale, Tensor[] lists, int[] sizes) -> Tensor")
 define(
     "masked_dw(Tensor grad, Tensor x, float scale, Tensor words, Tensor offsets, int[] sizes)"
@@ -143,6 +156,26 @@ def _block_product(
     return found
 
 
+def _masked_product(
+    kernel: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    words: Tensor,
+    offsets: Tensor,
+    sizes: list[int],
+) -> Tensor:
+    """Return ``x @ W.T + bias``, or ``x @ W`` by a kernel of the input's gradient."""
+    arguments = [] if _gives_dx(kernel) else [bias]
+    found: Tensor = launcher(kernel)(x, weight, _mask(words, offsets, sizes), *arguments)
+    return found
+
+
+def _mask(words: Tensor, offsets: Tensor, sizes: list[int]) -> MaskPlan:
+    out, inner, nnz = sizes
+    return MaskPlan((out, inner), nnz, words, offsets)
+
+
 def _block_dw(
     grad: Tensor, x: Tensor, scale: float, lists: list[Tensor], sizes: list[int]
 ) -> Tensor:
@@ -155,9 +188,7 @@ def _masked_dw(
     grad: Tensor, x: Tensor, scale: float, words: Tensor, offsets: Tensor, sizes: list[int]
 ) -> Tensor:
     """Return ``(grad.T @ x) * scale`` at the kept positions, row-major ``[nnz]``."""
-    out, inner, nnz = sizes
-    plan = MaskPlan((out, inner), nnz, words, offsets)
-    found: Tensor = launcher("masked_dw")(grad, x, plan, scale=scale)
+    found: Tensor = launcher("masked_dw")(grad, x, _mask(words, offsets, sizes), scale=scale)
     return found
 
 
@@ -167,6 +198,7 @@ def _gives_dx(kernel: str) -> bool:
 
 for _name, _function in (
     ("block_product", _block_product),
+    ("masked_product", _masked_product),
     ("block_dw", _block_dw),
     ("masked_dw", _masked_dw),
 ):
@@ -174,6 +206,7 @@ for _name, _function in (
     LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
 
 
+@torch.library.register_fake("sparsefl::masked_product", lib=LIBRARY)
 @torch.library.register_fake("sparsefl::block_product", lib=LIBRARY)
 def _(kernel: str, x: Tensor, *others: Any) -> Tensor:
     out, inner = others[-1][:2]

@@ -54,11 +54,14 @@ class KernelPlan:
         names: Those of ``sparsefl.kernels.REGISTRY`` that the support and the device are fit for.
         blocks: For those of blocks.
         mask: For those of any kept positions.
+        rank: Stored element of each kept position, row-major, ``[nnz]`` int32, for those of them
+            that read weights.
     """
 
     names: frozenset[str]
     blocks: Blocks | None
     mask: MaskPlan | None
+    rank: Tensor | None = None
 
 
 def kernel_plan(support: Support, order: Tensor, device: torch.device) -> KernelPlan | None:
@@ -77,8 +80,12 @@ def kernel_plan(support: Support, order: Tensor, device: torch.device) -> Kernel
         blocks = _blocks(support, order, device)
         if blocks is None:
             names -= {*_dispatch.BLOCK_KERNELS}
-    mask = MaskPlan.from_mask(support, device) if "masked_dw" in names else None
-    return KernelPlan(names, blocks, mask) if names else None
+    mask = rank = None
+    if any(name in _dispatch.MASKED_KERNELS for name in names):
+        mask = MaskPlan.from_mask(support, device)
+    if any(name in _dispatch.MASKED_PRODUCTS for name in names):
+        rank = torch.argsort(order).int().to(device)
+    return KernelPlan(names, blocks, mask, rank) if names else None
 
 
 def _blocks(support: Support, order: Tensor, device: torch.device) -> Blocks | None:

@@ -10,7 +10,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.verifies(
         *("block_linear", "block_linear_dx", "block_dw", "masked_dw"),
-        *("sign_linear", "sign_linear_dx"),
+        *("sign_linear", "sign_linear_dx", "masked_linear", "masked_linear_dx"),
     ),
 ]
 
@@ -18,17 +18,18 @@ LAYERS = {"sparse": sparsefl.nn.SparseLinear, "sign": sparsefl.nn.SignLinear}
 EACH = [
     pytest.mark.parametrize("kind", LAYERS),
     pytest.mark.parametrize("structure", [None, (64, 128)], ids=str),
+    pytest.mark.parametrize("rows", [7, 70]),
 ]
 
 
-def prepared(kind, structure):
+def prepared(kind, structure, rows):
     support = Support.random((256, 384), 0.3, structure=structure)
     torch.manual_seed(4)
     layer = LAYERS[kind](384, 256, support).to("cuda")
     held = layer.plan.kernels
     assert held is not None
     assert (held.blocks is None) == (structure is None)
-    x = torch.randn(70, 384, device="cuda", requires_grad=True)
+    x = torch.randn(rows, 384, device="cuda", requires_grad=True)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
 
     def step():
@@ -47,8 +48,9 @@ def prepared(kind, structure):
 
 @EACH[0]
 @EACH[1]
-def test_a_step_does_not_wait_for_the_device(kind, structure):
-    _, step = prepared(kind, structure)
+@EACH[2]
+def test_a_step_does_not_wait_for_the_device(kind, structure, rows):
+    _, step = prepared(kind, structure, rows)
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
@@ -58,8 +60,9 @@ def test_a_step_does_not_wait_for_the_device(kind, structure):
 
 @EACH[0]
 @EACH[1]
-def test_a_captured_step_trains_as_an_eager_one(kind, structure):
-    (layer, step), (twin, eager) = prepared(kind, structure), prepared(kind, structure)
+@EACH[2]
+def test_a_captured_step_trains_as_an_eager_one(kind, structure, rows):
+    (layer, step), (twin, eager) = prepared(kind, structure, rows), prepared(kind, structure, rows)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()

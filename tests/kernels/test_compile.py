@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsefl.kernels import _block_matmul, block_dw, growth, masked_dw, normal
+from sparsefl.kernels import _block_matmul, block_dw, growth, masked_dw, masked_linear, normal
 
 TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -71,6 +71,18 @@ def build_dense_dw(kernel, shape, dtype, **options):
     return Build(kernel, options, pointers)
 
 
+def build_masked_linear(rows, dtype, transposed=False):
+    options = {
+        **masked_linear.masked_linear_options(rows, dtype, transposed),
+        "BIAS": not transposed,
+        "PRECISION": "ieee",
+        "UPCAST": False,
+    }
+    operand = TYPES[dtype]
+    pointers = {"x_ptr": operand, "values_ptr": operand, "out_ptr": "*fp32", "bias_ptr": operand}
+    return Build(masked_linear._masked_linear_kernel, options, pointers)
+
+
 def build_normal(degree=8, octaves=32):
     options = normal.normal_options((degree + 1, octaves))
     return Build(normal._seeded_normal_kernel, options, {"out_ptr": "*fp32"})
@@ -110,6 +122,18 @@ BUILDS = {
         build_dense_dw(growth._growth_kernel, (512, 512), torch.float32),
         {80: (182, 32768), 90: (147, 32768)},
     ),
+    "masked_linear-bf16": (
+        build_masked_linear(64, torch.bfloat16),
+        {80: (189, 16384), 90: (168, 16384)},
+    ),
+    "masked_linear_dx-bf16": (
+        build_masked_linear(16, torch.bfloat16, transposed=True),
+        {80: (167, 10240), 90: (104, 10240)},
+    ),
+    "masked_linear-fp32": (
+        build_masked_linear(64, torch.float32),
+        {80: (204, 24576), 90: (162, 24576)},
+    ),
     "seeded_normal": (build_normal(), {80: (56, 4096), 90: (80, 4096)}),
     "block_linear-32x32-fp32": (
         build_block_matmul(64, (32, 32), torch.float32),
@@ -131,6 +155,8 @@ SLOW = {
     "block_linear_dx-128x128-bf16",
     "block_linear-32x32-fp32",
     "growth-fp32",
+    "masked_linear-fp32",
+    "masked_linear_dx-bf16",
     "sign_linear-128x64-bf16",
 }
 

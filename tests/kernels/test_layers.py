@@ -14,7 +14,7 @@ from sparsefl.ops._plan import on_device
 
 BLOCKS = pytest.mark.verifies("block_linear", "block_linear_dx", "block_dw")
 SIGNS = pytest.mark.verifies("sign_linear", "sign_linear_dx", "block_dw")
-MASKED = pytest.mark.verifies("masked_dw")
+MASKED = pytest.mark.verifies("masked_linear", "masked_linear_dx", "masked_dw")
 # Rows, [out, in], the support's structure, and its density.
 CASES = {
     "tail": (37, (48, 80), (16, 16), 0.3),
@@ -28,6 +28,8 @@ CASES = {
 def move(device, monkeypatch):
     """Returns what moves a layer to where every kernel is used; the interpreter's is the CPU."""
     monkeypatch.setenv(_verified.OVERRIDE, "all")
+    # Few blocks easily are whole rows and columns.
+    monkeypatch.setattr(_dispatch, "_COMPACT_UP_TO", -1.0)
     _verified.forget()
     if device == "cuda":
         yield lambda layer: layer.to(device)
@@ -135,13 +137,22 @@ def test_signs_equal_dense(
 
 @MASKED
 @pytest.mark.parametrize("kind", ["sparse", "sign"])
-@pytest.mark.parametrize("structure", [None, "rows", "columns:3"])
-def test_other_supports_write_kept_gradients_alone(
-    structure, kind, move, launched, assert_matches, device
+@pytest.mark.parametrize("rows", [7, 70])
+def test_any_positions_equal_dense(rows, kind, move, launched, assert_matches, device):
+    support = Support.random((33, 47), 0.3)
+    assert_equals_dense(support, rows, kind, 0.25, torch.float32, move, assert_matches, device)
+    few = ["masked_linear", "masked_linear_dx"] if rows == 7 else []
+    assert launched == [*few, "masked_dw"]
+
+
+@pytest.mark.parametrize("structure", ["rows", "columns:3"])
+def test_whole_rows_and_columns_take_no_kernel(
+    structure, move, launched, assert_matches, device, monkeypatch
 ):
+    monkeypatch.setattr(_dispatch, "_COMPACT_UP_TO", 0.75)
     support = Support.random((33, 47), 0.3, structure=structure)
-    assert_equals_dense(support, 7, kind, 0.25, torch.float32, move, assert_matches, device)
-    assert launched == ["masked_dw"]
+    assert_equals_dense(support, 7, "sparse", 0.25, torch.float32, move, assert_matches, device)
+    assert launched == []
 
 
 @BLOCKS
