@@ -5,6 +5,10 @@
 namespace sparsefl::codec {
 namespace {
 
+// Elements ahead of which memory is asked for: what is appended keeps the processor from looking so
+// far itself.
+constexpr size_t kAhead = 1024;
+
 inline uint32_t key_of(float value) { return float_bits(value) & kMagnitudeBits; }
 
 size_t keep(const float* x, size_t n, uint32_t low, uint8_t* bits, float* values) {
@@ -13,6 +17,8 @@ size_t keep(const float* x, size_t n, uint32_t low, uint8_t* bits, float* values
   size_t count = 0;
   for (size_t i = 0; i < whole; i += 64) {
     uint64_t word = 0;
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 64; j += 16) __builtin_prefetch(x + i + kAhead + j);
 #pragma GCC unroll 8
     for (size_t j = 0; j < 64; j += Lanes::kLanes) {
       const uint64_t m = Lanes::at_least(Lanes::keys(x + i + j), bound);
