@@ -75,6 +75,8 @@ def _gpu_kernels() -> str:
     known = {kernel for kernels in listed.values() for kernel in kernels}
     told = [f"verified on {arch}: {', '.join(sorted(listed[arch]))}" for arch in sorted(listed)]
     told += [f"unverified: {', '.join(sorted(names - known))}"] if names - known else []
+    reasons = sorted({reason for name in names if (reason := verified.missing(name))})
+    told += [f"{reason}: torch computes in place of those that need it" for reason in reasons]
     override = verified.override()
     return "; ".join(
         [*told, *([f"{verified.OVERRIDE}={override}"] if override != "verified" else [])]

@@ -3,10 +3,12 @@
 ``verified.json`` names them: ``{"sm_90": {kernel: {"commit": ..., "torch": ..., ...}}}``. The tests
 of ``tests/gpu`` write it on a device, and it is committed. Elsewhere plain torch computes, unless
 ``SPARSEFL_GPU_KERNELS`` in the environment says otherwise: ``all`` tries every kernel, ``none``
-uses none; ``verified`` is the default.
+uses none; ``verified`` is the default. A kernel that is not there, since triton is not installed or
+the extension was built without CUDA, is never used.
 """
 
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -64,8 +66,27 @@ def override() -> str:
 
 
 @functools.cache
+def missing(kernel: str) -> str | None:
+    """Return why a kernel cannot run here whatever the device; None where it can."""
+    if kernel in CUDA_KERNELS:
+        return None if _has_cuda(kernel) else "the extension was built without CUDA"
+    try:
+        there = importlib.util.find_spec("triton") is not None
+    except ValueError:  # sys.modules holds None in its place
+        there = False
+    return None if there else "triton is not installed"
+
+
+def _has_cuda(operator: str) -> bool:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return bool(has(f"sparsefl::{operator}", "CUDA"))
+
+
+@functools.cache
 def serves(kernel: str, device: torch.device) -> bool:
     """Tell whether a kernel is to be used on a device; each answer is found once."""
+    if missing(kernel) is not None:
+        return False
     if override() != "verified":
         return override() == "all"
     return kernel in read().get(architecture(device), {})
@@ -74,4 +95,5 @@ def serves(kernel: str, device: torch.device) -> bool:
 def forget() -> None:
     """Read list and environment anew."""
     override.cache_clear()
+    missing.cache_clear()
     serves.cache_clear()

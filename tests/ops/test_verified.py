@@ -1,10 +1,12 @@
 """Unverified kernels of GPUs are no default, and what the list of verified ones holds."""
 
 import json
+import sys
 
 import pytest
 import torch
 
+from sparsefl import Support
 from sparsefl.bench import verified as writer
 from sparsefl.bench.verified import Outcome
 from sparsefl.ops import _dispatch, _verified
@@ -22,6 +24,7 @@ def told(monkeypatch):
             monkeypatch.setenv(_verified.OVERRIDE, override)
         monkeypatch.setattr(_verified, "architecture", lambda device: architecture)
         monkeypatch.setattr(_verified, "read", lambda: held or {})
+        monkeypatch.setattr(_verified, "_has_cuda", lambda kernel: True)
         _verified.forget()
 
     yield tell
@@ -46,6 +49,21 @@ def test_the_cpus_kernels_need_no_list(told):
 def test_the_list_is_by_architecture_and_can_be_overridden(told, override, architecture, expected):
     told(override, architecture, {"sm_90": {"top_k": {}}})
     assert [_dispatch.verified(kernel, CUDA) for kernel in ("top_k", "block_dw")] == expected
+
+
+@pytest.mark.parametrize("override", ["all", "verified"])
+def test_a_kernel_that_is_not_there_is_not_used(told, override, monkeypatch):
+    told(override, held={"sm_90": {"top_k": {}, "block_dw": {}}})
+    assert _dispatch.verified("top_k", CUDA)
+    assert _dispatch.verified("block_dw", CUDA)
+    _verified.forget()
+    monkeypatch.setattr(_verified, "_has_cuda", lambda kernel: False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert not _dispatch.verified("top_k", CUDA)
+    assert not _dispatch.verified("block_dw", CUDA)
+    assert _verified.missing("block_dw") == "triton is not installed"
+    support = Support.random((32, 32), 0.5, structure=(16, 16))
+    assert not _dispatch.linear_kernels(support, CUDA)
 
 
 def test_another_override_is_refused(told):
