@@ -207,7 +207,7 @@ def pack_block_signs(scores: Tensor) -> Tensor:
     """
     if scores.dim() != 3 or scores.shape[2] % 8:
         raise ValueError(f"scores must be [nnzb, BN, BK], BK % 8 == 0, got {list(scores.shape)}")
-    bits = (~(scores >= 0)).unflatten(2, (scores.shape[2] // 8, 8)).to(torch.uint8)
+    bits = (scores >= 0).logical_not().unflatten(2, (scores.shape[2] // 8, 8)).to(torch.uint8)
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=scores.device)
     return (bits * weights).sum(3, dtype=torch.uint8)
 

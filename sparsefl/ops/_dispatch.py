@@ -337,18 +337,24 @@ def _table(threads: int) -> LayoutTable:
     return load(threads)
 
 
-@functools.cache
+# What the environment says, read once: the compiler follows a dict, and warns of functools.cache.
+_SAID: dict[str, str] = {}
+
+
 def _override() -> str:
-    override = os.environ.get("SPARSEFL_LAYOUT", "measured")
-    if override not in _OVERRIDES:
-        raise ValueError(f"SPARSEFL_LAYOUT={override!r}: expected one of {', '.join(_OVERRIDES)}")
-    return override
+    if "layout" not in _SAID:
+        override = os.environ.get("SPARSEFL_LAYOUT", "measured")
+        if override not in _OVERRIDES:
+            known = ", ".join(_OVERRIDES)
+            raise ValueError(f"SPARSEFL_LAYOUT={override!r}: expected one of {known}")
+        _SAID["layout"] = override
+    return _SAID["layout"]
 
 
 def forget() -> None:
     """Read table and override anew: for a table that was measured since, and for tests."""
     _table.cache_clear()
-    _override.cache_clear()
+    _SAID.clear()
     _verified.forget()
 
 
