@@ -31,7 +31,10 @@ size_t count_escapes(const uint8_t* symbols, size_t n, uint8_t escape) {
   size_t i = 0;
   size_t count = 0;
 #if defined(__x86_64__)
-  if (has_wide_kernels()) i = count_escapes_avx512(symbols, n, escape, &count);
+  if (has_wide_kernels())
+    i = count_escapes_avx512(symbols, n, escape, &count);
+  else if (isa() != Isa::kScalar)
+    i = count_escapes_avx2(symbols, n, escape, &count);
 #endif
   // Sums that a byte holds: compilers add many of these at once.
   for (size_t end; i < n; i = end) {

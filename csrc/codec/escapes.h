@@ -23,6 +23,7 @@ inline constexpr size_t kListSlack = 64;
 // Their loops over 32 or 64 symbols at a time. Return how many symbols they did, and advance the
 // list or the count.
 size_t gather_marked_avx2(const uint8_t* symbols, size_t n, const uint8_t* marks, uint8_t** list);
+size_t count_escapes_avx2(const uint8_t* symbols, size_t n, uint8_t escape, size_t* count);
 size_t put_escaped_avx2(const uint8_t** list, size_t n, uint8_t escape, uint8_t* symbols);
 size_t gather_marked_avx512(const uint8_t* symbols, size_t n, const uint8_t* marks, uint8_t** list);
 size_t count_escapes_avx512(const uint8_t* symbols, size_t n, uint8_t escape, size_t* count);

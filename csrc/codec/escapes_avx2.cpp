@@ -4,7 +4,7 @@
 #include "codec/escapes.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi")
+#pragma GCC target("avx2,bmi,popcnt")
 
 namespace sparsefl::codec {
 namespace {
@@ -40,13 +40,29 @@ size_t gather_marked_avx2(const uint8_t* symbols, size_t n, const uint8_t* marks
   return i;
 }
 
+size_t count_escapes_avx2(const uint8_t* symbols, size_t n, uint8_t escape, size_t* count) {
+  const __m256i wanted = _mm256_set1_epi8(static_cast<char>(escape));
+  size_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const __m256i escaped = _mm256_cmpeq_epi8(load(symbols + i), wanted);
+    const auto mask = static_cast<uint32_t>(_mm256_movemask_epi8(escaped));
+    *count += static_cast<size_t>(_mm_popcnt_u32(mask));
+  }
+  return i;
+}
+
 size_t put_escaped_avx2(const uint8_t** list, size_t n, uint8_t escape, uint8_t* symbols) {
   const __m256i wanted = _mm256_set1_epi8(static_cast<char>(escape));
   size_t i = 0;
   for (; i + 32 <= n; i += 32) {
     const __m256i escaped = _mm256_cmpeq_epi8(load(symbols + i), wanted);
     auto mask = static_cast<uint32_t>(_mm256_movemask_epi8(escaped));
-    for (; mask != 0; mask &= mask - 1) symbols[i + _tzcnt_u32(mask)] = *(*list)++;
+    // The first of 32 is put, or goes nowhere, without a branch, which would not be foretold.
+    uint8_t nowhere;
+    uint8_t* const first = mask == 0 ? &nowhere : symbols + i + _tzcnt_u32(mask);
+    *first = **list;
+    *list += mask != 0;
+    for (mask &= mask - 1; mask != 0; mask &= mask - 1) symbols[i + _tzcnt_u32(mask)] = *(*list)++;
   }
   return i;
 }
