@@ -40,6 +40,27 @@ def digest():
     return hashlib.sha256(message()).hexdigest()
 
 
+# The widest gaps of a support; of 65,536 and more they need more than 16 bits.
+WIDEST = (2, 9, 60, 1000, 8000, 16_000, 30_000, 65_535, 65_536, 200_000)
+
+
+def gap_codes():
+    """Supports of gaps that ask for every parameter, at lengths that fill no vector: all bytes."""
+    random = np.random.default_rng(4)
+    codes = hashlib.sha256()
+    for widest in WIDEST:
+        for count in (1, 7, 15, 16, 17, 4097):
+            gaps = random.integers(0, widest + 1, count)
+            places = np.cumsum(gaps + 1) - 1
+            n = min(int(places[-1]) + 1 + int(random.integers(0, 70)), 2**22)
+            support = Support.from_indices((n,), places[places < n])
+            for rans in (False, True):
+                data = codec.encode_support(support, rans=rans)
+                assert codec.decode_support(data, (n,)) == support
+                codes.update(data)
+    return codes.hexdigest()
+
+
 def digest_and_path():
     return f"{digest()} {_codec.crc32c_path()}"
 
@@ -50,3 +71,8 @@ def test_messages_are_the_same_bytes(isa, printed):
 
     assert found == digest()
     assert (path == "table") == (isa == "scalar" and "aarch64" not in os.uname().machine)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_codes_of_gaps_are_the_same_bytes(isa, printed):
+    assert printed(isa, "test_instruction_sets", "t.gap_codes()") == gap_codes()
