@@ -91,7 +91,7 @@ def measure(case: DeviceCase, device: torch.device, effort: Effort) -> Iterator[
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
             repeated = LAUNCHES if case.name == "launch" else 1
-            runs[provider], how = _timed(make(device), repeated, flushed)
+            runs[provider], how = timed(make(device), repeated, flushed)
             torch.cuda.synchronize(device)
             peak = torch.cuda.max_memory_allocated(device) - before
             rows[provider].update(timing=how, peak_bytes=peak)
@@ -117,7 +117,7 @@ def _row(case: DeviceCase, provider: str) -> Row:
     }
 
 
-def _timed(step: Step, repeated: int, flushed: torch.Tensor) -> tuple[timing.Run, str]:
+def timed(step: Step, repeated: int, flushed: torch.Tensor) -> tuple[timing.Run, str]:
     """Return what runs a step and gives its seconds, and how it runs.
 
     Args:

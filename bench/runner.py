@@ -23,7 +23,19 @@ from collections.abc import Iterator, Sequence
 
 from sparsefl import report
 
-from . import cap, codec, device, goals, layers, networks, packed_sign, rows, sweeps, tune
+from . import (
+    cap,
+    codec,
+    device,
+    goals,
+    layers,
+    networks,
+    packed_sign,
+    rows,
+    sweeps,
+    tune,
+    tune_device,
+)
 from .cases import CASES
 from .plots import draw
 from .rows import Row
@@ -36,12 +48,17 @@ CODEC = "codec"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark's command line; return the exit status, 1 if a result was wrong."""
     args = parser().parse_args(argv)
-    if args.tune:
+    if args.tune and args.device == "cpu":
         tune.tune(shipped=args.shipped)
         return 0
     if args.device == "cuda":
+        if args.shipped:
+            parser().error("--shipped: no table of a GPU is shipped")
         try:
-            device.run(args.json, args.seconds, quick=args.quick)
+            if args.tune:
+                tune_device.tune(device.find_device())
+            else:
+                device.run(args.json, args.seconds, quick=args.quick)
         except device.NoDeviceError as error:
             print(f"sparsefl bench: error: {error}", file=sys.stderr)
             return 2
@@ -92,7 +109,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"this table, default {sweeps.OPS}",
     )
     out.add_argument(
-        "--tune", action="store_true", help="measure which layout is faster where, for this user"
+        "--tune",
+        action="store_true",
+        help="measure which layout is faster where, for this user; with --device cuda which kernel",
     )
     out.add_argument(
         "--shipped", action="store_true", help="with --tune: into the package, for everybody"

@@ -1,6 +1,7 @@
 """What every test shares: poisoned uninitialised memory and the one tolerance rule."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,6 +18,7 @@ os.environ.setdefault("SPARSEFL_MEMORY_POOL", "poison")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from sparsefl.bench.tolerance import allowed_error, max_error
+from sparsefl.ops import _cuda_dense, _cuda_gated, _cuda_packed_sign
 
 # Where this is 1, the GPU kernels of which all tests with the mark ``verifies(kernel, ...)`` ran
 # and passed are written into sparsefl/ops/verified.json, which makes them the default.
@@ -80,6 +82,25 @@ def assert_matches() -> Callable[..., None]:
         assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
     return check
+
+
+@pytest.fixture
+def cuda_functions_on_cpu() -> Iterator[None]:
+    """Gives torch's dispatcher the CUDA implementations that are plain torch for CPU tensors."""
+    library = torch.library.Library("sparsefl", "IMPL")
+    functions = {
+        "dense_weight": _cuda_dense.dense_weight,
+        "kept_gradient": _cuda_dense.kept_gradient,
+        "transpose": _cuda_dense.transpose,
+        "gated_update": _cuda_gated.gated_update,
+        "packed_sign_linear": _cuda_packed_sign.refuse,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the CPU's are overridden, as is meant
+        for name, function in functions.items():
+            library.impl(name, function, "CPU", allow_override=True)
+    yield
+    library._destroy()
 
 
 @pytest.fixture

@@ -78,9 +78,20 @@ def _gpu_kernels() -> str:
     reasons = sorted({reason for name in names if (reason := verified.missing(name))})
     told += [f"{reason}: torch computes in place of those that need it" for reason in reasons]
     override = verified.override()
-    return "; ".join(
-        [*told, *([f"{verified.OVERRIDE}={override}"] if override != "verified" else [])]
-    )
+    told += [f"{verified.OVERRIDE}={override}"] if override != "verified" else []
+    return "; ".join([*told, *_measured_kernels()])
+
+
+def _measured_kernels() -> list[str]:
+    """Say what the choice among kernels rests on, where there is a GPU."""
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        return []
+    device = torch.device("cuda", torch.cuda.current_device())
+    table = importlib.import_module("sparsefl.ops._passes").device_table(device)
+    if table is None:
+        return ["chosen by rules; `sparsefl bench --tune --device cuda` measures this device"]
+    return [f"chosen by {table.source}"]
 
 
 def _layouts(threads: int) -> str:

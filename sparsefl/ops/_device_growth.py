@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsefl.kernels.mask_plan import MaskPlan
-from sparsefl.ops import _dispatch
+from sparsefl.ops import _passes
 from sparsefl.ops._conv2d import evenly_padded
 from sparsefl.ops._kernel_linear import launcher
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan
@@ -35,7 +35,7 @@ def linear_growth(
         ValueError: if a gradient is not a number.
     """
     device = pairs[0][0].device
-    if _dispatch.growth_kernel(plan.support, device, dtype):
+    if _passes.growth_kernel(plan.support, device, dtype):
         kinds = {tensor.dtype for pair in pairs for tensor in pair}
         kind = kinds.pop() if len(kinds) == 1 else dtype
         x, grad = (torch.cat([pair[i] for pair in pairs]).to(kind) for i in (0, 1))

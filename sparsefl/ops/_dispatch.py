@@ -4,8 +4,8 @@ A choice is made once for each plan, batch and memory order, from a measured tab
 (:mod:`sparsefl.ops._layout_table`), and kept with the plan. ``SPARSEFL_LAYOUT`` overrides it:
 ``sparse`` or ``dense`` everywhere, ``compact`` where whole rows and columns are pruned (the CPU's
 default never), or ``density``, which looks at nothing else. On other devices
-than the CPU dense torch computes every layer; which other kernels are used there follows from a
-list of those that have passed their tests (:mod:`sparsefl.ops._verified`).
+than the CPU dense torch computes every layer, but for passes that :mod:`sparsefl.ops._passes` gives
+to kernels that have passed their tests (:mod:`sparsefl.ops._verified`).
 """
 
 import functools
@@ -14,12 +14,11 @@ import os
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from sparsefl.kernels import REGISTRY
 from sparsefl.ops import _verified
 from sparsefl.ops._compact import Compact
 from sparsefl.ops._gated_types import GatedGeometry
@@ -36,9 +35,6 @@ from sparsefl.ops._layout_table import (
 from sparsefl.ops._library import isa
 from sparsefl.support import Support
 
-if TYPE_CHECKING:
-    from sparsefl.ops._plan import LinearPlan
-
 Layout: TypeAlias = Literal["sparse", "dense", "compact"]
 PackedLayout: TypeAlias = Literal["triples", "lists"]
 _OVERRIDES = ("measured", "sparse", "dense", "compact", "density")
@@ -47,7 +43,7 @@ _OVERRIDES = ("measured", "sparse", "dense", "compact", "density")
 # is chosen where nothing but the support is known, when a model is converted or compiled.
 DENSE_ABOVE = 0.65
 # Dense torch has to be expected to be this much faster: it costs memory, and the expectation errs.
-_ADVANTAGE = 1.03
+ADVANTAGE = 1.03
 # Up to this density a device gathers the kept rows and columns, without a measured table: the gain
 # is the share that is not kept, the price two copies of the activations (not measured).
 _COMPACT_UP_TO = 0.75
@@ -108,7 +104,7 @@ class Plan(Protocol):
 
 def layout(support: Support) -> Layout:
     """Return the layout of a support where the batch is not known yet."""
-    override = _override()
+    override = layout_override()
     if override in ("sparse", "dense"):
         return override  # type: ignore[return-value]
     return "dense" if support.density > DENSE_ABOVE else "sparse"
@@ -133,87 +129,6 @@ def verified(kernel: str, device: torch.device) -> bool:
         device: Of the operands.
     """
     return not accelerated(device) or _verified.serves(kernel, device)
-
-
-# Kernels of linear layers on a GPU (sparsefl.kernels.REGISTRY): those of kept blocks, by pass those
-# of signs of one magnitude before those of any, and last those that take any kept positions.
-_FORWARD = ("sign_linear", "block_linear")
-_DX = ("sign_linear_dx", "block_linear_dx")
-BLOCK_KERNELS = (*_FORWARD, *_DX, "block_dw")
-MASKED_PRODUCTS = ("masked_linear", "masked_linear_dx")
-MASKED_KERNELS = (*MASKED_PRODUCTS, "masked_dw")
-_DW = ("block_dw", "masked_dw")
-SIGN_PASSES = (_FORWARD[0], _DX[0])
-# Up to which density kept blocks of at least so many elements are expected to win, without a
-# measured table. Not measured: a block done alone has little arithmetic for each byte of a second
-# cache, the less the smaller it is (half the side, half the share of a device's operations).
-_BLOCKS_UP_TO = ((128 * 64, 0.6), (64 * 64, 0.28), (32 * 32, 0.14), (0, 0.07))
-# With up to so many rows a product costs what loading its weight does; below that density there is
-# little left to save, above it bits and values are most of the dense weight (not measured).
-_FEW_ROWS, _LOADED_SPARSE = 64, (0.01, 0.6)
-_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Passes(NamedTuple):
-    """The kernel of each pass of a linear layer on a GPU; None: dense torch.
-
-    Attributes:
-        forward: Of the output.
-        dx: Of the input's gradient.
-        dw: Of the stored elements' gradient.
-    """
-
-    forward: str | None = None
-    dx: str | None = None
-    dw: str | None = None
-
-
-DENSE_PASSES = Passes()
-
-
-def linear_kernels(support: Support, device: torch.device) -> frozenset[str]:
-    """Return the kernels that may compute a linear layer of a support on a device."""
-    if not accelerated(device) or _override() == "dense":
-        return frozenset()
-    every = (REGISTRY[name] for name in (*BLOCK_KERNELS, *MASKED_KERNELS))
-    fit = (k.name for k in every if support.kind in k.kinds and verified(k.name, device))
-    return frozenset(fit)
-
-
-def linear_passes(plan: "LinearPlan", x: Tensor, one_magnitude: bool) -> Passes:
-    """Choose what computes the passes of a linear layer on a device.
-
-    Args:
-        plan: Of the layer.
-        x: Its input.
-        one_magnitude: Whether its weights are signs of one magnitude.
-    """
-    held = plan.kernels
-    if held is None or x.dtype not in _KERNEL_DTYPES:
-        return DENSE_PASSES
-    names, density, override = held.names, plan.support.density, _override()
-    if override != "sparse":
-        area = math.prod(held.blocks.sizes[2:]) if held.blocks else 0
-        most = next(share for least, share in _BLOCKS_UP_TO if area >= least)
-        if density > (DENSE_ABOVE if override == "density" else most):
-            names = names.difference(BLOCK_KERNELS)
-        if density > DENSE_ABOVE:
-            names = names - {"masked_dw"}
-        if not _LOADED_SPARSE[0] <= density <= _LOADED_SPARSE[1]:
-            names = names.difference(MASKED_PRODUCTS)
-    if x.shape[0] > _FEW_ROWS:
-        names = names.difference(MASKED_PRODUCTS)
-    signs = 0 if one_magnitude else 1
-    forward, dx = MASKED_PRODUCTS
-    passes = ((*_FORWARD[signs:], forward), (*_DX[signs:], dx), _DW)
-    return Passes(*(next((name for name in p if name in names), None) for p in passes))
-
-
-def growth_kernel(support: Support, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether a kernel finds a linear layer's growth on a device, summed in ``dtype``."""
-    # It counts positions in int32 and sums in float32.
-    fits = support.numel < 2**31 and dtype == torch.float32
-    return fits and accelerated(device) and verified("linear_growth", device)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -253,7 +168,7 @@ def chosen(plan: Plan, kind: Kind, x: Tensor, batch: int, pixels: int) -> Layout
 
 def _on_device(plan: Plan) -> Layout:
     """Return which of torch's dense kernels compute a layer on a device."""
-    override = _override()
+    override = layout_override()
     if plan.compact is None or override == "dense":
         return "dense"
     gains = override == "compact" or plan.support.density <= _COMPACT_UP_TO
@@ -280,7 +195,7 @@ def choose(
         threads: Torch's threads.
         compacts: Whether the support is made of whole rows and columns.
     """
-    override = _override()
+    override = layout_override()
     if compacts and override == "compact":
         return Choice("compact", None, None, "SPARSEFL_LAYOUT=compact")
     if override in ("sparse", "dense"):
@@ -298,13 +213,13 @@ def choose(
     padded = -(-batch // LANES) * LANES if kind == "conv" else batch
     sparse_us, _ = grid.expect(size, padded * pixels, support.density)
     _, dense_us = grid.expect(size, batch * pixels, support.density)
-    chosen: Layout = "dense" if dense_us * _ADVANTAGE < sparse_us else "sparse"
+    chosen: Layout = "dense" if dense_us * ADVANTAGE < sparse_us else "sparse"
     return Choice(chosen, sparse_us, dense_us, own.source)
 
 
 def describe(threads: int) -> str:
     """Say what choices rest on, and from which densities on large layers are dense."""
-    override = _override()
+    override = layout_override()
     if override != "measured":
         return f"SPARSEFL_LAYOUT={override}"
     own = table(threads)
@@ -321,7 +236,7 @@ def crossover(own: LayoutTable, kind: Kind) -> str:
     grid = own.grids[grid_name(kind, True)]
     for percent in range(1, 100):
         times = grid.expect(grid.sizes[-1], grid.positions[-1], percent / 100)
-        if times[1] * _ADVANTAGE < times[0]:
+        if times[1] * ADVANTAGE < times[0]:
             return f"{percent / 100:g}"
     return "1"
 
@@ -341,7 +256,12 @@ def _table(threads: int) -> LayoutTable:
 _SAID: dict[str, str] = {}
 
 
-def _override() -> str:
+def layout_override() -> str:
+    """Return what the environment says of layouts.
+
+    Raises:
+        ValueError: if it says anything else.
+    """
     if "layout" not in _SAID:
         override = os.environ.get("SPARSEFL_LAYOUT", "measured")
         if override not in _OVERRIDES:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsefl.kernels import REGISTRY
 from sparsefl.kernels.block_plan import BlockList, BlockPlan, pack_block_signs
 from sparsefl.kernels.mask_plan import MaskPlan
-from sparsefl.ops import _dispatch
+from sparsefl.ops import _passes
 from sparsefl.ops._kernel_plan import KernelPlan
 from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights
@@ -37,7 +37,7 @@ def packed_weight(
         ``[nnzb, BN, BK]`` of the dtype of ``stored``, ``[nnzb, BN, BK / 8]`` uint8, or ``[nnz]``.
     """
     blocks, rank = held(plan).blocks, held(plan).rank
-    if kernel in _dispatch.MASKED_PRODUCTS:
+    if kernel in _passes.MASKED_PRODUCTS:
         assert rank is not None
         return kept_weights(stored, magnitude).index_select(0, rank)
     assert blocks is not None
@@ -56,7 +56,7 @@ def product(
 ) -> Tensor:
     """Return the output, or by a kernel of the input's gradient that, of a packed weight."""
     blocks, mask = held(plan).blocks, held(plan).mask
-    if kernel in _dispatch.MASKED_PRODUCTS:
+    if kernel in _passes.MASKED_PRODUCTS:
         assert mask is not None
         return torch.ops.sparsefl.masked_product.default(  # type: ignore[no-any-return]
             kernel, x, weight, bias, mask.words, mask.offsets, [*mask.shape, mask.nnz]

@@ -4,6 +4,7 @@ Built when a layer moves there or its support changes; a step neither builds nor
 """
 
 import dataclasses
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from sparsefl.kernels.block_plan import BlockPlan, block_sides
 from sparsefl.kernels.mask_plan import MaskPlan
-from sparsefl.ops import _dispatch
+from sparsefl.ops import _passes
+from sparsefl.ops._layout_table import LayoutTable
 from sparsefl.structure import Structure
 from sparsefl.support import Support
 
@@ -56,12 +58,16 @@ class KernelPlan:
         mask: For those of any kept positions.
         rank: Stored element of each kept position, row-major, ``[nnz]`` int32, for those of them
             that read weights.
+        table: The device's, where it was measured.
+        chosen: The passes chosen so far, by call (:mod:`sparsefl.ops._passes`).
     """
 
     names: frozenset[str]
     blocks: Blocks | None
     mask: MaskPlan | None
     rank: Tensor | None = None
+    table: LayoutTable | None = None
+    chosen: dict[Hashable, _passes.Passes] = dataclasses.field(default_factory=dict)
 
 
 def kernel_plan(support: Support, order: Tensor, device: torch.device) -> KernelPlan | None:
@@ -72,20 +78,21 @@ def kernel_plan(support: Support, order: Tensor, device: torch.device) -> Kernel
         order: Row-major rank of every stored element, ``[nnz]`` int64, on the CPU.
         device: Where the layer is.
     """
-    names = _dispatch.linear_kernels(support, device)
+    names = _passes.linear_kernels(support, device)
     if not names or support.numel >= _MOST_PLACES:
         return None
     blocks = None
-    if any(name in _dispatch.BLOCK_KERNELS for name in names):
+    if any(name in _passes.BLOCK_KERNELS for name in names):
         blocks = _blocks(support, order, device)
         if blocks is None:
-            names -= {*_dispatch.BLOCK_KERNELS}
+            names -= {*_passes.BLOCK_KERNELS}
     mask = rank = None
-    if any(name in _dispatch.MASKED_KERNELS for name in names):
+    if any(name in _passes.MASKED_KERNELS for name in names):
         mask = MaskPlan.from_mask(support, device)
-    if any(name in _dispatch.MASKED_PRODUCTS for name in names):
+    if any(name in _passes.MASKED_PRODUCTS for name in names):
         rank = torch.argsort(order).int().to(device)
-    return KernelPlan(names, blocks, mask, rank) if names else None
+    table = _passes.device_table(device)
+    return KernelPlan(names, blocks, mask, rank, table) if names else None
 
 
 def _blocks(support: Support, order: Tensor, device: torch.device) -> Blocks | None:

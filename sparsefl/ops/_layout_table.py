@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -99,8 +99,12 @@ class LayoutTable:
     source: str = ""
 
     @classmethod
-    def read(cls, path: pathlib.Path) -> "LayoutTable":
+    def read(cls, path: pathlib.Path, needed: Collection[str] | None = None) -> "LayoutTable":
         """Read a table.
+
+        Args:
+            path: Of the file.
+            needed: Names of grids that it must hold; by default those of all kinds of layers.
 
         Raises:
             OSError: if there is no such file.
@@ -111,9 +115,11 @@ class LayoutTable:
             if held["version"] != SCHEMA_VERSION:
                 raise ValueError(f"version {held['version']}, expected {SCHEMA_VERSION}")
             grids = {name: _checked(Grid(**grid)) for name, grid in held["grids"].items()}
-            missing = {grid_name(kind, order) for kind in KINDS for order in (False, True)}
-            if not missing <= set(grids):
-                raise ValueError(f"no grid of {', '.join(sorted(missing - set(grids)))}")
+            if needed is None:
+                needed = {grid_name(kind, order) for kind in KINDS for order in (False, True)}
+            missing = set(needed) - set(grids)
+            if missing:
+                raise ValueError(f"no grid of {', '.join(sorted(missing))}")
             return cls(dict(held["machine"]), grids, str(path))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsefl.ops import _dense, _dispatch, _kernel_linear
+from sparsefl.ops import _dense, _kernel_linear, _passes
 from sparsefl.ops._autograd import (
     BATCH_LAST,
     NOT_WANTED,
@@ -111,7 +111,7 @@ def dense_linear(
     if plan.whole and magnitude is None:
         return torch.nn.functional.linear(x, stored.view(plan.support.shape), bias)
     one = magnitude is not None and magnitude.each is None
-    passes = _dispatch.linear_passes(plan, x, one)
+    passes = _passes.linear_passes(plan, x, one)
     return DenseLinearFunction.apply(x, stored, bias, magnitude, plan, passes)
 
 
@@ -127,7 +127,7 @@ class DenseLinearFunction(torch.autograd.Function):
         bias: Tensor | None,
         magnitude: Magnitude | None,
         plan: LinearPlan,
-        passes: _dispatch.Passes = _dispatch.DENSE_PASSES,
+        passes: _passes.Passes = _passes.DENSE_PASSES,
     ) -> Tensor:
         ctx.magnitude, ctx.plan, ctx.passes = magnitude, plan, passes
         needs_x, needs_stored = ctx.needs_input_grad[:2]
@@ -139,7 +139,7 @@ class DenseLinearFunction(torch.autograd.Function):
             packed = _kernel_linear.packed_weight(passes.forward, stored, magnitude, plan)
             y = _kernel_linear.product(passes.forward, x, packed, bias, magnitude, plan)
         # Signs take a bit a weight; weights are packed again rather than kept.
-        signs = packed if needs_x and (passes.forward, passes.dx) == _dispatch.SIGN_PASSES else None
+        signs = packed if needs_x and (passes.forward, passes.dx) == _passes.SIGN_PASSES else None
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None, signs)
         return y
 
@@ -159,7 +159,7 @@ class DenseLinearFunction(torch.autograd.Function):
                 grad_x = _kernel_linear.product(passes.dx, grad, packed, None, magnitude, plan)
         if ctx.needs_input_grad[1]:
             if passes.dw is None:
-                dense = _weight_gradient(grad, x, plan)
+                dense = weight_gradient(grad, x, plan)
                 grad_stored = _dense.kept_gradient(dense, magnitude, plan)
             else:
                 grad_stored = _kernel_linear.stored_gradient(passes.dw, grad, x, magnitude, plan)
@@ -168,8 +168,14 @@ class DenseLinearFunction(torch.autograd.Function):
         return grad_x, grad_stored, grad_bias, None, None, None
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, plan: LinearPlan) -> Tensor:
-    """Return the dense weight's gradient, ``[out, in]``, in the memory order of its scratch."""
+def weight_gradient(grad: Tensor, x: Tensor, plan: LinearPlan) -> Tensor:
+    """Return the dense weight's gradient, ``[out, in]``, in the memory order of its scratch.
+
+    Args:
+        grad: Gradient of the output, ``[N, out]``.
+        x: Input, ``[N, in]``.
+        plan: Of the weight.
+    """
     if plan.whole:
         return grad.t() @ x
     dense = _dense.empty_weight(plan, grad)

@@ -111,7 +111,10 @@ def _one(
 def _layout(layer: nn.Module) -> str:
     """Say what a sparse layer's calls in the network were computed with, and why."""
     assert isinstance(layer, SupportLayer)
-    return "; ".join(dict.fromkeys(str(choice) for choice in layer.plan.choices.values()))
+    choices = [*layer.plan.choices.values()]
+    held = layer.plan.kernels if isinstance(layer.plan, ops.LinearPlan) else None
+    passes = [] if held is None else [*held.chosen.values()]
+    return "; ".join(dict.fromkeys(map(str, (*choices, *passes))))
 
 
 def _layouts(layers: Sequence[LayerProfile]) -> list[str]:

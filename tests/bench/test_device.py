@@ -75,7 +75,7 @@ def test_a_provider_that_cannot_run_is_told_and_the_others_are_timed(monkeypatch
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda device=None: None)
     seconds = {0: 4e-6, 1: 2e-6}
-    monkeypatch.setattr(device, "_timed", lambda step, *_: (lambda: (seconds[step()],), "graph"))
+    monkeypatch.setattr(device, "timed", lambda step, *_: (lambda: (seconds[step()],), "graph"))
     monkeypatch.setattr(device, "FLUSHED", 1)
     found = list(device.measure(case, CPU, device.Effort(0, 5, 1)))
     assert [row.get("ratio") for row in found] == [1.0, 2.0, None]

@@ -1,7 +1,6 @@
 """Linear layers through the kernels: on a GPU, or in the interpreter on the path of one."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 import sparsefl
 from sparsefl import Support
-from sparsefl.ops import _cuda_dense, _device_growth, _dispatch, _kernel_linear, _verified
+from sparsefl.ops import _device_growth, _dispatch, _kernel_linear, _passes, _verified
 from sparsefl.ops._plan import on_device
 
 BLOCKS = pytest.mark.verifies("block_linear", "block_linear_dx", "block_dw")
@@ -25,7 +24,7 @@ CASES = {
 
 
 @pytest.fixture
-def move(device, monkeypatch):
+def move(device, monkeypatch, request):
     """Returns what moves a layer to where every kernel is used; the interpreter's is the CPU."""
     monkeypatch.setenv(_verified.OVERRIDE, "all")
     # Few blocks easily are whole rows and columns.
@@ -34,18 +33,15 @@ def move(device, monkeypatch):
     if device == "cuda":
         yield lambda layer: layer.to(device)
     else:
-        library = torch.library.Library("sparsefl", "IMPL")
-        warnings.simplefilter("ignore", UserWarning)  # that the CPU's are overridden, as is meant
-        for name in ("dense_weight", "kept_gradient"):
-            library.impl(name, getattr(_cuda_dense, name), "CPU", allow_override=True)
-        monkeypatch.setattr(_dispatch, "accelerated", lambda device: True)
+        request.getfixturevalue("cuda_functions_on_cpu")
+        for module in (_dispatch, _passes):
+            monkeypatch.setattr(module, "accelerated", lambda device: True)
 
         def onto_it(layer):
             layer._plan = on_device(layer._plan, torch.device(device))
             return layer
 
         yield onto_it
-        library._destroy()
     monkeypatch.undo()
     _verified.forget()
 

@@ -5,14 +5,13 @@ a device walks it. On a device itself, the same layers are tested in tests/gpu.
 """
 
 import copy
-import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sparsefl
-from sparsefl.ops import _cuda_dense, _cuda_gated, _cuda_packed_sign, _dense, _dispatch
+from sparsefl.ops import _dense, _dispatch
 from sparsefl.ops._plan import on_device
 
 CPU = torch.device("cpu")
@@ -29,18 +28,8 @@ LAYERS = {
 
 
 @pytest.fixture
-def device_path(monkeypatch):
+def device_path(monkeypatch, cuda_functions_on_cpu):
     """Lets CPU tensors take the path of a CUDA device's; returns what moves a layer onto it."""
-    library = torch.library.Library("sparsefl", "IMPL")
-    warnings.simplefilter("ignore", UserWarning)  # that the CPU's are overridden, as is meant
-    for name, function in {
-        "dense_weight": _cuda_dense.dense_weight,
-        "kept_gradient": _cuda_dense.kept_gradient,
-        "transpose": _cuda_dense.transpose,
-        "gated_update": _cuda_gated.gated_update,
-        "packed_sign_linear": _cuda_packed_sign.refuse,
-    }.items():
-        library.impl(name, function, "CPU", allow_override=True)
     monkeypatch.setattr(_dispatch, "accelerated", lambda device: True)
 
     def move(model: nn.Module) -> nn.Module:
@@ -49,8 +38,7 @@ def device_path(monkeypatch):
                 layer._plan = on_device(layer._plan, CPU)
         return model
 
-    yield move
-    library._destroy()
+    return move
 
 
 def masked(dense: nn.Module, mask: Tensor, signs: float | Tensor | None) -> nn.Module:
@@ -82,6 +70,7 @@ def differentiate(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0, "crossings"], ids="density={}".format)
 @pytest.mark.parametrize("kind", ["sparse", "sign", "sign, magnitudes"])
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_layers_equal_masked_dense_ones(
     name, kind, density, device_path, random_mask, convert, assert_matches
 ):

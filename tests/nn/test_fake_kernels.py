@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sparsefl
 from sparsefl import Support
-from sparsefl.ops import _dispatch, _kernel_linear, _verified
+from sparsefl.ops import _dispatch, _kernel_linear, _passes, _verified
 from sparsefl.ops._linear import DenseLinearFunction
 from sparsefl.ops._magnitude import Magnitude
 
@@ -60,7 +60,7 @@ def test_results_have_shape_dtype_and_device(case, dtype, every_kernel, request)
         magnitude = Magnitude(torch.empty(support.nnz, device=CUDA, dtype=dtype), 1.0)
     x = torch.empty(rows, 96, device=CUDA, dtype=dtype)
     one = magnitude is not None and magnitude.each is None
-    passes = _dispatch.linear_passes(layer.plan, x, one)
+    passes = _passes.linear_passes(layer.plan, x, one)
     assert passes == expected
     context = Context(needs_input_grad=(True, True, True, False, False, False))
     given = (x, layer.values, layer.bias, magnitude, layer.plan, passes)
