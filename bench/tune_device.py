@@ -11,6 +11,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,16 @@ EFFORT = Effort(warmup=2, timed=15, probes=1, short_s=0.0)
 Step = Callable[[], object]
 # Gives the seconds of steps that take turns, by name.
 Timer = Callable[[Mapping[str, Step]], Mapping[str, float]]
+
+
+class Operands(NamedTuple):
+    """What a pass reads."""
+
+    x: Tensor
+    grad: Tensor
+    stored: Tensor
+    magnitude: Magnitude | None
+    plan: ops.LinearPlan
 
 
 @dataclass(frozen=True)
@@ -64,42 +75,33 @@ class Cell:
         )
         stored = torch.randn(self.support.nnz, device=self.device, dtype=self.dtype)
         magnitude = Magnitude(None, 0.5) if self.kernel.startswith("sign") else None
-        given = (x, grad, stored, magnitude, plan)
-        return {"kernel": _kernel_step(self.kernel, *given), "dense": _dense_step(self, *given)}
+        of = Operands(x, grad, stored, magnitude, plan)
+        return {"kernel": _kernel_step(self.kernel, of), "dense": _dense_step(self.kernel, of)}
 
 
-def _kernel_step(
-    kernel: str,
-    x: Tensor,
-    grad: Tensor,
-    stored: Tensor,
-    magnitude: Magnitude | None,
-    plan: ops.LinearPlan,
-) -> Step:
+def _kernel_step(kernel: str, of: Operands) -> Step:
     if kernel.endswith("_dw"):
-        return lambda: _kernel_linear.stored_gradient(kernel, grad, x, magnitude, plan)
-    given = grad if kernel.endswith("_dx") else x
+        return lambda: _kernel_linear.stored_gradient(kernel, of.grad, of.x, of.magnitude, of.plan)
+    given = of.grad if kernel.endswith("_dx") else of.x
 
     def product() -> Tensor:
-        packed = _kernel_linear.packed_weight(kernel, stored, magnitude, plan)
-        return _kernel_linear.product(kernel, given, packed, None, magnitude, plan)
+        packed = _kernel_linear.packed_weight(kernel, of.stored, of.magnitude, of.plan)
+        return _kernel_linear.product(kernel, given, packed, None, of.magnitude, of.plan)
 
     return product
 
 
-def _dense_step(
-    cell: Cell,
-    x: Tensor,
-    grad: Tensor,
-    stored: Tensor,
-    magnitude: Magnitude | None,
-    plan: ops.LinearPlan,
-) -> Step:
-    if cell.kernel.endswith("_dw"):
-        return lambda: _dense.kept_gradient(_linear.weight_gradient(grad, x, plan), magnitude, plan)
-    if cell.kernel.endswith("_dx"):
-        return lambda: grad @ _dense.fill_weight(stored, magnitude, plan)
-    return lambda: torch.nn.functional.linear(x, _dense.fill_weight(stored, magnitude, plan))
+def _dense_step(kernel: str, of: Operands) -> Step:
+    def weight() -> Tensor:
+        return _dense.fill_weight(of.stored, of.magnitude, of.plan)
+
+    if kernel.endswith("_dw"):
+        return lambda: _dense.kept_gradient(
+            _linear.weight_gradient(of.grad, of.x, of.plan), of.magnitude, of.plan
+        )
+    if kernel.endswith("_dx"):
+        return lambda: of.grad @ weight()
+    return lambda: torch.nn.functional.linear(of.x, weight())
 
 
 def tune(
