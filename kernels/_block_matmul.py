@@ -30,6 +30,47 @@ def _sign_tile(signs_ptr, row, first_column, WIDTH: tl.constexpr, COLUMNS: tl.co
 
 
 @triton.jit
+def weight_tile(
+    weight_ptr,
+    operand_ptr,
+    magnitude_ptr,
+    block,
+    start,
+    k,
+    K,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STEP: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    SIGNS: tl.constexpr,
+    MAGNITUDES: tl.constexpr,
+):
+    """Return ``[STEP, BLOCK_N]`` of a stored block, as a product's second operand.
+
+    Stored are ``[BLOCK_N, BLOCK_K]``, or TRANSPOSED ``[BLOCK_K, BLOCK_N]``: the block's first
+    element is ``block``, the tile's first row ``start``, and ``k`` says which of ``K`` its rows are.
+    """
+    k_inner = start + tl.arange(0, STEP)
+    n_inner = tl.arange(0, BLOCK_N)
+    if SIGNS:
+        if TRANSPOSED:
+            weight = _sign_tile(weight_ptr + block // 8, k_inner, 0, BLOCK_N, BLOCK_N)
+        else:
+            weight = tl.trans(_sign_tile(weight_ptr + block // 8, n_inner, start, BLOCK_K, STEP))
+        if TRANSPOSED and MAGNITUDES:
+            magnitude = tl.load(magnitude_ptr + k, mask=k < K, other=0.0)
+            weight *= magnitude.to(tl.float32)[:, None]
+        weight = weight.to(operand_ptr.dtype.element_ty)
+    else:
+        if TRANSPOSED:
+            weight_at = k_inner[:, None] * BLOCK_N + n_inner[None, :]
+        else:
+            weight_at = k_inner[:, None] + n_inner[None, :] * BLOCK_K
+        weight = tl.load(weight_ptr + block + weight_at, mask=(k < K)[:, None], other=0.0)
+    return weight
+
+
+@triton.jit
 def _block_matmul_kernel(
     x_ptr,
     weight_ptr,
@@ -62,35 +103,20 @@ def _block_matmul_kernel(
     group = tl.program_id(1)
     m = (tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     n = group * BLOCK_N + tl.arange(0, BLOCK_N)
-    n_inner = tl.arange(0, BLOCK_N)
     first = tl.load(indptr_ptr + group) * STEPS
     last = tl.load(indptr_ptr + group + 1) * STEPS
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):
         entry = step // STEPS
         start = (step % STEPS) * STEP
-        k_inner = start + tl.arange(0, STEP)
-        k = tl.load(index_ptr + entry) * BLOCK_K + k_inner
+        k = tl.load(index_ptr + entry) * BLOCK_K + start + tl.arange(0, STEP)
         block = tl.load(block_ptr + entry).to(tl.int64) * (BLOCK_N * BLOCK_K)
         x_at = m * stride_xm + k[None, :]
         x = tl.load(x_ptr + x_at, mask=(m < M) & (k < K)[None, :], other=0.0)  # [BLOCK_M, STEP]
-        if SIGNS:
-            if TRANSPOSED:
-                weight = _sign_tile(weight_ptr + block // 8, k_inner, 0, BLOCK_N, BLOCK_N)
-            else:
-                weight = tl.trans(
-                    _sign_tile(weight_ptr + block // 8, n_inner, start, BLOCK_K, STEP)
-                )
-            if TRANSPOSED and MAGNITUDES:
-                magnitude = tl.load(magnitude_ptr + k, mask=k < K, other=0.0)
-                weight *= magnitude.to(tl.float32)[:, None]
-            weight = weight.to(x.dtype)  # [STEP, BLOCK_N]
-        else:
-            if TRANSPOSED:
-                weight_at = k_inner[:, None] * BLOCK_N + n_inner[None, :]
-            else:
-                weight_at = k_inner[:, None] + n_inner[None, :] * BLOCK_K
-            weight = tl.load(weight_ptr + block + weight_at, mask=(k < K)[:, None], other=0.0)
+        weight = weight_tile(
+            weight_ptr, x_ptr, magnitude_ptr, block, start, k, K,
+            BLOCK_N, BLOCK_K, STEP, TRANSPOSED, SIGNS, MAGNITUDES,
+        )  # fmt: skip
         if UPCAST:
             x = x.to(tl.float32)
             weight = weight.to(tl.float32)
