@@ -55,6 +55,11 @@ _KERNELS = (
     Kernel("masked_linear", "masked_linear", "output of a linear layer of few rows", _ANY),
     Kernel("masked_linear_dx", "masked_linear", "its input gradient", _ANY),
     Kernel("masked_dw", "masked_dw", "weight gradient of a linear layer at kept positions", _ANY),
+    Kernel("block_conv2d", "block_conv2d", "output of a convolution", _BLOCK),
+    Kernel("block_conv2d_dx", "block_conv2d", "its input gradient", _BLOCK),
+    Kernel("block_conv2d_dw", "block_conv2d_dw", "its weight or score gradient", _BLOCK),
+    Kernel("sign_conv2d", "sign_conv2d", "output of a convolution of packed signs", _BLOCK),
+    Kernel("sign_conv2d_dx", "sign_conv2d", "its input gradient", _BLOCK),
     Kernel("seeded_normal", "normal", "frozen weights of a seed", ()),
     Kernel("linear_growth", "growth", "largest weight gradients at pruned positions", _ANY),
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 from sparsefl.kernels._launch import launch_options, on, precision, upcasts
 from sparsefl.kernels.block_plan import BlockPlan
 
-_MOST_ROWS = 128
+MOST_ROWS = 128
 _LEAST_ROWS = 16
 
 
@@ -48,7 +48,7 @@ def weight_tile(
     """Return ``[STEP, BLOCK_N]`` of a stored block, as a product's second operand.
 
     Stored are ``[BLOCK_N, BLOCK_K]``, or TRANSPOSED ``[BLOCK_K, BLOCK_N]``: the block's first
-    element is ``block``, the tile's first row ``start``, and ``k`` says which of ``K`` its rows are.
+    element is ``block``, the tile's first row ``start``; ``k`` are its rows of ``K``.
     """
     k_inner = start + tl.arange(0, STEP)
     n_inner = tl.arange(0, BLOCK_N)
@@ -144,7 +144,7 @@ def block_matmul_options(
     """
     BLOCK_N, BLOCK_K = block[::-1] if transposed else block
     BLOCK_M = _LEAST_ROWS
-    while min(rows, _MOST_ROWS) > BLOCK_M:
+    while min(rows, MOST_ROWS) > BLOCK_M:
         BLOCK_M *= 2
     area = BLOCK_M * BLOCK_N
     warps = 8 if area >= 128 * 128 else 4 if area >= 32 * 32 else 2

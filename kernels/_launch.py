@@ -16,6 +16,8 @@ _WAVES = 2
 _MOST_SPLITS = 32
 # Tiles of the batch that a part has at least.
 _LEAST_TILES = 4
+# Pixels are counted in int32.
+MOST_PIXELS = 2**31
 # Multiprocessors assumed where there is no device, in the interpreter.
 _NO_DEVICE_PROCESSORS = 4
 
@@ -84,12 +86,31 @@ def check_matrix(name: str, matrix: Tensor, columns: int) -> Tensor:
         TypeError: if it is not float32, float16 or bfloat16.
         ValueError: if it is not ``[M, columns]``.
     """
-    if matrix.dtype not in DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise TypeError(f"{name} must be one of {names}, got {matrix.dtype}")
+    _check_dtype(name, matrix)
     if matrix.dim() != 2 or matrix.shape[1] != columns:
         raise ValueError(f"{name} must be [M, {columns}], got {list(matrix.shape)}")
     return matrix if matrix.stride(1) == 1 or matrix.numel() == 0 else matrix.contiguous()
+
+
+def check_images(name: str, images: Tensor, channels: int) -> Tensor:
+    """Return the images in channels_last, copied unless they are.
+
+    Raises:
+        TypeError: if they are not float32, float16 or bfloat16.
+        ValueError: if they are not ``[M, channels, H, W]``, or have 2**31 pixels or more.
+    """
+    _check_dtype(name, images)
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise ValueError(f"{name} must be [M, {channels}, H, W], got {list(images.shape)}")
+    if images.shape[0] * images.shape[2] * images.shape[3] >= MOST_PIXELS:
+        raise ValueError(f"{name} must have fewer than 2**31 pixels, got {list(images.shape)}")
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"{name} must be one of {names}, got {tensor.dtype}")
 
 
 def check_pair(dy: Tensor, x: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -130,6 +151,28 @@ def check_packed(name: str, packed: Tensor, shape: tuple[int, ...], device: torc
     if packed.device != device:
         raise ValueError(f"{name} must be on {device}, got {packed.device}")
     return packed.contiguous()
+
+
+def check_signs(
+    signs: Tensor,
+    magnitude: Tensor | float,
+    packed_shape: tuple[int, ...],
+    rows: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor | float]:
+    """Return packed signs and the magnitude, each contiguous.
+
+    Raises:
+        TypeError: if the signs are not uint8.
+        ValueError: if they are not eight to the byte of ``packed_shape``, the magnitude is no
+            number and not ``[rows]``, or one is on another device.
+    """
+    if signs.dtype != torch.uint8:
+        raise TypeError(f"signs must be torch.uint8, got {signs.dtype}")
+    signs = check_packed("signs", signs, (*packed_shape[:-1], packed_shape[-1] // 8), device)
+    if isinstance(magnitude, Tensor):
+        magnitude = check_packed("magnitude", magnitude, (rows,), device)
+    return signs, magnitude
 
 
 class Plan(Protocol):

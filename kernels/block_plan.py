@@ -25,10 +25,11 @@ BLOCK_SIDES = (16, 32, 64, 128)
 def block_sides(support: Support) -> tuple[int, int] | None:
     """Return the largest blocks that the kernels take of which a support is made; None if of none.
 
+    A convolution's are of channels, with all taps.
     Of whole rows or columns, as of all and of nothing, that side is the largest of ``BLOCK_SIDES``.
     """
     found = support.structure
-    if found is None or len(support.shape) != 2:
+    if found is None:
         return None
     sides = [
         [side for side in BLOCK_SIDES if size is None or size % side == 0]
@@ -80,18 +81,19 @@ class BlockPlan:
         """Plan for a mask that keeps whole blocks.
 
         Args:
-            mask: Kept positions, ``[out, in]``, bool; a support of that shape.
+            mask: Kept positions, ``[out, in]``, bool; a support of that shape. A convolution's,
+                ``[out, in, *taps]``, is planned for as the matrix of its pairs of channels.
             block: Rows and columns of a block, each of ``BLOCK_SIDES``.
             device: Where the index arrays are to lie.
 
         Raises:
             TypeError: if ``mask`` is not bool.
-            ValueError: if it is no matrix, a side of a block is not allowed, or a block is kept in
-                part.
+            ValueError: if it has fewer than two dimensions, a side of a block is not allowed, or a
+                block is kept in part.
         """
         support = mask if isinstance(mask, Support) else Support.from_mask(mask)
-        if len(support.shape) != 2:
-            raise ValueError(f"mask must be a matrix [out, in], got shape {support.shape}")
+        if len(support.shape) < 2:
+            raise ValueError(f"mask must be [out, in, *taps], got shape {support.shape}")
         shape = (support.shape[0], support.shape[1])
         _check_block(block)
         blocks = support.blocks(block)
@@ -197,19 +199,20 @@ def pack_block_signs(scores: Tensor) -> Tensor:
     """Pack ``sgn(scores)``, ``sgn(0) = +1``: one bit a weight, set for -1, lowest bit first.
 
     Args:
-        scores: Packed ``[nnzb, BN, BK]``, any floating or signed integer dtype.
+        scores: Packed ``[nnzb, BN, BK]``, a convolution's ``[nnzb, taps, BN, BK]``, any floating or
+            signed integer dtype.
 
     Returns:
-        ``[nnzb, BN, BK / 8]`` uint8, of each block row-major.
+        ``[nnzb, BN, BK / 8]`` or ``[nnzb, taps, BN, BK / 8]`` uint8, of each block row-major.
 
     Raises:
         ValueError: if ``scores`` has another number of dimensions, or ``BK`` is no multiple of 8.
     """
-    if scores.dim() != 3 or scores.shape[2] % 8:
+    if scores.dim() not in (3, 4) or scores.shape[-1] % 8:
         raise ValueError(f"scores must be [nnzb, BN, BK], BK % 8 == 0, got {list(scores.shape)}")
-    bits = (scores >= 0).logical_not().unflatten(2, (scores.shape[2] // 8, 8)).to(torch.uint8)
+    bits = (scores >= 0).logical_not().unflatten(-1, (scores.shape[-1] // 8, 8)).to(torch.uint8)
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=scores.device)
-    return (bits * weights).sum(3, dtype=torch.uint8)
+    return (bits * weights).sum(-1, dtype=torch.uint8)
 
 
 def _check_block(block: tuple[int, int]) -> None:

@@ -7,11 +7,10 @@ Source: HideNseek (sign supermasks; see sparsefl.fl.methods.hidenseek) for what 
 :mod:`sparsefl.kernels._block_matmul` for how.
 """
 
-import torch
 from torch import Tensor
 
 from sparsefl.kernels._block_matmul import block_matmul
-from sparsefl.kernels._launch import check_matrix, check_packed, check_plan
+from sparsefl.kernels._launch import check_matrix, check_packed, check_plan, check_signs
 from sparsefl.kernels.block_plan import BlockPlan
 
 
@@ -75,10 +74,4 @@ def _checked(
     signs: Tensor, magnitude: Tensor | float, plan: BlockPlan, like: Tensor
 ) -> tuple[Tensor, Tensor | float]:
     check_plan(plan, like.device)
-    if signs.dtype != torch.uint8:
-        raise TypeError(f"signs must be torch.uint8, got {signs.dtype}")
-    nnzb, BN, BK = plan.packed_shape
-    signs = check_packed("signs", signs, (nnzb, BN, BK // 8), like.device)
-    if isinstance(magnitude, Tensor):
-        magnitude = check_packed("magnitude", magnitude, plan.shape[:1], like.device)
-    return signs, magnitude
+    return check_signs(signs, magnitude, plan.packed_shape, plan.shape[0], like.device)

@@ -94,6 +94,14 @@ def test_a_block_kept_in_part_is_refused():
         BlockPlan.from_mask(mask, (16, 16))
 
 
+def test_a_convolution_is_planned_for_by_its_channels():
+    _, mask, plan = random_plan((48, 64), (16, 32), 0.5)
+    whole = BlockPlan.from_mask(mask[:, :, None, None].expand(48, 64, 3, 2), (16, 32))
+    assert whole.shape == plan.shape
+    for ours, theirs in zip((*whole.rows, *whole.columns), (*plan.rows, *plan.columns), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("block", [(8, 16), (16, 48), (256, 16)])
 def test_other_block_sides_are_refused(block):
     with pytest.raises(ValueError, match=r"block must be two of \(16, 32, 64, 128\)"):
@@ -101,8 +109,8 @@ def test_other_block_sides_are_refused(block):
 
 
 def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"matrix \[out, in\], got shape \(4, 4, 3, 3\)"):
-        BlockPlan.from_mask(np.ones((4, 4, 3, 3), bool), (16, 16))
+    with pytest.raises(ValueError, match=r"mask must be \[out, in, \*taps\], got shape \(4,\)"):
+        BlockPlan.from_mask(np.ones(4, bool), (16, 16))
     plan = BlockPlan.full((32, 32), (16, 16))
     with pytest.raises(ValueError, match=r"weight must be \[32, 32\], got \[32, 31\]"):
         plan.pack(torch.zeros(32, 31))

@@ -16,7 +16,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsefl.kernels import _block_matmul, block_dw, growth, masked_dw, masked_linear, normal
+from sparsefl.kernels import (
+    _block_conv2d,
+    _block_matmul,
+    block_conv2d_dw,
+    block_dw,
+    growth,
+    masked_dw,
+    masked_linear,
+    normal,
+)
 
 TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -45,6 +54,24 @@ def build_block_dw(block, dtype, out=torch.float32, gate="none"):
     operand = TYPES[dtype]
     pointers = {"dy_ptr": operand, "x_ptr": operand, "gate_ptr": "*fp32", "out_ptr": TYPES[out]}
     return Build(block_dw._block_dw_kernel, options, pointers)
+
+
+def build_block_conv2d_dw(block, dtype):
+    options = {
+        **block_dw.block_dw_options(block, dtype),
+        "BLOCK_N": block[0],
+        "BLOCK_K": block[1],
+        "PRECISION": "ieee",
+        "UPCAST": False,
+    }
+    pointers = {"dy_ptr": TYPES[dtype], "x_ptr": TYPES[dtype], "out_ptr": "*fp32"}
+    return Build(block_conv2d_dw._block_conv2d_dw_kernel, options, pointers)
+
+
+def build_block_conv2d(block, dtype, transposed=False, signs=False):
+    linear = build_block_matmul(4096, block, dtype, transposed, signs)
+    options = _block_conv2d.block_conv2d_options(4096, block, dtype, transposed)
+    return Build(_block_conv2d._block_conv2d_kernel, linear.options | options, linear.pointers)
 
 
 def build_block_matmul(rows, block, dtype, transposed=False, signs=False):
@@ -143,13 +170,45 @@ BUILDS = {
         build_block_matmul(4096, (128, 64), torch.bfloat16, signs=True),
         {80: (210, 33812), 90: (156, 50196)},
     ),
+    "block_conv2d-64x64-bf16": (
+        build_block_conv2d((64, 64), torch.bfloat16),
+        {80: (150, 24644), 90: (118, 49220)},
+    ),
+    "block_conv2d_dx-128x128-bf16": (
+        build_block_conv2d((128, 128), torch.bfloat16, transposed=True),
+        {80: (192, 32836), 90: (123, 65604)},
+    ),
+    "block_conv2d-32x32-fp32": (
+        build_block_conv2d((32, 32), torch.float32),
+        {80: (192, 20548), 90: (156, 20548)},
+    ),
+    "sign_conv2d-64x64-bf16": (
+        build_block_conv2d((64, 64), torch.bfloat16, signs=True),
+        {80: (192, 24612), 90: (127, 40996)},
+    ),
+    "sign_conv2d_dx-128x64-bf16": (
+        build_block_conv2d((128, 64), torch.bfloat16, transposed=True, signs=True),
+        {80: (194, 24868), 90: (123, 41252)},
+    ),
+    "block_conv2d_dw-64x64-bf16": (
+        build_block_conv2d_dw((64, 64), torch.bfloat16),
+        {80: (128, 24576), 90: (72, 49152)},
+    ),
+    "block_conv2d_dw-128x128-bf16": (
+        build_block_conv2d_dw((128, 128), torch.bfloat16),
+        {80: (176, 65536), 90: (121, 131072)},
+    ),
     "sign_linear_dx-128x64-bf16": (
         build_block_matmul(4096, (128, 64), torch.bfloat16, transposed=True, signs=True),
         {80: (239, 25364), 90: (138, 41748)},
     ),
 }
-# Kernels that the others nearly are; all compile in 20 s of a slow core.
+# Kernels that the others nearly are; all compile in 30 s of a slow core.
 SLOW = {
+    "block_conv2d-32x32-fp32",
+    "block_conv2d_dw-128x128-bf16",
+    "block_conv2d_dx-128x128-bf16",
+    "sign_conv2d_dx-128x64-bf16",
     "block_dw-16x16-fp16",
     "block_dw-64x64-fp32",
     "block_linear_dx-128x128-bf16",

@@ -18,7 +18,7 @@ def test_every_entry_loads(name):
 
 def test_every_public_launcher_is_listed():
     files = pathlib.Path(sparsefl.kernels.__file__).parent.glob("[a-z]*.py")
-    plans = {"block_plan", "mask_plan"}
+    plans = {"block_plan", "conv2d_plan", "mask_plan"}
     assert {entry.file for entry in REGISTRY.values()} == {f.stem for f in files} - plans
 
 
