@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparsefl import ops, timing
 from sparsefl.ops import _dense, _kernel_linear, _linear, _passes
+from sparsefl.ops._kernel_weight import packed_weight
 from sparsefl.ops._layout_table import Grid, LayoutTable, cache_path
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.support import Support
@@ -85,7 +86,7 @@ def _kernel_step(kernel: str, of: Operands) -> Step:
     given = of.grad if kernel.endswith("_dx") else of.x
 
     def product() -> Tensor:
-        packed = _kernel_linear.packed_weight(kernel, of.stored, of.magnitude, of.plan)
+        packed = packed_weight(kernel, of.stored, of.magnitude, of.plan)
         return _kernel_linear.product(kernel, given, packed, None, of.magnitude, of.plan)
 
     return product

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.ops import _passes
 from sparsefl.ops._conv2d import evenly_padded
-from sparsefl.ops._kernel_linear import launcher
+from sparsefl.ops._kernel_weight import launcher
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan
 from sparsefl.support import Support
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsefl import _codec, random
 from sparsefl.ops import _dispatch
-from sparsefl.ops._kernel_linear import launcher
+from sparsefl.ops._kernel_weight import launcher
 
 _WORD = (1 << 32) - 1
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

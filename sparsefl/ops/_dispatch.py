@@ -26,11 +26,11 @@ from sparsefl.ops._layout_table import (
     KINDS,
     LANES,
     SHIPPED,
-    TAPS,
     Kind,
     LayoutTable,
     grid_name,
     load,
+    tabled_size,
 )
 from sparsefl.ops._library import isa
 from sparsefl.support import Support
@@ -207,8 +207,7 @@ def choose(
         return Choice(layout(support), None, None, rule)
     own = table(threads)
     grid = own.grids[grid_name(kind, batch_last)]
-    taps = math.prod(support.shape[2:])
-    size = math.sqrt(math.prod(support.shape[:2]) * (taps / TAPS if kind == "conv" else 1))
+    size = tabled_size(support.shape if kind == "conv" else support.shape[:2])
     # A convolution's lanes are samples: an incomplete vector costs what a whole one does.
     padded = -(-batch // LANES) * LANES if kind == "conv" else batch
     sparse_us, _ = grid.expect(size, padded * pixels, support.density)

@@ -5,45 +5,18 @@ support's blocks as :class:`sparsefl.ops._kernel_plan.Blocks` holds them; Triton
 the first of them runs.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsefl.kernels import REGISTRY
-from sparsefl.kernels.block_plan import BlockList, BlockPlan, pack_block_signs
+from sparsefl.kernels.block_plan import BlockList, BlockPlan
 from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.ops import _passes
-from sparsefl.ops._kernel_plan import KernelPlan
+from sparsefl.ops._kernel_weight import constant, gives_dx, held, launcher
 from sparsefl.ops._library import LIBRARY, define
-from sparsefl.ops._magnitude import Magnitude, kept_weights
+from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
-
-
-def packed_weight(
-    kernel: str, stored: Tensor, magnitude: Magnitude | None, plan: LinearPlan
-) -> Tensor:
-    """Return the kept weights as a kernel reads them: blocks, of bits for signs, or row-major.
-
-    Args:
-        kernel: Its name.
-        stored: Values or scores, ``[nnz]``.
-        magnitude: That of a sign operator, or None.
-        plan: Where they lie.
-
-    Returns:
-        ``[nnzb, BN, BK]`` of the dtype of ``stored``, ``[nnzb, BN, BK / 8]`` uint8, or ``[nnz]``.
-    """
-    blocks, rank = held(plan).blocks, held(plan).rank
-    if kernel in _passes.MASKED_PRODUCTS:
-        assert rank is not None
-        return kept_weights(stored, magnitude).index_select(0, rank)
-    assert blocks is not None
-    if kernel.startswith("sign"):
-        return pack_block_signs(blocks.pack(stored))
-    return blocks.pack(kept_weights(stored, magnitude))
 
 
 def product(
@@ -63,7 +36,7 @@ def product(
         )
     assert blocks is not None
     found: Tensor = torch.ops.sparsefl.block_product.default(
-        kernel, x, weight, _constant(magnitude), bias, blocks.lists, blocks.sizes
+        kernel, x, weight, constant(magnitude), bias, blocks.lists, blocks.sizes
     )
     return found
 
@@ -80,7 +53,7 @@ def stored_gradient(
         magnitude: That of a sign operator, or None.
         plan: Where the elements lie.
     """
-    scale, (blocks, mask) = _constant(magnitude), (held(plan).blocks, held(plan).mask)
+    scale, (blocks, mask) = constant(magnitude), (held(plan).blocks, held(plan).mask)
     if kernel == "block_dw":
         assert blocks is not None
         found: Tensor = blocks.unpack(
@@ -93,17 +66,6 @@ def stored_gradient(
             grad, x, scale, mask.words, mask.offsets, sizes
         ).index_select(0, plan.order)
     return found if magnitude is None or magnitude.each is None else found * magnitude.each
-
-
-def held(plan: LinearPlan) -> KernelPlan:
-    """Return what a plan has for kernels."""
-    assert plan.kernels is not None
-    return plan.kernels
-
-
-def _constant(magnitude: Magnitude | None) -> float:
-    one = magnitude is not None and magnitude.each is None
-    return magnitude.constant if magnitude is not None and one else 1.0
 
 
 define(
@@ -121,17 +83,8 @@ define(
 )
 
 
-@functools.cache
-def launcher(kernel: str) -> Callable[..., Any]:
-    """Return what launches a kernel, by its name in ``sparsefl.kernels.REGISTRY``.
-
-    Raises:
-        ImportError: where triton is not installed.
-    """
-    return REGISTRY[kernel].load()
-
-
-def _plan(lists: list[Tensor], sizes: list[int]) -> BlockPlan:
+def block_plan(lists: list[Tensor], sizes: list[int]) -> BlockPlan:
+    """Return the plan of an operator's arguments."""
     out, inner, height, width = sizes
     rows, columns = BlockList(*lists[:3]), BlockList(*lists[3:6])
     return BlockPlan((out, inner), (height, width), rows, columns, lists[6])
@@ -147,10 +100,10 @@ def _block_product(
     sizes: list[int],
 ) -> Tensor:
     """Return ``x @ W.T + bias``, or ``x @ W`` by a kernel of the input's gradient."""
-    arguments: list[Any] = [x, weight, _plan(lists, sizes)]
+    arguments: list[Any] = [x, weight, block_plan(lists, sizes)]
     if weight.dtype == torch.uint8:
         arguments.append(magnitude)
-    if not _gives_dx(kernel):
+    if not gives_dx(kernel):
         arguments.append(bias)
     found: Tensor = launcher(kernel)(*arguments)
     return found
@@ -166,7 +119,7 @@ def _masked_product(
     sizes: list[int],
 ) -> Tensor:
     """Return ``x @ W.T + bias``, or ``x @ W`` by a kernel of the input's gradient."""
-    arguments = [] if _gives_dx(kernel) else [bias]
+    arguments = [] if gives_dx(kernel) else [bias]
     found: Tensor = launcher(kernel)(x, weight, _mask(words, offsets, sizes), *arguments)
     return found
 
@@ -180,7 +133,7 @@ def _block_dw(
     grad: Tensor, x: Tensor, scale: float, lists: list[Tensor], sizes: list[int]
 ) -> Tensor:
     """Return ``(grad.T @ x) * scale`` on the kept blocks, packed ``[nnzb, BN, BK]``."""
-    found: Tensor = launcher("block_dw")(grad, x, _plan(lists, sizes), scale=scale)
+    found: Tensor = launcher("block_dw")(grad, x, block_plan(lists, sizes), scale=scale)
     return found
 
 
@@ -190,10 +143,6 @@ def _masked_dw(
     """Return ``(grad.T @ x) * scale`` at the kept positions, row-major ``[nnz]``."""
     found: Tensor = launcher("masked_dw")(grad, x, _mask(words, offsets, sizes), scale=scale)
     return found
-
-
-def _gives_dx(kernel: str) -> bool:
-    return kernel.endswith("_dx")
 
 
 for _name, _function in (
@@ -210,7 +159,7 @@ for _name, _function in (
 @torch.library.register_fake("sparsefl::block_product", lib=LIBRARY)
 def _(kernel: str, x: Tensor, *others: Any) -> Tensor:
     out, inner = others[-1][:2]
-    return x.new_empty(x.shape[0], inner if _gives_dx(kernel) else out)
+    return x.new_empty(x.shape[0], inner if gives_dx(kernel) else out)
 
 
 @torch.library.register_fake("sparsefl::block_dw", lib=LIBRARY)

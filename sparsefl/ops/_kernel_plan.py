@@ -1,47 +1,57 @@
-"""What the kernels of ``sparsefl.kernels`` read of a linear layer's support on a device.
+"""What the kernels of ``sparsefl.kernels`` read of a layer's support on a device.
 
 Built when a layer moves there or its support changes; a step neither builds nor waits for it.
 """
 
 import dataclasses
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sparsefl.kernels.block_plan import BlockPlan, block_sides
+from sparsefl.kernels.conv2d_plan import Geometry, backward_taps, forward_taps
 from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.ops import _passes
 from sparsefl.ops._layout_table import LayoutTable
 from sparsefl.structure import Structure
 from sparsefl.support import Support
 
+if TYPE_CHECKING:
+    from sparsefl.ops._plan import Conv2dPlan, LinearPlan
+
 # Positions that an int32 names.
 _MOST_PLACES = 2**31
 
 
 class Blocks(NamedTuple):
-    """The kept blocks of a matrix, packed ``[nnzb, BN, BK]``, and its stored elements among them.
+    """The kept blocks of a weight, packed ``[nnzb, BN, BK]``, and its stored elements among them.
+
+    A convolution's are of channels, packed ``[nnzb, taps, BN, BK]``.
 
     Attributes:
         lists: The tensors of the :class:`~sparsefl.kernels.block_plan.BlockPlan`: ``indptr``,
-            ``index`` and ``block`` of its rows, of its columns, and ``row``.
+            ``index`` and ``block`` of its rows, of its columns, and ``row``; of a convolution also
+            ``begin`` and ``taps`` of its forward and of its backward list of taps.
         sizes: Of the matrix and of a block, ``[out, in, BN, BK]``.
         place: Place of each stored element among the packed, ``[nnz]`` int32.
-        source: Stored element of each place, ``[nnzb * BN * BK]`` int32; 0 beyond the edge of the
-            matrix, of which no kernel reads.
+        source: Stored element of each place, ``[nnzb * taps * BN * BK]`` int32; 0 beyond the edge
+            of the matrix, of which no kernel reads.
+        geometry: Of a convolution; None of a linear layer.
     """
 
     lists: list[Tensor]
     sizes: list[int]
     place: Tensor
     source: Tensor
+    geometry: Geometry | None = None
 
     def pack(self, stored: Tensor) -> Tensor:
-        """Return stored elements ``[nnz]`` as packed blocks ``[nnzb, BN, BK]``."""
-        return stored.index_select(0, self.source).view(-1, *self.sizes[2:])
+        """Return stored elements ``[nnz]`` as packed blocks."""
+        taps = [] if self.geometry is None else [self.geometry.taps]
+        return stored.index_select(0, self.source).view(-1, *taps, *self.sizes[2:])
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Return packed blocks as stored elements: undoes :meth:`pack`."""
@@ -70,20 +80,22 @@ class KernelPlan:
     chosen: dict[Hashable, _passes.Passes] = dataclasses.field(default_factory=dict)
 
 
-def kernel_plan(support: Support, order: Tensor, device: torch.device) -> KernelPlan | None:
-    """Return what the kernels read of a support on a device; None where none is used there.
+def kernel_plan(host: "LinearPlan | Conv2dPlan", device: torch.device) -> KernelPlan | None:
+    """Return what the kernels read of a layer on a device; None where none is used there.
 
     Args:
-        support: The kept positions, ``[out, in]``.
-        order: Row-major rank of every stored element, ``[nnz]`` int64, on the CPU.
+        host: The layer's plan on the CPU.
         device: Where the layer is.
     """
-    names = _passes.linear_kernels(support, device)
-    if not names or support.numel >= _MOST_PLACES:
+    support, order = host.support, host.order
+    names = _passes.kernels_for(support, device)
+    geometry = _geometry(host)
+    grouped = len(support.shape) == 4 and geometry is None
+    if not names or grouped or support.numel >= _MOST_PLACES:
         return None
     blocks = None
     if any(name in _passes.BLOCK_KERNELS for name in names):
-        blocks = _blocks(support, order, device)
+        blocks = _blocks(support, order, geometry, device)
         if blocks is None:
             names -= {*_passes.BLOCK_KERNELS}
     mask = rank = None
@@ -95,25 +107,48 @@ def kernel_plan(support: Support, order: Tensor, device: torch.device) -> Kernel
     return KernelPlan(names, blocks, mask, rank, table) if names else None
 
 
-def _blocks(support: Support, order: Tensor, device: torch.device) -> Blocks | None:
+def _geometry(host: "LinearPlan | Conv2dPlan") -> Geometry | None:
+    """Return how a convolution of one group is laid over images; None of another layer.
+
+    What an uneven padding has more on one side is padded before
+    (:func:`sparsefl.ops._conv2d.evenly_padded`).
+    """
+    if len(host.support.shape) != 4:
+        return None
+    plan = cast("Conv2dPlan", host)
+    if plan.groups != 1:
+        return None
+    top, left = (axis.pad_total()[0] for axis in plan.axes)
+    kernel = plan.axes[0].kernel, plan.axes[1].kernel
+    return Geometry(kernel, plan.stride, (top, left), plan.dilation)
+
+
+def _blocks(
+    support: Support, order: Tensor, geometry: Geometry | None, device: torch.device
+) -> Blocks | None:
     """Return the blocks of a support; None where it is of none that the kernels take."""
     sides = block_sides(support)
     if sides is None:
         return None
     plan = BlockPlan.from_mask(support, sides)
-    if plan.nnzb * sides[0] * sides[1] >= _MOST_PLACES:
+    taps = 1 if geometry is None else geometry.taps
+    if plan.nnzb * taps * sides[0] * sides[1] >= _MOST_PLACES:
         return None
     kept, which = support.blocks(sides), Structure(*sides).which(support.indices, support.shape)
     number = np.searchsorted(kept.rows * plan.grid[1] + kept.columns, which)
-    row, column = np.divmod(support.indices, support.shape[1])
-    at = (number * sides[0] + row % sides[0]) * sides[1] + column % sides[1]
+    channels, tap = np.divmod(support.indices, taps)
+    row, column = np.divmod(channels, support.shape[1])
+    at = ((number * taps + tap) * sides[0] + row % sides[0]) * sides[1] + column % sides[1]
     place = torch.from_numpy(at).index_select(0, order)
-    source = torch.zeros(plan.nnzb * sides[0] * sides[1], dtype=torch.int32)
+    source = torch.zeros(plan.nnzb * taps * sides[0] * sides[1], dtype=torch.int32)
     source.index_copy_(0, place, torch.arange(support.nnz, dtype=torch.int32))
     lists = [*plan.rows, *plan.columns, plan.row]
+    if geometry is not None:
+        lists += [*forward_taps(geometry), *backward_taps(geometry)]
     return Blocks(
         [part.to(device) for part in lists],
         [*plan.shape, *plan.block],
         place.int().to(device),
         source.to(device),
+        geometry,
     )

@@ -30,6 +30,12 @@ TAPS = 9
 LANES = 16
 
 
+def tabled_size(shape: Sequence[int]) -> float:
+    """Return the size of a weight in a :class:`Grid`: a convolution's as if it had ``TAPS``."""
+    taps = math.prod(shape[2:]) / TAPS if len(shape) > 2 else 1
+    return math.sqrt(math.prod(shape[:2]) * taps)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Microseconds of forward and backward pass of one kind of layer, in one memory order.

@@ -20,6 +20,7 @@ from sparsefl.ops._autograd import (
     widened,
     without_autocast,
 )
+from sparsefl.ops._kernel_weight import packed_weight
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.ops._plan import LinearPlan
 from sparsefl.ops._view import View
@@ -111,7 +112,7 @@ def dense_linear(
     if plan.whole and magnitude is None:
         return torch.nn.functional.linear(x, stored.view(plan.support.shape), bias)
     one = magnitude is not None and magnitude.each is None
-    passes = _passes.linear_passes(plan, x, one)
+    passes = _passes.passes_of(plan, x, x.shape[0], one)
     return DenseLinearFunction.apply(x, stored, bias, magnitude, plan, passes)
 
 
@@ -136,10 +137,10 @@ class DenseLinearFunction(torch.autograd.Function):
             weight = _dense.fill_weight(stored, magnitude, plan)
             y = torch.nn.functional.linear(x, weight, bias)
         else:
-            packed = _kernel_linear.packed_weight(passes.forward, stored, magnitude, plan)
+            packed = packed_weight(passes.forward, stored, magnitude, plan)
             y = _kernel_linear.product(passes.forward, x, packed, bias, magnitude, plan)
         # Signs take a bit a weight; weights are packed again rather than kept.
-        signs = packed if needs_x and (passes.forward, passes.dx) == _passes.SIGN_PASSES else None
+        signs = packed if needs_x and passes.share_signs else None
         ctx.save_for_backward(x if needs_stored else None, stored if needs_x else None, signs)
         return y
 
@@ -155,7 +156,7 @@ class DenseLinearFunction(torch.autograd.Function):
                 grad_x = grad @ _dense.fill_weight(stored, magnitude, plan)
             else:
                 if packed is None:
-                    packed = _kernel_linear.packed_weight(passes.dx, stored, magnitude, plan)
+                    packed = packed_weight(passes.dx, stored, magnitude, plan)
                 grad_x = _kernel_linear.product(passes.dx, grad, packed, None, magnitude, plan)
         if ctx.needs_input_grad[1]:
             if passes.dw is None:

@@ -1,8 +1,8 @@
-"""Which kernel computes each pass of a linear layer on a GPU: dense torch where none is faster.
+"""Which kernel computes each pass of a layer on a GPU: dense torch where none is faster.
 
 Of kernels that have passed their tests on the architecture, the fastest by a table that ``sparsefl
 bench --tune --device cuda`` measured on the device, and dense torch where that is faster; without a
-table by rules. A choice is made once for each number of rows and kept with the plan.
+table by rules. A choice is made once for each number of rows or pixels and kept with the plan.
 """
 
 import importlib.metadata
@@ -18,22 +18,41 @@ from sparsefl.kernels import REGISTRY
 from sparsefl.machine import version
 from sparsefl.ops import _verified
 from sparsefl.ops._dispatch import ADVANTAGE, DENSE_ABOVE, accelerated, layout_override, verified
-from sparsefl.ops._layout_table import LayoutTable, cache_path
+from sparsefl.ops._layout_table import LayoutTable, cache_path, tabled_size
 from sparsefl.support import Support
 
 if TYPE_CHECKING:
     from sparsefl.ops._kernel_plan import KernelPlan
-    from sparsefl.ops._plan import LinearPlan
+    from sparsefl.ops._plan import Conv2dPlan, LinearPlan
 
-# Kernels of linear layers (sparsefl.kernels.REGISTRY): those of kept blocks, by pass those of signs
-# of one magnitude before those of any, and last those that take any kept positions.
-_FORWARD = ("sign_linear", "block_linear")
-_DX = ("sign_linear_dx", "block_linear_dx")
-BLOCK_KERNELS = (*_FORWARD, *_DX, "block_dw")
+
+class _Layer(NamedTuple):
+    """Kernels of a kind of layer (sparsefl.kernels.REGISTRY), by pass.
+
+    First those of kept blocks, signs of one magnitude before any values, then those that take any
+    kept positions.
+    """
+
+    forward: tuple[str, ...]
+    dx: tuple[str, ...]
+    dw: tuple[str, ...]
+
+
+# Linear layers' by two dimensions of a weight, convolutions' by four.
+_LAYERS = {
+    2: _Layer(
+        ("sign_linear", "block_linear", "masked_linear"),
+        ("sign_linear_dx", "block_linear_dx", "masked_linear_dx"),
+        ("block_dw", "masked_dw"),
+    ),
+    4: _Layer(
+        ("sign_conv2d", "block_conv2d"), ("sign_conv2d_dx", "block_conv2d_dx"), ("block_conv2d_dw",)
+    ),
+}
+KERNELS = tuple(name for layer in _LAYERS.values() for names in layer for name in names)
 MASKED_PRODUCTS = ("masked_linear", "masked_linear_dx")
 MASKED_KERNELS = (*MASKED_PRODUCTS, "masked_dw")
-_DW = ("block_dw", "masked_dw")
-SIGN_PASSES = (_FORWARD[0], _DX[0])
+BLOCK_KERNELS = tuple(name for name in KERNELS if name not in MASKED_KERNELS)
 # Up to which density kept blocks of at least so many elements are expected to win, without a
 # measured table. Not measured: a block done alone has little arithmetic for each byte of a second
 # cache, the less the smaller it is (half the side, half the share of a device's operations).
@@ -47,7 +66,7 @@ SIDES = (16, 32, 64, 128)
 
 
 class Passes(NamedTuple):
-    """The kernel of each pass of a linear layer on a GPU; None: dense torch.
+    """The kernel of each pass of a layer on a GPU; None: dense torch.
 
     Attributes:
         forward: Of the output.
@@ -59,6 +78,11 @@ class Passes(NamedTuple):
     dx: str | None = None
     dw: str | None = None
 
+    @property
+    def share_signs(self) -> bool:
+        """Whether the input's gradient reads the packed signs that the output was computed of."""
+        return all(kernel is not None and kernel.startswith("sign") for kernel in self[:2])
+
     def __str__(self) -> str:
         """Name what computes each pass."""
         named = [kernel or "dense torch" for kernel in self]
@@ -68,44 +92,60 @@ class Passes(NamedTuple):
 DENSE_PASSES = Passes()
 
 
-def linear_kernels(support: Support, device: torch.device) -> frozenset[str]:
-    """Return the kernels that may compute a linear layer of a support on a device."""
-    if not accelerated(device) or layout_override() == "dense":
+def kernels_for(support: Support, device: torch.device) -> frozenset[str]:
+    """Return the kernels that may compute a layer of a support on a device."""
+    layer = _LAYERS.get(len(support.shape))
+    if layer is None or not accelerated(device) or layout_override() == "dense":
         return frozenset()
-    every = (REGISTRY[name] for name in (*BLOCK_KERNELS, *MASKED_KERNELS))
+    every = (REGISTRY[name] for names in layer for name in names)
     fit = (k.name for k in every if support.kind in k.kinds and verified(k.name, device))
     return frozenset(fit)
 
 
-def linear_passes(plan: "LinearPlan", x: Tensor, one_magnitude: bool) -> Passes:
-    """Choose what computes the passes of a linear layer on a device.
+def passes_of(
+    plan: "LinearPlan | Conv2dPlan", x: Tensor, positions: int, one_magnitude: bool
+) -> Passes:
+    """Choose what computes the passes of a layer on a device.
 
     Args:
         plan: Of the layer.
         x: Its input.
+        positions: Rows of its output, a convolution's pixels in all images.
         one_magnitude: Whether its weights are signs of one magnitude.
     """
     held = plan.kernels
     if held is None or x.dtype not in _DTYPES:
         return DENSE_PASSES
+    call = _Call(positions, x.dtype, one_magnitude)
     if torch.compiler.is_compiling():
-        return _choose(held, plan.support, x, one_magnitude)
-    key = (x.shape[0], x.dtype, one_magnitude)
-    passes = held.chosen.get(key)
+        return _choose(held, plan.support, call)
+    passes = held.chosen.get(call)
     if passes is None:
-        passes = held.chosen[key] = _choose(held, plan.support, x, one_magnitude)
+        passes = held.chosen[call] = _choose(held, plan.support, call)
     return passes
 
 
-def _choose(held: "KernelPlan", support: Support, x: Tensor, one_magnitude: bool) -> Passes:
+class _Call(NamedTuple):
+    """What a choice depends on beside the plan; see :func:`passes_of`."""
+
+    positions: int
+    dtype: torch.dtype
+    one_magnitude: bool
+
+
+def _choose(held: "KernelPlan", support: Support, call: _Call) -> Passes:
     names = held.names
-    if x.shape[0] > FEW_ROWS:
+    if call.positions > FEW_ROWS:
         names = names.difference(MASKED_PRODUCTS)
-    signs = 0 if one_magnitude else 1
-    forward, dx = MASKED_PRODUCTS
-    passes = ((*_FORWARD[signs:], forward), (*_DX[signs:], dx), _DW)
-    if held.table is not None and layout_override() == "measured" and isinstance(x.shape[0], int):
-        fastest = (_fastest(held, support, x, names.intersection(p)) for p in passes)
+    if not call.one_magnitude:
+        names = frozenset(name for name in names if not name.startswith("sign"))
+    passes = _LAYERS[len(support.shape)]
+    if (
+        held.table is not None
+        and layout_override() == "measured"
+        and isinstance(call.positions, int)
+    ):
+        fastest = (_fastest(held, support, call, names.intersection(p)) for p in passes)
         return Passes(*fastest)
     names = _by_rule(held, support.density, names)
     return Passes(*(next((name for name in p if name in names), None) for p in passes))
@@ -127,16 +167,18 @@ def _by_rule(held: "KernelPlan", density: float, names: frozenset[str]) -> froze
     return names
 
 
-def _fastest(held: "KernelPlan", support: Support, x: Tensor, names: frozenset[str]) -> str | None:
+def _fastest(
+    held: "KernelPlan", support: Support, call: _Call, names: frozenset[str]
+) -> str | None:
     """Return the kernel of a pass that the table expects to be fastest; None: dense torch."""
     assert held.table is not None
-    size, best, least = math.sqrt(support.numel), None, math.inf
+    size, best, least = tabled_size(support.shape), None, math.inf
     for name in sorted(names):
         sides = held.blocks.sizes[2:] if held.blocks and name in BLOCK_KERNELS else None
-        grid = held.table.grids.get(pass_name(name, x.dtype, sides))
+        grid = held.table.grids.get(pass_name(name, call.dtype, sides))
         if grid is None:
             continue
-        kernel_us, dense_us = grid.expect(size, x.shape[0], support.density)
+        kernel_us, dense_us = grid.expect(size, call.positions, support.density)
         if kernel_us * ADVANTAGE < dense_us and kernel_us < least:
             best, least = name, kernel_us
     return best

@@ -208,8 +208,7 @@ def on_device(host: PlanT, device: torch.device) -> PlanT:
     )
     if isinstance(moved, Conv2dPlan):
         moved.__dict__["calls"] = {}  # those of the plan hold its tensors
-    else:
-        moved.__dict__["kernels"] = kernel_plan(host.support, host.order, device)
+    moved.__dict__["kernels"] = kernel_plan(host, device)
     return moved
 
 
@@ -251,6 +250,7 @@ class Conv2dPlan:
         compact: The kept rows and columns of a support that is made of such.
         choices: The layouts chosen so far, by call (:mod:`sparsefl.ops._dispatch`).
         calls: What is told the operators, by input (:mod:`sparsefl.ops._conv2d_call`).
+        kernels: What a GPU's kernels read, where some are used.
         host: The plan on the CPU that this one, on another device, was made of.
     """
 
@@ -271,6 +271,7 @@ class Conv2dPlan:
     linear: bool = dataclasses.field(init=False)
     choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
     calls: dict[Hashable, Any] = dataclasses.field(init=False, default_factory=dict)
+    kernels: KernelPlan | None = dataclasses.field(init=False, default=None)
     host: "Conv2dPlan | None" = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:

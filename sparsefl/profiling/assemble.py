@@ -112,8 +112,7 @@ def _layout(layer: nn.Module) -> str:
     """Say what a sparse layer's calls in the network were computed with, and why."""
     assert isinstance(layer, SupportLayer)
     choices = [*layer.plan.choices.values()]
-    held = layer.plan.kernels if isinstance(layer.plan, ops.LinearPlan) else None
-    passes = [] if held is None else [*held.chosen.values()]
+    passes = [] if layer.plan.kernels is None else [*layer.plan.kernels.chosen.values()]
     return "; ".join(dict.fromkeys(map(str, (*choices, *passes))))
 
 

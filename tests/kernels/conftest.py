@@ -12,6 +12,16 @@ import pytest
 import torch
 
 from sparsefl.kernels import REGISTRY
+from sparsefl.ops import (
+    _device_growth,
+    _dispatch,
+    _kernel_conv2d,
+    _kernel_linear,
+    _kernel_weight,
+    _passes,
+    _verified,
+)
+from sparsefl.ops._plan import on_device
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -38,3 +48,40 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def device() -> str:
     return "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture
+def move(device, monkeypatch, request):
+    """Returns what moves a layer to where every kernel is used; the interpreter's is the CPU."""
+    monkeypatch.setenv(_verified.OVERRIDE, "all")
+    # Few blocks easily are whole rows and columns.
+    monkeypatch.setattr(_dispatch, "_COMPACT_UP_TO", -1.0)
+    _verified.forget()
+    if device == "cuda":
+        yield lambda layer: layer.to(device)
+    else:
+        request.getfixturevalue("cuda_functions_on_cpu")
+        for module in (_dispatch, _passes):
+            monkeypatch.setattr(module, "accelerated", lambda device: True)
+
+        def onto_it(layer):
+            layer._plan = on_device(layer._plan, torch.device(device))
+            return layer
+
+        yield onto_it
+    monkeypatch.undo()
+    _verified.forget()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Lists the kernels that run."""
+    names, load = [], _kernel_weight.launcher
+
+    def note(name):
+        names.append(name)
+        return load(name)
+
+    for module in (_kernel_linear, _kernel_conv2d, _device_growth):
+        monkeypatch.setattr(module, "launcher", note)
+    return names

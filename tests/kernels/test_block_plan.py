@@ -98,7 +98,9 @@ def test_a_convolution_is_planned_for_by_its_channels():
     _, mask, plan = random_plan((48, 64), (16, 32), 0.5)
     whole = BlockPlan.from_mask(mask[:, :, None, None].expand(48, 64, 3, 2), (16, 32))
     assert whole.shape == plan.shape
-    for ours, theirs in zip((*whole.rows, *whole.columns), (*plan.rows, *plan.columns), strict=True):
+    for ours, theirs in zip(
+        (*whole.rows, *whole.columns), (*plan.rows, *plan.columns), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 

@@ -8,8 +8,7 @@ from torch import nn
 
 import sparsefl
 from sparsefl import Support
-from sparsefl.ops import _device_growth, _dispatch, _kernel_linear, _passes, _verified
-from sparsefl.ops._plan import on_device
+from sparsefl.ops import _dispatch
 
 BLOCKS = pytest.mark.verifies("block_linear", "block_linear_dx", "block_dw")
 SIGNS = pytest.mark.verifies("sign_linear", "sign_linear_dx", "block_dw")
@@ -21,43 +20,6 @@ CASES = {
     "one-row": (1, (32, 64), (16, 32), 0.25),
     "nothing": (3, (32, 32), (16, 16), 0.0),
 }
-
-
-@pytest.fixture
-def move(device, monkeypatch, request):
-    """Returns what moves a layer to where every kernel is used; the interpreter's is the CPU."""
-    monkeypatch.setenv(_verified.OVERRIDE, "all")
-    # Few blocks easily are whole rows and columns.
-    monkeypatch.setattr(_dispatch, "_COMPACT_UP_TO", -1.0)
-    _verified.forget()
-    if device == "cuda":
-        yield lambda layer: layer.to(device)
-    else:
-        request.getfixturevalue("cuda_functions_on_cpu")
-        for module in (_dispatch, _passes):
-            monkeypatch.setattr(module, "accelerated", lambda device: True)
-
-        def onto_it(layer):
-            layer._plan = on_device(layer._plan, torch.device(device))
-            return layer
-
-        yield onto_it
-    monkeypatch.undo()
-    _verified.forget()
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """Lists the kernels that run."""
-    names, load = [], _kernel_linear.launcher
-
-    def note(name):
-        names.append(name)
-        return load(name)
-
-    for module in (_kernel_linear, _device_growth):
-        monkeypatch.setattr(module, "launcher", note)
-    return names
 
 
 def support_of(shape, structure, density):

@@ -52,8 +52,8 @@ def measured(monkeypatch, tmp_path):
 def passes_of(support, rows, one=False, dtype=torch.bfloat16):
     plan = on_device(ops.LinearPlan(support), CPU)
     x = torch.empty(rows, support.shape[1], dtype=dtype)
-    assert _passes.linear_passes(plan, x, one) is _passes.linear_passes(plan, x, one)
-    return _passes.linear_passes(plan, x, one)
+    assert _passes.passes_of(plan, x, rows, one) is _passes.passes_of(plan, x, rows, one)
+    return _passes.passes_of(plan, x, rows, one)
 
 
 def test_rules_choose_without_a_table(measured):

@@ -63,7 +63,7 @@ def test_a_kernel_that_is_not_there_is_not_used(told, override, monkeypatch):
     assert not _dispatch.verified("block_dw", CUDA)
     assert _verified.missing("block_dw") == "triton is not installed"
     support = Support.random((32, 32), 0.5, structure=(16, 16))
-    assert not _passes.linear_kernels(support, CUDA)
+    assert not _passes.kernels_for(support, CUDA)
 
 
 def test_another_override_is_refused(told):

@@ -1,0 +1,138 @@
+"""Convolutions through the kernels: on a GPU, or in the interpreter on the path of one."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sparsefl
+from sparsefl import Support
+from sparsefl.structure import Structure
+
+# Of the dense twin, where padding is uneven.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+BLOCKS = pytest.mark.verifies("block_conv2d", "block_conv2d_dx", "block_conv2d_dw")
+SIGNS = pytest.mark.verifies("sign_conv2d", "sign_conv2d_dx", "block_conv2d_dw")
+# The input's shape, output channels, the support's structure, and the layer's geometry.
+CASES = {
+    "tail": ((3, 48, 6, 5), 32, (16, 16), {"kernel_size": 3, "padding": 1}),
+    "stride": ((2, 32, 7, 8), 64, (32, 16), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "beyond-the-edge": ((2, 20, 6, 6), 70, (32, 16), {"kernel_size": (3, 2), "dilation": (1, 2)}),
+    "pointwise": ((2, 32, 4, 5), 32, (16, 16), {"kernel_size": 1}),
+    "same": ((2, 32, 5, 6), 32, (16, 16), {"kernel_size": 3, "padding": "same"}),
+    "uneven": ((2, 32, 5, 6), 32, (16, 16), {"kernel_size": (2, 3), "padding": "same"}),
+}
+EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def checkered(shape, block):
+    """Returns a support of every other block of channels."""
+    grid = Structure(*block).grid(shape)
+    kept = np.add.outer(np.arange(grid[0]), np.arange(grid[1])) % 2 == 0
+    return Support.from_mask(Structure(*block).expand(kept, shape).copy())
+
+
+class Twins:
+    """A layer, and the masked dense one in float64 and in the layer's dtype."""
+
+    def __init__(self, case, kind="sparse", magnitude=None, dtype=torch.float32):
+        self.size, out, structure, geometry = case
+        self.dense = nn.Conv2d(self.size[1], out, **geometry).to(dtype)
+        shape = tuple(self.dense.weight.shape)
+        self.support = checkered(shape, structure)
+        self.mask, self.factor = self.support.to_mask(), torch.ones((), dtype=dtype)
+        if kind == "sparse":
+            self.layer = sparsefl.nn.SparseConv2d.from_dense(self.dense, self.support)
+        else:
+            numbers = 0.25 if magnitude == "one" else torch.rand(shape)
+            self.layer = sparsefl.nn.SignConv2d.from_dense(self.dense, self.support, numbers)
+            self.factor = torch.as_tensor(numbers, dtype=dtype)
+        with torch.no_grad():
+            if kind == "sign":
+                self.dense.weight.copy_(
+                    torch.where(self.dense.weight >= 0, 1.0, -1.0) * self.factor
+                )
+            self.dense.weight.mul_(self.mask)
+        self.exact = copy.deepcopy(self.dense).double()
+
+    def compare(self, device, assert_matches, channels_last=False):
+        """Differentiates all three, and compares what they give."""
+        dtype = self.dense.weight.dtype
+        x = torch.randn(self.size, dtype=dtype)
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        grad = torch.randn_like(self.dense(x))
+        ours = differentiate(self.layer, x, grad, device)
+        same, exact = (differentiate(m, x, grad, "cpu") for m in (self.dense, self.exact))
+        for what, mine, ref, torchs in zip(("y", "dx", "bias"), ours, exact, same, strict=True):
+            assert_matches(mine, ref, torchs, what)
+        stored = self.layer.row_major(self.layer._latent.grad).cpu()
+        kept = ((m.weight.grad * self.factor.to(m.weight.dtype))[self.mask]
+                for m in (self.exact, self.dense))  # fmt: skip
+        assert_matches(stored, *kept, "stored")
+
+
+def differentiate(module, x, grad, device):
+    parameter = next(module.parameters())
+    x = x.detach().to(device, parameter.dtype).requires_grad_()
+    y = module(x)
+    y.backward(grad.to(device, y.dtype))
+    return y.detach().cpu(), x.grad.cpu(), module.bias.grad.cpu()
+
+
+@BLOCKS
+@EACH
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_blocks_equal_dense(case, channels_last, move, launched, assert_matches, device):
+    twins = Twins(case)
+    move(twins.layer)
+    twins.compare(device, assert_matches, channels_last)
+    assert launched == ["block_conv2d", "block_conv2d_dx", "block_conv2d_dw"]
+
+
+@SIGNS
+@BLOCKS
+@EACH
+@pytest.mark.parametrize("magnitude", ["one", "each"])
+def test_signs_equal_dense(case, magnitude, move, launched, assert_matches, device):
+    twins = Twins(case, "sign", magnitude)
+    move(twins.layer)
+    twins.compare(device, assert_matches)
+    kind = "sign" if magnitude == "one" else "block"
+    assert launched == [f"{kind}_conv2d", f"{kind}_conv2d_dx", "block_conv2d_dw"]
+
+
+@BLOCKS
+@SIGNS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["sparse", "sign"])
+def test_low_precision(kind, dtype, move, assert_matches, device):
+    twins = Twins(CASES["stride"], kind, "one", dtype)
+    move(twins.layer)
+    twins.compare(device, assert_matches)
+
+
+@BLOCKS
+@SIGNS
+@pytest.mark.parametrize("kind", ["sparse", "sign"])
+def test_frozen_weights_and_inputs_skip_their_pass(kind, move, launched, device):
+    layer, size = Twins(CASES["tail"], kind, "one").layer, CASES["tail"][0]
+    prefix = "block" if kind == "sparse" else "sign"
+    move(layer)(torch.randn(size, device=device)).sum().backward()
+    assert launched == [f"{prefix}_conv2d", "block_conv2d_dw"]
+    launched.clear()
+    layer._latent.requires_grad_(False)
+    layer(torch.randn(size, device=device, requires_grad=True)).sum().backward()
+    assert launched == [f"{prefix}_conv2d", f"{prefix}_conv2d_dx"]
+
+
+def test_groups_and_other_supports_take_no_kernel(move, launched, device):
+    anywhere = Support.random((32, 32, 3, 3), 0.3)
+    grouped = checkered((32, 32, 3, 3), (16, 16))
+    x = torch.randn(2, 32, 5, 5, device=device)
+    move(sparsefl.nn.SparseConv2d(32, 32, 3, anywhere))(x).sum().backward()
+    x = torch.randn(2, 64, 5, 5, device=device)
+    move(sparsefl.nn.SparseConv2d(64, 32, 3, grouped, groups=2))(x).sum().backward()
+    assert launched == []
