@@ -23,7 +23,8 @@ from sparsefl import report, timing
 from sparsefl.ops import _verified
 from sparsefl.timing import Effort, Samples
 
-from .device_cases import DeviceCase, Step, cases, network_cases
+from .device_cases import DeviceCase, Step, cases
+from .device_networks import network_cases
 
 Row = dict[str, Any]
 EFFORT = Effort(warmup=5, timed=50, probes=1, short_s=0.0)

@@ -1,4 +1,4 @@
-"""What ``sparsefl bench --device cuda`` times: a device's yardsticks, kernels, layers, a network.
+"""What ``sparsefl bench --device cuda`` times: a device's yardsticks, kernels and linear layers.
 
 A case gives a step of each provider, all of the same work. Steps take no arguments, allocate
 through torch alone and do not wait for the device, so that a CUDA graph can hold them.
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsefl.models import resnet18
-from sparsefl.nn import SignLinear, SparseLinear, sparsify
+from sparsefl.nn import SignLinear, SparseLinear
 from sparsefl.ops import _dispatch, _verified
 from sparsefl.support import Support
 
 Step = Callable[[], object]
+Context = contextlib.nullcontext[None]
 SIZE = 4096
 ROWS = (16, 256, 4096)
 BLOCK = 128
@@ -80,18 +80,18 @@ def cases(
         shape = {"batch": rows, "in_features": size, "out_features": size}
         flops = 2 * rows * size * size
         for dtype in ("bfloat16", "tf32"):
-            dense = {BASELINE: _bind(_product, rows, size, dtype)}
+            dense = {BASELINE: bind(_product, rows, size, dtype)}
             yield DeviceCase("matmul", shape, dtype, 1.0, dense, flops=flops)
         for density in DENSITIES:
             yield from _products(shape, density, flops)
             yield DeviceCase(
                 *("layer step", shape, "bfloat16", density),
                 {
-                    BASELINE: _bind(_linear_step, shape, density, "dense"),
-                    "torch_masked": _bind(_linear_step, shape, density, "masked"),
-                    "sparsefl": _bind(_linear_step, shape, density, "sparse"),
-                    "sparsefl_sign": _bind(_linear_step, shape, density, "sign"),
-                    "sparsefl_kernels": _bind(_linear_step, shape, density, "sparse", forced=True),
+                    BASELINE: bind(_linear_step, shape, density, "dense"),
+                    "torch_masked": bind(_linear_step, shape, density, "masked"),
+                    "sparsefl": bind(_linear_step, shape, density, "sparse"),
+                    "sparsefl_sign": bind(_linear_step, shape, density, "sign"),
+                    "sparsefl_kernels": bind(_linear_step, shape, density, "sparse", forced=True),
                 },
                 flops=3 * flops,
             )
@@ -100,8 +100,8 @@ def cases(
                 yield DeviceCase(
                     *(f"{structure} layer step", shape, "bfloat16", density),
                     {
-                        BASELINE: _bind(_linear_step, shape, density, "dense"),
-                        "sparsefl": _bind(_linear_step, shape, density, "sparse", support=lines),
+                        BASELINE: bind(_linear_step, shape, density, "dense"),
+                        "sparsefl": bind(_linear_step, shape, density, "sparse", support=lines),
                     },
                     flops=3 * flops,
                 )
@@ -109,9 +109,9 @@ def cases(
             yield DeviceCase(
                 *("block layer step", shape, "bfloat16", density),
                 {
-                    BASELINE: _bind(_linear_step, shape, density, "dense"),
+                    BASELINE: bind(_linear_step, shape, density, "dense"),
                     **{
-                        f"sparsefl_{kind}_kernels": _bind(
+                        f"sparsefl_{kind}_kernels": bind(
                             _linear_step, shape, density, kind, forced=True, support=blocks
                         )
                         for kind in ("sparse", "sign")
@@ -121,27 +121,16 @@ def cases(
             )
 
 
-def network_cases(batch: int = 128, width: float = 1.0) -> Iterator[DeviceCase]:
-    """Yield training steps of ResNet-18 at 32 x 32, channels_last, under autocast to bfloat16."""
-    for density in (0.25, 0.1):
-        yield DeviceCase(
-            *("resnet18 step", {"batch": batch}, "bfloat16", density),
-            {
-                BASELINE: _bind(_network_step, batch, density, width, False),
-                "sparsefl": _bind(_network_step, batch, density, width, True),
-            },
-        )
-
-
-def _bind(
+def bind(
     make: Callable[..., Step], *arguments: Any, **options: Any
 ) -> Callable[[torch.device], Step]:
+    """Return what makes a step on a device, of all other arguments."""
     return lambda device: make(*arguments, device, **options)
 
 
 @contextlib.contextmanager
-def _every_kernel() -> Iterator[None]:
-    """Let layers that move to a device use every kernel that fits, verified or not."""
+def every_kernel() -> Iterator[None]:
+    """Let layers that move to a device and run there first use every kernel that fits."""
     names = _verified.OVERRIDE, "SPARSEFL_LAYOUT"
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(zip(names, ("all", "sparse"), strict=True))
@@ -189,17 +178,17 @@ def _products(shape: Mapping[str, int], density: float, flops: int) -> Iterator[
     yield DeviceCase(
         *("block forward", shape, "bfloat16", density),
         {
-            BASELINE: _bind(_forward, shape, density, False),
-            "torch_bsr_dense_addmm": _bind(_forward, shape, density, True),
+            BASELINE: bind(_forward, shape, density, False),
+            "torch_bsr_dense_addmm": bind(_forward, shape, density, True),
         },
         flops=flops,
     )
     yield DeviceCase(
         *("block dW", shape, "bfloat16", density),
         {
-            BASELINE: _bind(_weight_gradient, shape, density, "dense"),
-            "torch_sampled_addmm": _bind(_weight_gradient, shape, density, "bsr"),
-            "sparsefl_block_dw": _bind(_weight_gradient, shape, density, "block_dw"),
+            BASELINE: bind(_weight_gradient, shape, density, "dense"),
+            "torch_sampled_addmm": bind(_weight_gradient, shape, density, "bsr"),
+            "sparsefl_block_dw": bind(_weight_gradient, shape, density, "block_dw"),
         },
         flops=flops,
     )
@@ -283,46 +272,30 @@ def _linear_step(
         "sign": lambda: SignLinear(*support.shape[::-1], support),
     }
     x, grad = _operands(shape, device)
-    every = _every_kernel if forced else contextlib.nullcontext
+    every = every_kernel if forced else Context
     with every():
         layer = layers[kind]().to(device, torch.bfloat16)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=0.9, foreach=True)
-    inputs = x.requires_grad_()
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=False)
-        with every():
-            layer(inputs).backward(grad)
-        optimizer.step()
-
-    return step
+    return training_step(layer, x.requires_grad_(), grad, every)
 
 
-def network(density: float, width: float) -> nn.Module:
-    """Return ResNet-18 with a random mask of that density on each convolution."""
-    model = resnet18(width=width)
-    masks = {
-        f"{name}.weight": Support.random(tuple(module.weight.shape), density).to_mask()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    }
-    return sparsify(model, masks)
-
-
-def _network_step(
-    batch: int, density: float, width: float, sparse: bool, device: torch.device
+def training_step(
+    layer: nn.Module, x: Tensor, grad: Tensor, choosing: Callable[[], Context] = Context
 ) -> Step:
-    model = network(density, width) if sparse else resnet18(width=width)
-    model = model.to(device, memory_format=torch.channels_last)
-    x = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % 10
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+    """Return a training step of a layer by SGD with momentum.
+
+    Args:
+        layer: On the device.
+        x: Its input.
+        grad: Gradient of its output.
+        choosing: Under what the first step runs, in which layers choose what computes them.
+    """
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+    with choosing():
+        layer(x).backward(grad)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=False)
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = F.cross_entropy(model(x), labels)
-        loss.backward()
+        layer(x).backward(grad)
         optimizer.step()
 
     return step

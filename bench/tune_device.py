@@ -1,35 +1,36 @@
 """``sparsefl bench --tune --device cuda``: measures the table that a GPU's kernels are chosen from.
 
-For each kernel of linear layers that may run there, a grid of sizes, rows and densities: its pass,
-and the same by dense torch on a scratch weight, in turns. What lies between,
+For each kernel that may run there, a grid of sizes, rows or pixels and densities: its pass, and the
+same by dense torch on a scratch weight, in turns. What lies between,
 :mod:`sparsefl.ops._layout_table` interpolates; the choice is made in :mod:`sparsefl.ops._passes`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sparsefl import ops, timing
-from sparsefl.ops import _dense, _kernel_linear, _linear, _passes
-from sparsefl.ops._kernel_weight import packed_weight
+from sparsefl.ops import _passes
 from sparsefl.ops._layout_table import Grid, LayoutTable, cache_path
 from sparsefl.ops._magnitude import Magnitude
 from sparsefl.support import Support
 from sparsefl.timing import Effort, Run
 
 from .device import FLUSHED, timed
+from .device_passes import Conv2dPasses, LinearPasses, make_plan
 
-SIZES = (512, 2048, 4096)
-ROWS = (16, 256, 4096)
+# Features of linear layers and rows of their inputs; channels of 3x3 convolutions and pixels of a
+# batch.
+SIZES, ROWS = (512, 2048, 4096), (16, 256, 4096)
 FEW_ROWS = (1, 16, _passes.FEW_ROWS)
+CHANNELS, PIXELS = (64, 256, 512), (1024, 16384, 131072)
 DENSITIES = (0.05, 0.2, 0.5)
 DTYPES = (torch.bfloat16, torch.float32)
 EFFORT = Effort(warmup=2, timed=15, probes=1, short_s=0.0)
@@ -39,70 +40,33 @@ Step = Callable[[], object]
 Timer = Callable[[Mapping[str, Step]], Mapping[str, float]]
 
 
-class Operands(NamedTuple):
-    """What a pass reads."""
-
-    x: Tensor
-    grad: Tensor
-    stored: Tensor
-    magnitude: Magnitude | None
-    plan: ops.LinearPlan
-
-
 @dataclass(frozen=True)
 class Cell:
     """A pass of a layer at one point of a grid.
 
     Attributes:
         kernel: Name of the kernel.
-        support: The kept positions, ``[size, size]``.
-        rows: Of the input.
+        plan: Of the layer, on the device.
+        positions: Rows of the input, or pixels in all images.
         dtype: Of values and activations.
-        device: Where it runs.
     """
 
     kernel: str
-    support: Support
-    rows: int
+    plan: ops.LinearPlan | ops.Conv2dPlan
+    positions: int
     dtype: torch.dtype
-    device: torch.device
 
     def steps(self) -> dict[str, Step]:
         """Return the pass by the kernel and by dense torch."""
-        plan = ops.LinearPlan(self.support).to(self.device)
-        out, inner = self.support.shape
-        x, grad = (
-            torch.randn(self.rows, n, device=self.device, dtype=self.dtype) for n in (inner, out)
-        )
-        stored = torch.randn(self.support.nnz, device=self.device, dtype=self.dtype)
+        device = self.plan.order.device
+        stored = torch.randn(self.plan.support.nnz, device=device, dtype=self.dtype)
         magnitude = Magnitude(None, 0.5) if self.kernel.startswith("sign") else None
-        of = Operands(x, grad, stored, magnitude, plan)
-        return {"kernel": _kernel_step(self.kernel, of), "dense": _dense_step(self.kernel, of)}
-
-
-def _kernel_step(kernel: str, of: Operands) -> Step:
-    if kernel.endswith("_dw"):
-        return lambda: _kernel_linear.stored_gradient(kernel, of.grad, of.x, of.magnitude, of.plan)
-    given = of.grad if kernel.endswith("_dx") else of.x
-
-    def product() -> Tensor:
-        packed = packed_weight(kernel, of.stored, of.magnitude, of.plan)
-        return _kernel_linear.product(kernel, given, packed, None, of.magnitude, of.plan)
-
-    return product
-
-
-def _dense_step(kernel: str, of: Operands) -> Step:
-    def weight() -> Tensor:
-        return _dense.fill_weight(of.stored, of.magnitude, of.plan)
-
-    if kernel.endswith("_dw"):
-        return lambda: _dense.kept_gradient(
-            _linear.weight_gradient(of.grad, of.x, of.plan), of.magnitude, of.plan
-        )
-    if kernel.endswith("_dx"):
-        return lambda: of.grad @ weight()
-    return lambda: torch.nn.functional.linear(of.x, weight())
+        of: LinearPasses | Conv2dPasses
+        if isinstance(self.plan, ops.LinearPlan):
+            of = LinearPasses(self.kernel, self.plan, self.positions, stored, magnitude)
+        else:
+            of = Conv2dPasses(self.kernel, self.plan, self.positions, stored, magnitude)
+        return {"kernel": of.by_kernel(), "dense": of.by_torch()}
 
 
 def tune(
@@ -122,7 +86,7 @@ def tune(
     grids = dict(measure_grids(device, timer or DeviceTimer(device)))
     if not grids:
         print(
-            "no kernel of linear layers may run on this device, so there is nothing to choose "
+            "no kernel of layers may run on this device, so there is nothing to choose "
             "from: SPARSEFL_GPU_KERNELS=all tries those that are not verified"
         )
         return None
@@ -137,37 +101,48 @@ def tune(
 
 def measure_grids(device: torch.device, timer: Timer) -> Iterator[tuple[str, Grid]]:
     """Measure the grid of every kernel, dtype and block, name by name."""
-    for side in (*_passes.SIDES, None):
-        structure = None if side is None else (side, side)
-        example = Support.random((512, 512), 0.5, structure=structure)
-        names = _passes.linear_kernels(example, device)
-        wanted = _passes.MASKED_KERNELS if side is None else _passes.BLOCK_KERNELS
-        for kernel in sorted(names.intersection(wanted)):
-            for dtype in DTYPES:
-                sides = None if side is None else [side, side]
-                name = _passes.pass_name(kernel, dtype, sides)
-                grid = measure_grid(kernel, structure, dtype, device, timer)
-                yield name, grid
+    for taps in ((), (3, 3)):
+        for side in (*_passes.SIDES, None):
+            structure = None if side is None else (side, side)
+            example = Support.random((512, 512, *taps), 0.5, structure=structure)
+            names = _passes.kernels_for(example, device)
+            wanted = _passes.MASKED_KERNELS if side is None else _passes.BLOCK_KERNELS
+            yield from measure(sorted(names.intersection(wanted)), structure, taps, device, timer)
 
 
-def measure_grid(
-    kernel: str,
+def measure(
+    kernels: Sequence[str],
     structure: tuple[int, int] | None,
-    dtype: torch.dtype,
+    taps: tuple[int, ...],
     device: torch.device,
     timer: Timer,
-) -> Grid:
-    """Measure a kernel's grid, cell by cell."""
-    rows = FEW_ROWS if kernel in _passes.MASKED_PRODUCTS else ROWS
-    ours: list[list[list[float]]] = []
-    dense: list[list[list[float]]] = []
-    for size in SIZES:
-        supports = [Support.random((size, size), d, structure=structure) for d in DENSITIES]
-        cells = [[Cell(kernel, s, n, dtype, device) for s in supports] for n in rows]
-        seconds = [[timer(cell.steps()) for cell in line] for line in cells]
-        ours.append([[_us(taken["kernel"]) for taken in line] for line in seconds])
-        dense.append([[_us(taken["dense"]) for taken in line] for line in seconds])
-    return Grid(tuple(map(float, SIZES)), tuple(map(float, rows)), DENSITIES, ours, dense)
+) -> Iterator[tuple[str, Grid]]:
+    """Measure the grids of some kernels, which read the same supports, point by point."""
+    sizes, rows = (CHANNELS, PIXELS) if taps else (SIZES, ROWS)
+    if structure is not None:
+        # Of fewer than four blocks no share is a density.
+        sizes = tuple(size for size in sizes if size >= 2 * structure[0])
+    positions = {k: FEW_ROWS if k in _passes.MASKED_PRODUCTS else rows for k in kernels}
+    taken: dict[tuple[str, torch.dtype, int, int, float], Mapping[str, float]] = {}
+    for size, density in itertools.product(sizes if kernels else (), DENSITIES):
+        support = Support.random((size, size, *taps), density, structure=structure)
+        plan = make_plan(support).to(device)
+        for kernel, dtype in itertools.product(kernels, DTYPES):
+            for n in positions[kernel]:
+                cell = Cell(kernel, plan, n, dtype)
+                taken[kernel, dtype, size, n, density] = timer(cell.steps())
+    sides = None if structure is None else [*structure]
+    for kernel, dtype in itertools.product(kernels, DTYPES):
+        along = positions[kernel]
+        ours, dense = (
+            [
+                [[_us(taken[kernel, dtype, size, n, d][what]) for d in DENSITIES] for n in along]
+                for size in sizes
+            ]
+            for what in ("kernel", "dense")
+        )
+        grid = Grid(tuple(map(float, sizes)), tuple(map(float, along)), DENSITIES, ours, dense)
+        yield _passes.pass_name(kernel, dtype, sides), grid
 
 
 def _us(seconds: float) -> float:

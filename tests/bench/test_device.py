@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sparsefl.bench import device, device_cases, runner
+from sparsefl.bench import device, device_cases, device_networks, runner
 
 CPU = torch.device("cpu")
 NEEDS_TRITON = ("torch_bsr_dense_addmm", "torch_sampled_addmm", "sparsefl_block_dw")
 SMALL = [
     *device_cases.cases(size=256, batches=(16,), copied=64),
-    *device_cases.network_cases(batch=2, width=0.125),
+    *device_networks.network_cases(batch=2, width=0.125, stages=((32, 4),)),
 ]
 
 
@@ -36,6 +36,7 @@ def test_every_step_runs_twice():
                 ran.add((case.name, provider))
     assert {name for name, _ in ran} >= {"copy", "launch", "matmul", "layer step", "resnet18 step"}
     assert ("layer step", "sparsefl_sign") in ran
+    assert ("block conv step", "sparsefl_sign_kernels_16") in ran
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is not None, reason="triton is installed")

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from sparsefl.bench import tune_device
+from sparsefl.bench.device_passes import make_plan
 from sparsefl.bench.runner import main
 from sparsefl.ops import _dispatch, _passes, _verified
 from sparsefl.ops._layout_table import LayoutTable
-from sparsefl.ops._plan import LinearPlan, on_device
+from sparsefl.ops._plan import Conv2dPlan, LinearPlan, on_device
 from sparsefl.support import Support
 
 pytest.importorskip("triton")
@@ -24,9 +25,13 @@ def device(monkeypatch, tmp_path):
     monkeypatch.setenv(_verified.OVERRIDE, "all")
     for module in (_passes, _dispatch):
         monkeypatch.setattr(module, "accelerated", lambda device: True)
-    monkeypatch.setattr(LinearPlan, "to", on_device)
+    for plan in (LinearPlan, Conv2dPlan):
+        monkeypatch.setattr(plan, "to", on_device)
     monkeypatch.setattr(_passes, "device_machine", lambda device: MACHINE)
-    monkeypatch.setattr(tune_device, "SIZES", (128, 256))
+    monkeypatch.setattr(_passes, "SIDES", (16, 32))
+    monkeypatch.setattr(tune_device, "SIZES", (64, 128))
+    monkeypatch.setattr(tune_device, "CHANNELS", (64, 128))
+    monkeypatch.setattr(tune_device, "PIXELS", (64, 128))
     monkeypatch.setattr(tune_device, "ROWS", (2, 8))
     monkeypatch.setattr(tune_device, "FEW_ROWS", (1, 2))
     _dispatch.forget()
@@ -64,8 +69,9 @@ def test_every_kernel_has_a_grid_for_each_dtype_and_block(device, tmp_path, caps
     assert set(table.grids) == names
     assert clock.asked == len(names) * 2 * 2 * len(tune_device.DENSITIES)
     first = table.grids["block_dw, bfloat16, 16x16"]
-    assert (first.sizes, first.positions) == ([128.0, 256.0], [2.0, 8.0])
+    assert (first.sizes, first.positions) == ([64.0, 128.0], [2.0, 8.0])
     assert first.dense_us[1][1][2] == 1000.0
+    assert table.grids["sign_conv2d_dx, float32, 32x32"].positions == [64.0, 128.0]
     assert table.grids["masked_linear, float32"].positions == [1.0, 2.0]
     assert f"written to {path}" in capsys.readouterr().out
 
@@ -81,9 +87,25 @@ def test_without_kernels_nothing_is_written(device, monkeypatch, tmp_path, capsy
 @pytest.mark.parametrize("kernel", ["sign_linear", "block_linear_dx", "block_dw", "masked_dw"])
 def test_dense_passes_give_what_the_layers_do(device, kernel, cuda_functions_on_cpu):
     support = Support.random((64, 32), 0.5, seed=1, structure=(16, 16))
-    cell = tune_device.Cell(kernel, support, 5, torch.float32, device)
+    cell = tune_device.Cell(kernel, make_plan(support).to(device), 5, torch.float32)
     sizes = {"sign_linear": (5, 64), "block_linear_dx": (5, 32)}
     assert cell.steps()["dense"]().shape == sizes.get(kernel, (support.nnz,))
+
+
+@pytest.mark.parametrize("kernel", ["sign_conv2d", "block_conv2d_dx", "block_conv2d_dw"])
+def test_dense_passes_of_convolutions_give_what_the_layers_do(
+    device, kernel, cuda_functions_on_cpu
+):
+    support = Support.random((64, 32, 3, 3), 0.5, seed=1, structure=(16, 16))
+    cell = tune_device.Cell(kernel, make_plan(support).to(device), 100, torch.float32)
+    sizes = {"sign_conv2d": (2, 64, 8, 8), "block_conv2d_dx": (2, 32, 8, 8)}
+    assert cell.steps()["dense"]().shape == sizes.get(kernel, (support.nnz,))
+
+
+def test_sizes_of_few_blocks_are_left_out(device, monkeypatch):
+    monkeypatch.setattr(tune_device, "SIZES", (64, 256, 512))
+    measured = tune_device.measure(["block_dw"], (128, 128), (), device, Clock())
+    assert [grid.sizes for _, grid in measured] == [(256.0, 512.0)] * 2
 
 
 def test_a_step_that_cannot_run_is_never_chosen():
