@@ -161,7 +161,7 @@ def accuracy_table(study: Study, results: Results) -> str:
     """Make the table of the accuracy study as far as it has been run."""
     found = list(summary.summarise(study, results))
     absent = sorted(set(study.rows) - {item.row.name for item in found})
-    commits = sorted({run["commit"][:12] for run in results.by_key.values() if "commit" in run})
+    commits = sorted({commit[:12] for item in found for commit in item.commits})
     return (
         summary.overview(study, found)
         + f"\nTest accuracy in percent, mean and standard deviation over {len(study.seeds)} seeds; "

@@ -49,6 +49,7 @@ class Found:
         options: What the trials chose.
         seeds: How many there were.
         data: What the data are called, their copy if it is not the official one.
+        commits: Of the runs.
     """
 
     setting: str
@@ -62,6 +63,7 @@ class Found:
     options: dict[str, Any]
     seeds: int
     data: str
+    commits: frozenset[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +118,7 @@ def summarise(study: Study, results: Results) -> Iterator[Found]:
                 options=dict(jobs[0].options),
                 seeds=len(runs),
                 data=runs[0].get("data", study.dataset).split(",")[0],
+                commits=frozenset(run["commit"] for run in runs),
             )
 
 
