@@ -180,6 +180,7 @@ def final(accuracy: float, total: int) -> dict[str, object]:
         "accuracy": accuracy,
         "accuracy_per_client": {"mean": accuracy - 0.1, "worst_decile": accuracy - 0.2},
         "ledger": {"setup_bytes": 0, "downlink_bytes": total, "uplink_bytes": total},
+        "commit": "0123456789abcdef",
     }
 
 
@@ -208,6 +209,7 @@ def test_summary_is_over_the_seeds_that_were_run(small, results):
     assert first.worst_decile.mean == pytest.approx(0.65)
     assert first.total_bytes == 2000
     assert first.options == {"lr": 0.05}
+    assert first.commits == {"0123456789abcdef"}
 
 
 def test_table_says_what_was_not_run_and_not_measured(small, results):
