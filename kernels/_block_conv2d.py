@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsefl.kernels._block_matmul import MOST_ROWS, block_matmul_options, weight_tile
+from sparsefl.kernels._block_matmul import MOST_ROWS, block_matmul_options, finished, weight_tile
 from sparsefl.kernels._launch import MOST_PIXELS, on, precision, upcasts
 from sparsefl.kernels.conv2d_plan import BlockConv2dPlan
 
@@ -101,11 +101,7 @@ def _block_conv2d_kernel(
             weight = weight.to(tl.float32)
         acc = tl.dot(operand, weight, acc, input_precision=PRECISION)
 
-    acc *= scale
-    if MAGNITUDES and not TRANSPOSED:
-        acc *= tl.load(magnitude_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    if BIAS:
-        acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    acc = finished(acc, magnitude_ptr, bias_ptr, n, N, scale, TRANSPOSED, MAGNITUDES, BIAS)
     out_at = ((image * out_height + out_y) * out_width + out_x)[:, None] * N + n[None, :]
     inside = there[:, None] & (n < N)[None, :]
     tl.store(out_ptr + out_at, acc.to(out_ptr.dtype.element_ty), mask=inside)

@@ -71,6 +71,27 @@ def weight_tile(
 
 
 @triton.jit
+def finished(
+    acc,
+    magnitude_ptr,
+    bias_ptr,
+    n,
+    N,
+    scale,
+    TRANSPOSED: tl.constexpr,
+    MAGNITUDES: tl.constexpr,
+    BIAS: tl.constexpr,
+):
+    """Return sums ``[BLOCK_M, BLOCK_N]`` of the columns ``n`` times magnitudes, plus the bias."""
+    acc *= scale
+    if MAGNITUDES and not TRANSPOSED:
+        acc *= tl.load(magnitude_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    if BIAS:
+        acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    return acc
+
+
+@triton.jit
 def _block_matmul_kernel(
     x_ptr,
     weight_ptr,
@@ -122,11 +143,7 @@ def _block_matmul_kernel(
             weight = weight.to(tl.float32)
         acc = tl.dot(x, weight, acc, input_precision=PRECISION)
 
-    acc *= scale
-    if MAGNITUDES and not TRANSPOSED:
-        acc *= tl.load(magnitude_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    if BIAS:
-        acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    acc = finished(acc, magnitude_ptr, bias_ptr, n, N, scale, TRANSPOSED, MAGNITUDES, BIAS)
     out_at = m * stride_om + n[None, :]
     tl.store(out_ptr + out_at, acc.to(out_ptr.dtype.element_ty), mask=(m < M) & (n < N)[None, :])
 
