@@ -62,5 +62,6 @@ _KERNELS = (
     Kernel("sign_conv2d_dx", "sign_conv2d", "its input gradient", _BLOCK),
     Kernel("seeded_normal", "normal", "frozen weights of a seed", ()),
     Kernel("linear_growth", "growth", "largest weight gradients at pruned positions", _ANY),
+    Kernel("conv2d_growth", "conv2d_growth", "the same of a convolution", _ANY),
 )
 REGISTRY: dict[str, Kernel] = {kernel.name: kernel for kernel in _KERNELS}

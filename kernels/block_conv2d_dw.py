@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsefl.kernels._block_conv2d import check_size
+from sparsefl.kernels._conv2d_dw_tile import conv2d_dw_tile
 from sparsefl.kernels._launch import (
     check_images,
     check_plan,
@@ -59,26 +60,13 @@ def _block_conv2d_dw_kernel(
     right = tl.load(tap + 2)
     n = tl.load(row_ptr + block) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.load(col_ptr + block) * BLOCK_K + tl.arange(0, BLOCK_K)
-    n_inside = (n < N)[None, :]
-    k_inside = (k < K)[None, :]
     first = split * rows_per_split
     last = tl.minimum(M, first + rows_per_split)
-    acc = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    for start in range(first, last, BLOCK_M):
-        m = start + tl.arange(0, BLOCK_M)
-        y = m // out_width % out_height * step_y + down
-        x = m % out_width * step_x + right
-        image = (m // (out_height * out_width)).to(tl.int64)
-        there = (m < last) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        # Where the tap meets padding, so does the product zero: neither is read.
-        dy_at = m.to(tl.int64)[:, None] * N + n[None, :]
-        dy = tl.load(dy_ptr + dy_at, mask=there[:, None] & n_inside, other=0.0)
-        x_at = ((image * height + y) * width + x)[:, None] * K + k[None, :]
-        operand = tl.load(x_ptr + x_at, mask=there[:, None] & k_inside, other=0.0)
-        if UPCAST:
-            dy = dy.to(tl.float32)
-            operand = operand.to(tl.float32)
-        acc = tl.dot(tl.trans(dy), operand, acc, input_precision=PRECISION)
+    acc = conv2d_dw_tile(
+        dy_ptr, x_ptr, n, k, N, K, first, last, N, down, right,
+        height, width, out_height, out_width, step_y, step_x,
+        BLOCK_M, BLOCK_N, BLOCK_K, PRECISION, UPCAST,
+    )  # fmt: skip
     inner = tl.arange(0, BLOCK_N)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     # A part of the batch has blocks of its own; whoever launches adds them up, in order.
     number = split.to(tl.int64) * tl.num_programs(0) + tile

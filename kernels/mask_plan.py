@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,22 +39,23 @@ class MaskPlan:
         """Plan for a mask.
 
         Args:
-            mask: Kept positions, ``[out, in]``, bool; or a support of that shape.
+            mask: Kept positions, ``[out, in]``, bool; or a support of that shape. A convolution's,
+                ``[out, in, *taps]``, is the matrix of as many rows.
             device: Where the plan is to lie.
 
         Raises:
             TypeError: if ``mask`` is not bool.
-            ValueError: if it is no matrix, or has 2**31 positions or more.
+            ValueError: if it has fewer than two dimensions, or 2**31 positions or more.
         """
         support = mask if isinstance(mask, Support) else Support.from_mask(mask)
-        if len(support.shape) != 2 or support.numel > _MOST_POSITIONS:
+        if len(support.shape) < 2 or support.numel > _MOST_POSITIONS:
             raise ValueError(
-                f"mask must be a matrix [out, in] of at most {_MOST_POSITIONS} positions, got "
-                f"shape {support.shape}"
+                f"mask must be [out, in, *taps] of at most {_MOST_POSITIONS} positions, got shape "
+                f"{support.shape}"
             )
-        rows, columns = support.shape
+        rows, columns = support.shape[0], math.prod(support.shape[1:])
         padded = np.zeros((rows, -(-columns // _WORD) * _WORD), dtype=np.bool_)
-        padded[:, :columns] = support.to_numpy_mask()
+        padded[:, :columns] = support.to_numpy_mask().reshape(rows, columns)
         words = np.packbits(padded, axis=1, bitorder="little").view("<i4")
         counts = padded.reshape(rows, -1, _WORD).sum(2) if padded.size else words
         offsets = (np.cumsum(counts) - counts.reshape(-1)).astype(np.int32).reshape(words.shape)

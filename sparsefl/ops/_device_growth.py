@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsefl.kernels.conv2d_plan import Geometry
 from sparsefl.kernels.mask_plan import MaskPlan
 from sparsefl.ops import _passes
 from sparsefl.ops._conv2d import evenly_padded
@@ -35,13 +36,12 @@ def linear_growth(
         ValueError: if a gradient is not a number.
     """
     device = pairs[0][0].device
-    if _passes.growth_kernel(plan.support, device, dtype):
-        kinds = {tensor.dtype for pair in pairs for tensor in pair}
-        kind = kinds.pop() if len(kinds) == 1 else dtype
-        x, grad = (torch.cat([pair[i] for pair in pairs]).to(kind) for i in (0, 1))
+    kernel = _passes.growth_kernel(plan.support, device, dtype)
+    if kernel is not None:
+        x, grad = _joined(pairs, dtype)
         mask = plan.kernels.mask if plan.kernels else None
         mask = mask or MaskPlan.from_mask(plan.support, device)
-        indices, values = launcher("linear_growth")(grad, x, mask, count)
+        indices, values = launcher(kernel)(grad, x, mask, count)
     else:
         indices, values = _by_strips(_linear_strips(pairs, plan, dtype), plan.support, count)
     return indices.cpu(), values.cpu()
@@ -54,8 +54,28 @@ def conv2d_growth(
 
     Arguments and errors are those of :func:`linear_growth`.
     """
-    indices, values = _by_strips(_conv2d_strips(pairs, plan, dtype), plan.support, count)
+    device = pairs[0][0].device
+    kernel = _passes.growth_kernel(plan.support, device, dtype)
+    # Images of one size are as one batch.
+    alike = len({x.shape[1:] for x, _ in pairs}) == 1
+    if kernel is not None and plan.groups == 1 and alike:
+        x, grad = _joined(pairs, dtype)
+        x, padding = evenly_padded(x, plan)
+        kernel_size = (plan.support.shape[2], plan.support.shape[3])
+        geometry = Geometry(kernel_size, plan.stride, padding, plan.dilation)
+        mask = MaskPlan.from_mask(plan.support, device)
+        indices, values = launcher(kernel)(grad, x, mask, geometry, count)
+    else:
+        indices, values = _by_strips(_conv2d_strips(pairs, plan, dtype), plan.support, count)
     return indices.cpu(), values.cpu()
+
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the calls of a layer as one: in their dtype, or where that differs in ``dtype``."""
+    kinds = {tensor.dtype for pair in pairs for tensor in pair}
+    kind = kinds.pop() if len(kinds) == 1 else dtype
+    x, grad = (torch.cat([pair[i].to(kind) for pair in pairs]) for i in (0, 1))
+    return x, grad
 
 
 def _linear_strips(

@@ -254,8 +254,10 @@ def crossovers(table: LayoutTable) -> Iterator[str]:
         yield f"{name}: {dense}"
 
 
-def growth_kernel(support: Support, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether a kernel finds a linear layer's growth on a device, summed in ``dtype``."""
-    # It counts positions in int32 and sums in float32.
+def growth_kernel(support: Support, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return the kernel that finds a layer's growth on a device, summed in ``dtype``, if any."""
+    name = {2: "linear_growth", 4: "conv2d_growth"}.get(len(support.shape))
+    # They count positions in int32 and sum in float32.
     fits = support.numel < 2**31 and dtype == torch.float32
-    return fits and accelerated(device) and verified("linear_growth", device)
+    there = name is not None and fits and accelerated(device) and verified(name, device)
+    return name if there else None

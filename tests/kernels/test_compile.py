@@ -21,6 +21,7 @@ from sparsefl.kernels import (
     _block_matmul,
     block_conv2d_dw,
     block_dw,
+    conv2d_growth,
     growth,
     masked_dw,
     masked_linear,
@@ -145,9 +146,17 @@ BUILDS = {
         build_dense_dw(growth._growth_kernel, (512, 512), torch.bfloat16),
         {80: (146, 40960), 90: (201, 73728)},
     ),
+    "conv2d_growth-bf16": (
+        build_dense_dw(conv2d_growth._conv2d_growth_kernel, (512, 512), torch.bfloat16),
+        {80: (144, 40960), 90: (203, 73728)},
+    ),
+    "conv2d_growth-fp32": (
+        build_dense_dw(conv2d_growth._conv2d_growth_kernel, (512, 512), torch.float32),
+        {80: (184, 32768), 90: (150, 32768)},
+    ),
     "growth-fp32": (
         build_dense_dw(growth._growth_kernel, (512, 512), torch.float32),
-        {80: (182, 32768), 90: (147, 32768)},
+        {80: (182, 32768), 90: (164, 32768)},
     ),
     "masked_linear-bf16": (
         build_masked_linear(64, torch.bfloat16),
@@ -213,6 +222,7 @@ SLOW = {
     "block_dw-64x64-fp32",
     "block_linear_dx-128x128-bf16",
     "block_linear-32x32-fp32",
+    "conv2d_growth-fp32",
     "growth-fp32",
     "masked_linear-fp32",
     "masked_linear_dx-bf16",

@@ -136,3 +136,28 @@ def test_groups_and_other_supports_take_no_kernel(move, launched, device):
     x = torch.randn(2, 64, 5, 5, device=device)
     move(sparsefl.nn.SparseConv2d(64, 32, 3, grouped, groups=2))(x).sum().backward()
     assert launched == []
+
+
+@pytest.mark.verifies("conv2d_growth")
+@pytest.mark.parametrize("uses", [1, 2])
+@pytest.mark.parametrize("geometry", [{"stride": 2, "padding": 1}, {"padding": "same"}], ids=str)
+def test_growth_of_a_watched_layer_is_that_of_the_dense_gradient(
+    geometry, uses, move, launched, device
+):
+    count, support = 50, Support.random((20, 17, 2, 3), 0.4)
+    layer = move(sparsefl.nn.SparseConv2d(17, 20, (2, 3), support, **geometry))
+    weight, batches = torch.zeros(support.shape, requires_grad=True), []
+    # Whole numbers: sums are exact, and many are equal.
+    for _ in range(uses):
+        x = torch.randint(-2, 3, (2, 17, 5, 6)).float()
+        y = nn.functional.conv2d(x, weight, **geometry)
+        factor = torch.randint(-2, 3, y.shape).float()
+        (y * factor).sum().backward()
+        batches.append((x.to(device), factor.to(device)))
+    with sparsefl.pruning.watch_growth(layer, {"weight": count}) as found:
+        sum((layer(x) * factor).sum() for x, factor in batches).backward()
+    assert "conv2d_growth" in launched
+    ranks = weight.grad.abs().masked_fill(support.to_mask(), -1.0).flatten()
+    best = ranks.sort(descending=True, stable=True).indices[:count].sort().values
+    assert torch.equal(found["weight"].indices, best)
+    assert torch.equal(found["weight"].values, weight.grad.flatten()[best])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparsefl.kernels import growth
+from sparsefl.kernels import _growth_search
 from sparsefl.kernels.growth import linear_growth
 from sparsefl.kernels.mask_plan import MaskPlan
 
@@ -35,7 +35,7 @@ def test_equals_the_dense_gradients(count, dtype, device):
 @pytest.fixture
 def little_room(monkeypatch):
     """Makes lists so short that thresholds and strips are needed for small weights."""
-    monkeypatch.setattr(growth, "_LEAST_ROOM", 8)
+    monkeypatch.setattr(_growth_search, "_LEAST_ROOM", 8)
 
 
 @pytest.mark.parametrize("count", [1, 40, 200])
@@ -46,8 +46,8 @@ def test_thresholds_find_the_same(count, little_room, device):
 
 def test_one_launch_is_enough_where_the_sample_is_good(little_room, device, monkeypatch):
     mask, plan, dy, x = whole_operands(20, (70, 40), 0.2, device, most=50)
-    launches, real = [], growth._filter
-    monkeypatch.setattr(growth, "_filter", lambda *a: launches.append(a) or real(*a))
+    launches, real = [], _growth_search._filter
+    monkeypatch.setattr(_growth_search, "_filter", lambda *a: launches.append(a) or real(*a))
     assert_equals_dense(linear_growth(dy, x, plan, 300), dy, x, mask, 300)
     assert len(launches) == 1
 
@@ -64,7 +64,7 @@ def test_equal_gradients_go_to_the_lowest_index(value, little_room, device):
 def test_strips_give_what_thresholds_give(little_room, device, monkeypatch):
     _, plan, dy, x = whole_operands(20, (70, 40), 0.2, device, most=50)
     expected = linear_growth(dy, x, plan, 60)
-    monkeypatch.setattr(growth, "_TRIES", 0)
+    monkeypatch.setattr(_growth_search, "_TRIES", 0)
     found = linear_growth(dy, x, plan, 60)
     assert torch.equal(found.indices, expected.indices)
     assert torch.equal(found.values, expected.values)

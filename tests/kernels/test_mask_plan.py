@@ -22,5 +22,13 @@ def test_words_and_offsets(shape, density):
 
 
 def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"matrix \[out, in\].*got shape \(4, 4, 3, 3\)"):
-        MaskPlan.from_mask(torch.ones(4, 4, 3, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"\[out, in, \*taps\].*got shape \(4,\)"):
+        MaskPlan.from_mask(torch.ones(4, dtype=torch.bool))
+
+
+def test_a_convolution_is_the_matrix_of_its_rows():
+    mask = torch.rand(5, 4, 3, 3) < 0.5
+    plan, rows = MaskPlan.from_mask(mask), MaskPlan.from_mask(mask.flatten(1))
+    assert plan.shape == (5, 36)
+    assert torch.equal(plan.words, rows.words)
+    assert torch.equal(plan.offsets, rows.offsets)
