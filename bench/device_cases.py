@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from sparsefl.nn import SignLinear, SparseLinear
 from sparsefl.ops import _dispatch, _verified
+from sparsefl.structure import StructureLike
 from sparsefl.support import Support
 
 Step = Callable[[], object]
@@ -96,7 +98,7 @@ def cases(
                 flops=3 * flops,
             )
             for structure in ("rows", "columns"):
-                lines = Support.random((size, size), density, structure=structure)
+                lines = support_of((size, size), density, structure)
                 yield DeviceCase(
                     *(f"{structure} layer step", shape, "bfloat16", density),
                     {
@@ -105,7 +107,7 @@ def cases(
                     },
                     flops=3 * flops,
                 )
-            blocks = Support.random((size, size), density, structure=(BLOCK, BLOCK))
+            blocks = support_of((size, size), density, (BLOCK, BLOCK))
             yield DeviceCase(
                 *("block layer step", shape, "bfloat16", density),
                 {
@@ -119,6 +121,14 @@ def cases(
                 },
                 flops=3 * flops,
             )
+
+
+@functools.lru_cache(maxsize=16)
+def support_of(
+    shape: tuple[int, int], density: float, structure: StructureLike | None = None
+) -> Support:
+    """Return a random support; that of 4096 x 4096 takes a second, and all batches have it."""
+    return Support.random(shape, density, structure=structure)
 
 
 def bind(
@@ -264,7 +274,7 @@ def _linear_step(
     support: Support | None = None,
 ) -> Step:
     """Return a training step of a layer; ``forced``: through every kernel that fits it."""
-    support = support or Support.random((shape["out_features"], shape["in_features"]), density)
+    support = support or support_of((shape["out_features"], shape["in_features"]), density)
     layers: dict[str, Callable[[], nn.Module]] = {
         "dense": lambda: nn.Linear(support.shape[1], support.shape[0]),
         "masked": lambda: Masked(support.to_mask()),

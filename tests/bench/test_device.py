@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sparsefl.bench import device, device_cases, device_networks, runner
+from sparsefl.bench import device, device_cases, device_networks, device_packing, runner
 
 CPU = torch.device("cpu")
 NEEDS_TRITON = ("torch_bsr_dense_addmm", "torch_sampled_addmm", "sparsefl_block_dw")
 SMALL = [
     *device_cases.cases(size=256, batches=(16,), copied=64),
+    *device_packing.packing_cases(elements=1024, largest=500, features=64, rows=(3,)),
     *device_networks.network_cases(batch=2, width=0.125, stages=((32, 4),)),
 ]
 
@@ -22,6 +23,19 @@ def precision_kept():
     before = torch.backends.cuda.matmul.allow_tf32
     yield
     torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL if c.baseline == "torch"], ids=lambda c: c.name)
+def test_torch_packs_what_we_pack(case):
+    found = {}
+    for provider in ("torch", "sparsefl"):
+        torch.manual_seed(1)
+        found[provider] = case.make[provider](CPU)()
+    if case.name in ("top-k", "growth"):
+        values = (of.values.abs().sort().values for of in found.values())
+        torch.testing.assert_close(*values)
+    else:
+        assert torch.equal(*found.values())
 
 
 def test_every_step_runs_twice():
