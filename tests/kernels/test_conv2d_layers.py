@@ -161,3 +161,57 @@ def test_growth_of_a_watched_layer_is_that_of_the_dense_gradient(
     best = ranks.sort(descending=True, stable=True).indices[:count].sort().values
     assert torch.equal(found["weight"].indices, best)
     assert torch.equal(found["weight"].values, weight.grad.flatten()[best])
+
+
+@BLOCKS
+def test_autocast_takes_the_kernels_in_its_dtype(move, launched, assert_matches, device):
+    twins = Twins(CASES["tail"])
+    move(twins.layer)
+    x = torch.randn(CASES["tail"][0])
+    with torch.autocast(device, torch.bfloat16):
+        y = twins.layer(x.to(device).requires_grad_())
+        same = twins.dense(x)
+    y.float().sum().backward()
+    assert launched == ["block_conv2d", "block_conv2d_dx", "block_conv2d_dw"]
+    assert (y.dtype, twins.layer.values.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert_matches(y.detach().cpu(), twins.exact(x.double()).detach(), same.detach())
+
+
+@BLOCKS
+def test_a_network_trains_as_the_masked_dense_one(move, launched, assert_matches, device):
+    def make():
+        torch.manual_seed(3)
+        return nn.Sequential(
+            *(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.GroupNorm(4, 64), nn.ReLU()),
+            *(nn.Conv2d(64, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)),
+        )
+
+    masks = {"3.weight": checkered((64, 32, 3, 3), (16, 16)).to_mask()}
+    masks["6.weight"] = checkered((32, 64, 1, 1), (16, 32)).to_mask()
+    x, labels = torch.randn(4, 3, 6, 6), torch.tensor([0, 1, 2, 3])
+    found = {}
+    for kind in ("ours", "float32", "float64"):
+        model, mine = make(), kind == "ours"
+        if mine:
+            model = sparsefl.sparsify(model, masks)
+            for module in model.modules():
+                if isinstance(module, sparsefl.nn.SparseConv2d):
+                    move(module)
+            model.to(device)
+        else:
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    model.get_parameter(name).mul_(mask)
+        of, where = (
+            (torch.float64 if kind == "float64" else torch.float32),
+            device if mine else "cpu",
+        )
+        model.to(of)
+        y = model(x.to(where, of))
+        nn.functional.cross_entropy(y, labels.to(where)).backward()
+        gradient = next(model.parameters()).grad
+        found[kind] = y.detach().cpu(), gradient.cpu()
+    assert launched.count("block_conv2d") == launched.count("block_conv2d_dw") == 2
+    for what, ours, same, exact in zip(("y", "first weight"), *found.values(), strict=True):
+        assert_matches(ours, exact, same, what)
