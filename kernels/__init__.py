@@ -60,6 +60,7 @@ _KERNELS = (
     Kernel("block_conv2d_dw", "block_conv2d_dw", "its weight or score gradient", _BLOCK),
     Kernel("sign_conv2d", "sign_conv2d", "output of a convolution of packed signs", _BLOCK),
     Kernel("sign_conv2d_dx", "sign_conv2d", "its input gradient", _BLOCK),
+    Kernel("gather_signs", "gather_signs", "packed signs of a layer's scores", ()),
     Kernel("seeded_normal", "normal", "frozen weights of a seed", ()),
     Kernel("linear_growth", "growth", "largest weight gradients at pruned positions", _ANY),
     Kernel("conv2d_growth", "conv2d_growth", "the same of a convolution", _ANY),

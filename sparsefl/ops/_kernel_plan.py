@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsefl.kernels.block_plan import BlockPlan, block_sides
 from sparsefl.kernels.conv2d_plan import Geometry, backward_taps, forward_taps
 from sparsefl.kernels.mask_plan import MaskPlan
-from sparsefl.ops import _passes
+from sparsefl.ops import _dispatch, _passes
 from sparsefl.ops._layout_table import LayoutTable
 from sparsefl.structure import Structure
 from sparsefl.support import Support
@@ -48,10 +48,15 @@ class Blocks(NamedTuple):
     source: Tensor
     geometry: Geometry | None = None
 
+    @property
+    def shape(self) -> list[int]:
+        """Shape of a packed block, ``[BN, BK]`` or ``[taps, BN, BK]``."""
+        taps = [] if self.geometry is None else [self.geometry.taps]
+        return [*taps, *self.sizes[2:]]
+
     def pack(self, stored: Tensor) -> Tensor:
         """Return stored elements ``[nnz]`` as packed blocks."""
-        taps = [] if self.geometry is None else [self.geometry.taps]
-        return stored.index_select(0, self.source).view(-1, *taps, *self.sizes[2:])
+        return stored.index_select(0, self.source).view(-1, *self.shape)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Return packed blocks as stored elements: undoes :meth:`pack`."""
@@ -68,6 +73,7 @@ class KernelPlan:
         mask: For those of any kept positions.
         rank: Stored element of each kept position, row-major, ``[nnz]`` int32, for those of them
             that read weights.
+        gathers_signs: Whether a kernel packs signs in the order of the blocks.
         table: The device's, where it was measured.
         chosen: The passes chosen so far, by call (:mod:`sparsefl.ops._passes`).
     """
@@ -76,6 +82,7 @@ class KernelPlan:
     blocks: Blocks | None
     mask: MaskPlan | None
     rank: Tensor | None = None
+    gathers_signs: bool = False
     table: LayoutTable | None = None
     chosen: dict[Hashable, _passes.Passes] = dataclasses.field(default_factory=dict)
 
@@ -104,7 +111,8 @@ def kernel_plan(host: "LinearPlan | Conv2dPlan", device: torch.device) -> Kernel
     if any(name in _passes.MASKED_PRODUCTS for name in names):
         rank = torch.argsort(order).int().to(device)
     table = _passes.device_table(device)
-    return KernelPlan(names, blocks, mask, rank, table) if names else None
+    gathers = _dispatch.verified("gather_signs", device)
+    return KernelPlan(names, blocks, mask, rank, gathers, table) if names else None
 
 
 def _geometry(host: "LinearPlan | Conv2dPlan") -> Geometry | None:

@@ -7,12 +7,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsefl.kernels import REGISTRY
 from sparsefl.kernels.block_plan import pack_block_signs
 from sparsefl.ops import _passes
 from sparsefl.ops._kernel_plan import KernelPlan
+from sparsefl.ops._library import LIBRARY, define
 from sparsefl.ops._magnitude import Magnitude, kept_weights
 from sparsefl.ops._plan import Conv2dPlan, LinearPlan
 
@@ -38,7 +40,11 @@ def packed_weight(
         return kept_weights(stored, magnitude).index_select(0, rank)
     assert blocks is not None
     if kernel.startswith("sign"):
-        return pack_block_signs(blocks.pack(stored))
+        if not held(plan).gathers_signs:
+            return pack_block_signs(blocks.pack(stored))
+        bits: Tensor = torch.ops.sparsefl.gather_signs.default(stored, blocks.source)
+        *shape, width = blocks.shape
+        return bits.view(-1, *shape, width // 8)
     return blocks.pack(kept_weights(stored, magnitude))
 
 
@@ -67,3 +73,20 @@ def launcher(kernel: str) -> Callable[..., Any]:
 def gives_dx(kernel: str) -> bool:
     """Tell whether a kernel computes the gradient of an input."""
     return kernel.endswith("_dx")
+
+
+define("gather_signs(Tensor scores, Tensor source) -> Tensor")
+
+
+def _gather_signs(scores: Tensor, source: Tensor) -> Tensor:
+    found: Tensor = launcher("gather_signs")(scores, source)
+    return found
+
+
+# Of whatever device: Triton's interpreter takes tensors on the CPU.
+LIBRARY.impl("gather_signs", _gather_signs, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("sparsefl::gather_signs", lib=LIBRARY)
+def _(scores: Tensor, source: Tensor) -> Tensor:
+    return source.new_empty(source.shape[0] // 8, dtype=torch.uint8)

@@ -22,6 +22,7 @@ from sparsefl.kernels import (
     block_conv2d_dw,
     block_dw,
     conv2d_growth,
+    gather_signs,
     growth,
     masked_dw,
     masked_linear,
@@ -116,6 +117,11 @@ def build_normal(degree=8, octaves=32):
     return Build(normal._seeded_normal_kernel, options, {"out_ptr": "*fp32"})
 
 
+def build_gather_signs(dtype):
+    pointers = {"scores_ptr": TYPES[dtype], "out_ptr": "*u8"}
+    return Build(gather_signs._gather_signs_kernel, gather_signs.gather_signs_options(), pointers)
+
+
 # Registers a thread and bytes of shared memory on sm_80 and sm_90, as compiled by triton 3.9.0.
 BUILDS = {
     "block_dw-128x128-bf16": (
@@ -170,6 +176,7 @@ BUILDS = {
         build_masked_linear(64, torch.float32),
         {80: (204, 24576), 90: (162, 24576)},
     ),
+    "gather_signs-fp32": (build_gather_signs(torch.float32), {80: (48, 512), 90: (40, 512)}),
     "seeded_normal": (build_normal(), {80: (56, 4096), 90: (80, 4096)}),
     "block_linear-32x32-fp32": (
         build_block_matmul(64, (32, 32), torch.float32),
