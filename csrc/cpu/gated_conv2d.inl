@@ -56,10 +56,31 @@ struct Tile {
   int64_t top, rows, vectors, head, pixel;
 };
 
+// Adds a block of channels, whose operands are laid out, to a tile's sums.
+template <class T>
+void multiply_block(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, const Tile& tile,
+                    Block<T> block, const Sums<T>& sums) {
+  const GatherPlan<T>& plan = g.plan;
+  for (int64_t v = 0; v < tile.vectors; v += kPixelVectors<T>) {
+    const int64_t vectors = smaller(kPixelVectors<T>, tile.vectors - v);
+    for (int64_t column = 0; column < plan.columns; column += Vec<T>::kLanes) {
+      for (int64_t phase = 0; phase < plan.phases; ++phase) {
+        const int64_t begin = g.tables.begin[phase];
+        block.x = g.operand + tile.head + v * plan.x_vector + column;
+        block.x_tap = g.tables.x + begin, block.w_tap = g.tables.weight + begin;
+        block.taps = g.tables.begin[phase + 1] - begin;
+        block.in_order = plan.phases == 1;
+        T* to = sums.to + tile.pixel + v * plan.y_vector + column + phase * sums.phase_step;
+        multiply_tile(a, n, vectors, block, Sums<T>{to, 0, sums.row_step, sums.buffer});
+      }
+    }
+  }
+}
+
 // Adds listed channels of a sample, from the i-th to the one before the last, to a tile's sums.
 template <class T>
 void gather_tile(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, const Tile& tile,
-                 int64_t first, int64_t last, Sums<T> sums) {
+                 int64_t first, int64_t last, const Sums<T>& sums) {
   const GatherPlan<T>& plan = g.plan;
   const int64_t in_plane = a.y.input * a.x.input;
   const T* in = a.in + n * a.channels.channels * in_plane;
@@ -68,7 +89,6 @@ void gather_tile(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, con
   Block<T> block{};
   block.x_channel = plan.operand.elements, block.channel_step = a.channel_step;
   block.x_vector = plan.x_vector, block.y_vector = plan.y_vector;
-  sums.to += tile.pixel;
   for (int64_t done = first; done == first || done < last; done += plan.block_channels) {
     block.channels = listed + done;
     block.count = smaller(plan.block_channels, last - done);
@@ -77,16 +97,7 @@ void gather_tile(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, con
       plan.operand.read(in + block.channels[i] * in_plane, a.in, end, tile.top, tile.rows,
                         g.operand + i * plan.operand.elements);
     }
-    for (int64_t column = 0; column < plan.columns; column += Vec<T>::kLanes) {
-      for (int64_t phase = 0; phase < plan.phases; ++phase) {
-        const int64_t begin = g.tables.begin[phase];
-        block.x = g.operand + tile.head + column;
-        block.x_tap = g.tables.x + begin, block.w_tap = g.tables.weight + begin;
-        block.taps = g.tables.begin[phase + 1] - begin;
-        const Sums<T> to{sums.to + column + phase * sums.phase_step, 0, sums.row_step, sums.buffer};
-        multiply_tile(a, n, tile.vectors, block, to);
-      }
-    }
+    multiply_block(a, g, n, tile, block, sums);
   }
 }
 
@@ -96,8 +107,8 @@ void gather_tiles(const GatedGatherArgs<T>& a, const Gather<T>& g, int64_t n, in
   const GatherPlan<T>& plan = g.plan;
   const int64_t columns = a.x.grid;
   if (plan.operand.direct) {
-    for (int64_t y = 0; y < a.y.grid; y += kPixelVectors<T>) {
-      const int64_t rows = smaller(kPixelVectors<T>, a.y.grid - y);
+    for (int64_t y = 0; y < a.y.grid; y += plan.operand.tile_rows) {
+      const int64_t rows = smaller(plan.operand.tile_rows, a.y.grid - y);
       gather_tile(a, g, n, {y, rows, rows, 0, y * columns}, first, last, sums);
     }
     return;

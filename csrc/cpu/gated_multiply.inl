@@ -20,10 +20,11 @@ struct Block {
   const int32_t* channels;
   int64_t count, channel_step;
   int64_t y_vector;
-  bool first;  // the sums begin with `start`, else with what y holds
+  bool first;     // the sums begin with `start`, else with what y holds
+  bool in_order;  // the weights of the taps lie one after the other
 };
 
-// kTaps > 0: so many taps, whose weights lie one after the other.
+// kTaps > 0: so many taps; the weights of 9 lie one after the other, as `in_order` says.
 template <class T, int kRows, int kVectors, int kTaps>
 void multiply(const Block<T>& b, const T* const* weights, const T* start, T* const* y) {
   typename Vec<T>::Type sum[kRows][kVectors];
@@ -44,7 +45,7 @@ void multiply(const Block<T>& b, const T* const* weights, const T* start, T* con
 #pragma GCC unroll 9
     for (int64_t t = 0; t < taps; ++t) {
       const T* p = x + b.x_tap[t];
-      const int64_t place = channel + (kTaps > 0 ? t : b.w_tap[t]);
+      const int64_t place = channel + (kTaps == 9 ? t : b.w_tap[t]);
       typename Vec<T>::Type pixels[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) pixels[v] = load(p + v * x_vector);
@@ -68,9 +69,12 @@ inline void multiply_rows(int64_t rows, const Block<T>& b, const T* const* weigh
                           T* const* y) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
-      // 3 x 3 kernels are worth code of their own.
-      const auto run =
-          b.taps == 9 ? multiply<T, kRows, kVectors, 9> : multiply<T, kRows, kVectors, 0>;
+      // 3 x 3 kernels are worth code of their own, and the phases of their gradient at stride 2.
+      const auto run = b.taps == 9 && b.in_order ? multiply<T, kRows, kVectors, 9>
+                       : b.taps == 4             ? multiply<T, kRows, kVectors, 4>
+                       : b.taps == 2             ? multiply<T, kRows, kVectors, 2>
+                       : b.taps == 1             ? multiply<T, kRows, kVectors, 1>
+                                                 : multiply<T, kRows, kVectors, 0>;
       return run(b, weights, start, y);
     }
     multiply_rows<T, kVectors, kRows - 1>(rows, b, weights, start, y);

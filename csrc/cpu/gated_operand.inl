@@ -9,6 +9,8 @@ template <class T>
 constexpr int kPixelVectors = SPARSEFL_VECTOR_BYTES == 64 ? 4 : 2;
 // Of the operand that a block of channels makes, so that it stays in the L1 cache.
 constexpr int64_t kOperandBytes = 20 << 10;
+// Channels that a block should have at least, for which its sums are loaded and stored.
+constexpr int64_t kLeastBlock = 12;
 // Of the weights of a range of channels, so that they stay in the L2 cache.
 constexpr int64_t kWeightBytes = 512 << 10;
 
@@ -100,9 +102,7 @@ inline void lay_halves(const T* from, const Inside& inside, int64_t columns, int
   constexpr int kLanes = Vec<T>::kLanes;
   const auto mask = columns_between<T>(kLanes, inside.first, inside.last);
   for (int64_t i = 0; i < rows; ++i, from += pitch, to += columns) {
-    const auto v =
-        even_lanes<T>(load(from), load(from + kLanes), typename FirstLanes<kLanes>::Type{});
-    store(to, masked<T>(v, mask));
+    store(to, masked<T>(even_lanes<T>(load(from), load(from + kLanes)), mask));
   }
 }
 
@@ -226,7 +226,8 @@ struct GatherPlan {
         columns(operand.direct ? a.x.grid : kLanes) {
     buffered = phases > 1 || pixels % kLanes != 0;
     const int64_t fit = kOperandBytes / int64_t{sizeof(T)} / operand.elements;
-    block_channels = fit < 1 ? 1 : smaller(fit, a.channels.channels);
+    const int64_t most = smaller(fit, a.channels.channels);
+    block_channels = most < 1 ? 1 : most;
     const int64_t weight_bytes = a.rows.channels * taps * int64_t{sizeof(T)};
     const int64_t range = kWeightBytes / weight_bytes;
     range_channels = pixels > 2 * kTile ? a.channels.channels : range < 16 ? 16 : range;
@@ -234,10 +235,21 @@ struct GatherPlan {
     y_vector = operand.direct ? a.x.grid : kLanes;
   }
 
-  // Pixels of a tile without whole rows begin anywhere in one.
+  // Rows of a tile. More of them share what they reach beyond, which is laid out once, but then
+  // blocks have few channels; pixels of a tile without whole rows begin anywhere in one.
   static int64_t tile_rows(const GatedGatherArgs<T>& a) {
-    const bool direct = Operand<T>::has_whole_vectors(a.x);
-    return smaller(a.y.grid, direct ? kPixelVectors<T> : (kTile - 1) / a.x.grid + 2);
+    if (!Operand<T>::has_whole_vectors(a.x)) {
+      return smaller(a.y.grid, (kTile - 1) / a.x.grid + 2);
+    }
+    const Band band(a.y, a.x, kLanes);
+    const int64_t fit = kOperandBytes / int64_t{sizeof(T)} / kLeastBlock;
+    int64_t tiles = 1;
+    while (rows_of(a, tiles) > kPixelVectors<T> && band.elements(rows_of(a, tiles)) > fit) ++tiles;
+    return smaller(a.y.grid, rows_of(a, tiles));
+  }
+  // Of one of so many tiles, whole numbers of what is multiplied at once.
+  static int64_t rows_of(const GatedGatherArgs<T>& a, int64_t tiles) {
+    return round_up(ceil_div(a.y.grid, tiles), kPixelVectors<T>);
   }
   int64_t table_elements() const {
     return round_up((2 * taps + phases + 1) * int64_t{sizeof(int64_t)}, 64) / int64_t{sizeof(T)};

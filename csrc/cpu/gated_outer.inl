@@ -4,49 +4,67 @@
 namespace sparsefl {
 namespace {
 
-constexpr int kTapsAtOnce = 9;
-// Vectors of gradients that a pixel is broadcast to: as many as the registers hold sums of.
-constexpr int kGradientVectors = SPARSEFL_VECTOR_BYTES == 64 ? 3 : 1;
-
-template <class T>
-constexpr int64_t kGroup = kGradientVectors * Vec<T>::kLanes;
+// Vectors of gradients that a pixel is broadcast to, and taps whose sums of so many the registers
+// hold: with one vector alone every product would take a load.
+constexpr int kGradientVectors = 3;
+constexpr int taps_at_once(int vectors) {
+  if (SPARSEFL_VECTOR_BYTES == 64 || vectors == 1) return 9;
+  return vectors == 2 ? 5 : 3;
+}
 
 template <class T>
 int64_t turned_channels(int64_t channels) {
   return round_up(channels, Vec<T>::kLanes);
 }
 
-// The lanes of a group of kGroup listed channels; those of the last end with a vector.
+// The vectors of a sample's listed channels, in groups of nearly as many each.
 template <class T>
-inline int64_t group_lanes(int64_t listed, int64_t first) {
-  return smaller(kGroup<T>, round_up(listed - first, Vec<T>::kLanes));
+struct Groups {
+  int64_t vectors, count;
+
+  explicit Groups(int64_t listed)
+      : vectors(ceil_div(listed, Vec<T>::kLanes)), count(ceil_div(vectors, kGradientVectors)) {}
+  // The group's first vector.
+  int64_t begin(int64_t group) const { return vectors * group / count; }
+};
+
+// Turns up to kLanes listed channels of [channels, pixels] into to[pixel * ld + channel].
+template <class T>
+inline void turn_vector(const T* from, const int32_t* listed, int64_t channels, int64_t pixels,
+                        T* to, int64_t ld) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  for (int64_t p = 0; p < pixels; p += kLanes) {
+    const int64_t width = smaller(kLanes, pixels - p);
+    typename Vec<T>::Type v[kLanes];
+    for (int j = 0; j < kLanes; ++j) {
+      v[j] = typename Vec<T>::Type{};
+      if (j >= channels) continue;
+      const T* row = from + listed[j] * pixels + p;
+      v[j] = width == kLanes ? load(row) : load_some(row, width);
+    }
+    transpose_square<T>(v);
+    for (int64_t j = 0; j < width; ++j) store(to + (p + j) * ld, v[j]);
+  }
 }
 
+// Turns the listed channels of every sample into [group][pixel][channels of the group].
 template <class T>
 void turn(const ChannelLists& lists, const T* grad, int64_t pixels, int64_t first_sample,
           int64_t last_sample, T* turned) {
   constexpr int kLanes = Vec<T>::kLanes;
   for (int64_t n = first_sample; n < last_sample; ++n) {
     const int32_t* listed = lists.index + n * lists.channels;
-    const int64_t count = lists.count[n];
     const T* from = grad + n * lists.channels * pixels;
-    T* sample = turned + n * pixels * turned_channels<T>(lists.channels);
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const int64_t channels = smaller(kLanes, count - i), group = i / kGroup<T> * kGroup<T>;
-      const int64_t ld = group_lanes<T>(count, group);
-      T* to = sample + group * pixels + i - group;
-      for (int64_t p = 0; p < pixels; p += kLanes) {
-        const int64_t width = smaller(kLanes, pixels - p);
-        typename Vec<T>::Type v[kLanes];
-        for (int j = 0; j < kLanes; ++j) {
-          v[j] = typename Vec<T>::Type{};
-          if (j >= channels) continue;
-          const T* row = from + listed[i + j] * pixels + p;
-          v[j] = width == kLanes ? load(row) : load_some(row, width);
-        }
-        transpose_square<T>(v);
-        for (int64_t j = 0; j < width; ++j) store(to + (p + j) * ld, v[j]);
+    T* to = turned + n * pixels * turned_channels<T>(lists.channels);
+    const Groups<T> groups(lists.count[n]);
+    for (int64_t g = 0; g < groups.count; ++g) {
+      const int64_t first = groups.begin(g), last = groups.begin(g + 1);
+      const int64_t ld = (last - first) * kLanes;
+      for (int64_t v = first; v < last; ++v) {
+        turn_vector(from, listed + v * kLanes, lists.count[n] - v * kLanes, pixels,
+                    to + (v - first) * kLanes, ld);
       }
+      to += pixels * ld;
     }
   }
 }
@@ -74,19 +92,26 @@ void outer_tile(const Product<T>& a, const int64_t* place, bool add, T* to, int6
     }
   }
   const T* gradient = a.turned;
+  const auto add_pixel = [&](const T* pixel) __attribute__((always_inline)) {
+    typename Vec<T>::Type g[kVectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) g[v] = load(gradient + v * kLanes);
+#pragma GCC unroll 9
+    for (int t = 0; t < kTaps; ++t) {
+      const auto x = broadcast(pixel[at[t]]);
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) sum[t][v] += x * g[v];
+    }
+    gradient += kVectors * kLanes;
+  };
   for (int64_t y = 0; y < a.rows; ++y) {
     const T* row = a.band + y * a.row_step;
-    for (int64_t x = 0; x < a.columns; ++x, ++row, gradient += kVectors * kLanes) {
-      typename Vec<T>::Type g[kVectors];
-#pragma GCC unroll 3
-      for (int v = 0; v < kVectors; ++v) g[v] = load(gradient + v * kLanes);
-#pragma GCC unroll 9
-      for (int t = 0; t < kTaps; ++t) {
-        const auto pixel = broadcast(row[at[t]]);
-#pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) sum[t][v] += pixel * g[v];
-      }
+    int64_t x = 0;
+    for (; x + 4 <= a.columns; x += 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) add_pixel(row + x + i);
     }
+    for (; x < a.columns; ++x) add_pixel(row + x);
   }
 #pragma GCC unroll 9
   for (int t = 0; t < kTaps; ++t) {
@@ -95,12 +120,28 @@ void outer_tile(const Product<T>& a, const int64_t* place, bool add, T* to, int6
   }
 }
 
-template <class T, int kTaps, int kVectors = kGradientVectors>
-inline void outer_vectors(int64_t vectors, const Product<T>& a, const int64_t* place, bool add,
-                          T* to, int64_t ld_to) {
+template <class T, int kVectors, int kTaps = taps_at_once(kVectors)>
+inline void outer_taps(int64_t taps, const Product<T>& a, const int64_t* place, bool add, T* to,
+                       int64_t ld_to) {
+  if constexpr (kTaps > 0) {
+    if (taps == kTaps) return outer_tile<T, kTaps, kVectors>(a, place, add, to, ld_to);
+    outer_taps<T, kVectors, kTaps - 1>(taps, a, place, add, to, ld_to);
+  }
+}
+
+// All taps of a group of kVectors vectors, nearly as many at once each time.
+template <class T, int kVectors = kGradientVectors>
+inline void outer_group(int64_t vectors, const Product<T>& a, const int64_t* place, int64_t taps,
+                        bool add, T* to, int64_t ld_to) {
   if constexpr (kVectors > 0) {
-    if (vectors == kVectors) return outer_tile<T, kTaps, kVectors>(a, place, add, to, ld_to);
-    outer_vectors<T, kTaps, kVectors - 1>(vectors, a, place, add, to, ld_to);
+    if (vectors != kVectors) {
+      return outer_group<T, kVectors - 1>(vectors, a, place, taps, add, to, ld_to);
+    }
+    const int64_t tiles = ceil_div(taps, taps_at_once(kVectors));
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t t = taps * i / tiles, count = taps * (i + 1) / tiles - t;
+      outer_taps<T, kVectors>(count, a, place + t, add, to + t * ld_to, ld_to);
+    }
   }
 }
 
@@ -108,20 +149,14 @@ inline void outer_vectors(int64_t vectors, const Product<T>& a, const int64_t* p
 template <class T>
 void outer_product(Product<T> a, const int64_t* place, int64_t taps, int64_t listed, bool add,
                    T* to, int64_t ld_to) {
+  constexpr int kLanes = Vec<T>::kLanes;
   const int64_t pixels = a.rows * a.columns;
-  const T* sample = a.turned;
-  for (int64_t first = 0; first < listed; first += kGroup<T>) {
-    const int64_t vectors = group_lanes<T>(listed, first) / Vec<T>::kLanes;
-    a.turned = sample + first * pixels;
-    T* out = to + first;
-    int64_t t = 0;
-    for (; t + kTapsAtOnce <= taps; t += kTapsAtOnce) {
-      outer_vectors<T, kTapsAtOnce>(vectors, a, place + t, add, out + t * ld_to, ld_to);
-    }
-    for (; t + 3 <= taps; t += 3) {
-      outer_vectors<T, 3>(vectors, a, place + t, add, out + t * ld_to, ld_to);
-    }
-    for (; t < taps; ++t) outer_vectors<T, 1>(vectors, a, place + t, add, out + t * ld_to, ld_to);
+  const Groups<T> groups(listed);
+  for (int64_t g = 0; g < groups.count; ++g) {
+    const int64_t vectors = groups.begin(g + 1) - groups.begin(g);
+    outer_group(vectors, a, place, taps, add, to, ld_to);
+    a.turned += pixels * vectors * kLanes;
+    to += vectors * kLanes;
   }
 }
 

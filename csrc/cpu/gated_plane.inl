@@ -97,11 +97,19 @@ inline void copy_beyond(const T* from, int64_t count, const T* end, T* to) {
   }
 }
 
-// Every second lane of a and b.
-template <class T, int... I>
-inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b,
-                                        Lanes<I...>) {
-  return __builtin_shufflevector(a, b, (2 * I)...);
+// Every second lane of a and b, from the first or from the second on.
+template <class T, int kFirst, int... I>
+inline typename Vec<T>::Type every_second(typename Vec<T>::Type a, typename Vec<T>::Type b,
+                                          Lanes<I...>) {
+  return __builtin_shufflevector(a, b, (2 * I + kFirst)...);
+}
+template <class T>
+inline typename Vec<T>::Type even_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b) {
+  return every_second<T, 0>(a, b, typename FirstLanes<Vec<T>::kLanes>::Type{});
+}
+template <class T>
+inline typename Vec<T>::Type odd_lanes(typename Vec<T>::Type a, typename Vec<T>::Type b) {
+  return every_second<T, 1>(a, b, typename FirstLanes<Vec<T>::kLanes>::Type{});
 }
 
 // Every second element from `from` on, as copy_beyond.
@@ -114,7 +122,7 @@ inline void copy_halves(const T* from, int64_t count, const T* end, T* to) {
   }
   for (int64_t i = 0; i < count; i += kLanes) {
     const T* p = from + 2 * i;
-    store(to + i, even_lanes<T>(load(p), load(p + kLanes), typename FirstLanes<kLanes>::Type{}));
+    store(to + i, even_lanes<T>(load(p), load(p + kLanes)));
   }
 }
 
@@ -124,34 +132,83 @@ inline void zero_beyond(T* to, int64_t count) {
   for (int64_t i = 0; i < count; i += Vec<T>::kLanes) store(to + i, zero);
 }
 
+// What a row of a band holds of one residue: points before the input, points inside, the first of
+// which is column `from`, and points behind.
+struct Strip {
+  int64_t before = 0, from = 0, inside = 0, behind = 0;
+
+  Strip() = default;
+  Strip(const Band& band, const Axis& x, int64_t residue) {
+    // Columns low + i * step for the i in [before, last) lie inside.
+    const int64_t low = band.x.low + residue, step = band.step_x;
+    before = low < 0 ? smaller(ceil_div(-low, step), band.length) : 0;
+    int64_t last = low < x.input ? smaller(ceil_div(x.input - low, step), band.length) : 0;
+    last = last < before ? before : last;
+    from = low + before * step, inside = last - before, behind = band.length - last;
+  }
+};
+
+// The strips of a band's rows. Those of the usual steps are found once: a division takes as long
+// as a row.
+struct Strips {
+  static constexpr int64_t kFound = 2;
+  const Band& band;
+  const Axis& x;
+  Strip found[kFound] = {};
+
+  Strips(const Band& band, const Axis& x) : band(band), x(x) {
+    for (int64_t i = 0; i < kFound && i < band.step_x; ++i) found[i] = Strip(band, x, i);
+  }
+  Strip operator[](int64_t residue) const {
+    return residue < kFound ? found[residue] : Strip(band, x, residue);
+  }
+  // Whether two strips take the columns inside in turn, whole vectors of each.
+  bool in_turn(int64_t lanes) const {
+    const int64_t distance = found[1].from - found[0].from;
+    return band.step_x == 2 && (distance == 1 || distance == -1) &&
+           found[0].inside == found[1].inside && found[0].inside % lanes == 0;
+  }
+};
+
+// A row of two strips that take its columns in turn.
+template <class T>
+inline void copy_in_turn(const Strips& strips, const T* row, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  const Strip &first = strips.found[0], &second = strips.found[1];
+  T *one = to + first.before, *other = to + strips.band.length + second.before;
+  zero_beyond(to, first.before);
+  zero_beyond(one + first.inside, first.behind + second.before);
+  zero_beyond(other + second.inside, second.behind);
+  const bool ahead = first.from < second.from;
+  T *even = ahead ? one : other, *odd = ahead ? other : one;
+  row += ahead ? first.from : second.from;
+  for (int64_t i = 0; i < first.inside; i += kLanes) {
+    const auto a = load(row + 2 * i), b = load(row + 2 * i + kLanes);
+    store(even + i, even_lanes<T>(a, b));
+    store(odd + i, odd_lanes<T>(a, b));
+  }
+}
+
 // One row of a channel, sorted by residue; zero outside the input. Writes up to a vector beyond the
 // row.
 template <class T>
-inline void copy_row(const Band& band, const Axis& x, const T* row, const T* end, T* to) {
-  if (band.step_x == 1) {
-    const int64_t before = band.x.low < 0 ? smaller(-band.x.low, band.length) : 0;
-    const int64_t low = band.x.low + before;
-    int64_t inside = smaller(x.input - low, band.length - before);
-    inside = inside < 0 ? 0 : inside;
-    zero_beyond(to, before);
-    copy_beyond(row + low, inside, end, to + before);
-    zero_beyond(to + before + inside, band.length - before - inside);
-    return;
-  }
-  for (int64_t residue = 0; residue < band.step_x; ++residue, to += band.length) {
-    // Columns low + residue + i * step for the i in [first, last) lie inside.
-    const int64_t low = band.x.low + residue;
-    const int64_t first = low < 0 ? smaller(ceil_div(-low, band.step_x), band.length) : 0;
-    int64_t last = low < x.input ? ceil_div(x.input - low, band.step_x) : 0;
-    last = last < first ? first : smaller(last, band.length);
-    zero_beyond(to, first);
-    const T* from = row + low + first * band.step_x;
-    if (band.step_x == 2) {
-      copy_halves(from, last - first, end, to + first);
+inline void copy_row(const Strips& strips, const T* row, const T* end, T* to) {
+  const int64_t step = strips.band.step_x;
+  for (int64_t residue = 0; residue < step; ++residue) {
+    const Strip strip = strips[residue];
+    const T* from = row + strip.from;
+    zero_beyond(to, strip.before);
+    to += strip.before;
+    if (step == 1) {
+      copy_beyond(from, strip.inside, end, to);
+    } else if (step == 2) {
+      copy_halves(from, strip.inside, end, to);
     } else {
-      for (int64_t i = first; i < last; ++i) to[i] = row[low + i * band.step_x];
+      for (int64_t i = 0; i < strip.inside; ++i) to[i] = from[i * step];
     }
-    zero_beyond(to + last, band.length - last);
+    to += strip.inside;
+    zero_beyond(to, strip.behind);
+    to += strip.behind;
   }
 }
 
@@ -161,13 +218,17 @@ template <class T>
 void copy_band(const Band& band, const Axis& y, const Axis& x, const T* plane, const T* end,
                int64_t first, int64_t grid_rows, T* to) {
   to += band.lead;
+  const Strips strips(band, x);
+  const bool in_turn = strips.in_turn(Vec<T>::kLanes);
   const int64_t top = first * band.step_y + band.y.low, rows = band.rows(grid_rows);
   for (int64_t r = 0; r < rows; ++r, to += band.pitch) {
     const int64_t row = top + r;
     if (row < 0 || row >= y.input) {
       zero_beyond(to, band.pitch);
+    } else if (in_turn) {
+      copy_in_turn(strips, plane + row * x.input, to);
     } else {
-      copy_row(band, x, plane + row * x.input, end, to);
+      copy_row(strips, plane + row * x.input, end, to);
     }
   }
 }

@@ -181,7 +181,7 @@ int64_t plane_outer_scratch(const GatedOuterArgs<T>& a) {
 template <class T>
 bool fits_planes(const GatedOuterArgs<T>& a) {
   const int64_t pixels = a.y.grid * a.x.grid;
-  return pixels % Vec<T>::kLanes == 0 && pixels >= kLeastPlane && a.rows.channels <= Vec<T>::kLanes;
+  return pixels % Vec<T>::kLanes == 0 && pixels >= kLeastPlane && a.rows.channels <= 16;
 }
 
 }  // namespace

@@ -9,17 +9,15 @@ namespace {
 constexpr int kSmallTaps = 9;
 constexpr int64_t kMostSmallSide = 4;
 
-// Vectors of output channels whose sums of kRows rows of pixels the registers hold.
+// Rows of pixels, and vectors of output channels, whose sums the registers hold.
 template <int kSide>
-constexpr int kSmallRows = SPARSEFL_VECTOR_BYTES == 64 || kSide < 4 ? kSide : 2;
+constexpr int kSmallRows = SPARSEFL_VECTOR_BYTES == 64 || kSide < 3 ? kSide : 1;
 template <int kSide>
-constexpr int kSmallVectors = SPARSEFL_VECTOR_BYTES == 64 ? (kSide == 1   ? 8
-                                                             : kSide == 2 ? 2
-                                                             : kSide == 3 ? 2
-                                                                          : 1)
-                                                          : (kSide == 1   ? 8
-                                                             : kSide == 2 ? 2
-                                                                          : 1);
+constexpr int kSmallVectors = kSide == 1                                  ? 8
+                              : kSide == 2                                ? 2
+                              : SPARSEFL_VECTOR_BYTES == 64 && kSide == 4 ? 1
+                              : SPARSEFL_VECTOR_BYTES == 64               ? 2
+                                                                          : 3;
 
 // Forgets what registers hold of memory: without it the compiler keeps all pixels of a channel, for
 // which there are too few.
@@ -118,7 +116,7 @@ void pack_small(const GatedGatherArgs<T>& a, int64_t row, int64_t rows, int64_t 
 // Of the packed weights of a block of channels. With few pixels a weight is used so seldom that it
 // has to come from the L1 cache: 2.6 against 3.8 ms at 512 channels of 2 x 2.
 template <int kSide>
-constexpr int64_t kSmallBlockBytes = kSide <= 2 ? 20 << 10 : 256 << 10;
+constexpr int64_t kSmallBlockBytes = kSmallRows<kSide> < kSide || kSide <= 2 ? 20 << 10 : 256 << 10;
 
 template <class T, int kSide>
 struct SmallSizes {

@@ -118,9 +118,9 @@ def without_autocast(function: Callable[..., Any]) -> Any:
     """Return an autograd method that computes in the dtype of its tensors under autocast too."""
 
     @functools.wraps(function)
-    def run(ctx: Any, x: Tensor, *arguments: Any) -> Any:
+    def run(ctx: Any, x: Tensor | None, *arguments: Any) -> Any:
         # Autocast knows no meta device. Entering a context costs as much as a small layer's pass.
-        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        if x is None or x.is_meta or not torch.is_autocast_enabled(x.device.type):
             return function(ctx, x, *arguments)
         with torch.autocast(x.device.type, enabled=False):
             return function(ctx, x, *arguments)

@@ -80,7 +80,21 @@ def update_running(
         statistics: Those of the batch.
         pixels: Of a plane.
         momentum: Share of the batch's.
+
+    Raises:
+        TypeError: if a dtype differs from the running mean's, or the counts are not int64.
+        ValueError: if a shape or device does, or what is moved is not contiguous.
     """
+    mean = running[0]
+    _checks.check_operand(mean)
+    names = ("running mean", "running variance", "mean", "variance")
+    for name, tensor in zip(names, (*running, *statistics[:2]), strict=True):
+        _checks.check_tensor(name, tensor, (mean.numel(),), mean)
+    planes = statistics.planes
+    if planes.dtype != torch.int64:
+        raise TypeError(f"planes: expected int64, got {planes.dtype}")
+    if planes.shape != mean.shape:
+        raise ValueError(f"planes: expected {list(mean.shape)}, got {list(planes.shape)}")
     torch.ops.sparsefl.gated_update.default(*running, *statistics, pixels, momentum)
 
 
@@ -92,6 +106,8 @@ def _check(
     handed: Tensor | None,
 ) -> None:
     out, channels = tensors.weight.shape[:2]
+    if min(out, channels) < 1:
+        raise ValueError(f"weight: expected channels, got shape {list(tensors.weight.shape)}")
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x: expected [N, {channels}, H, W], got {list(x.shape)}")
     if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
@@ -105,6 +121,8 @@ def _check(
     shapes = ((out, channels, *geometry.kernel_size), (out,), (out, channels), *3 * [(out,)])
     for name, tensor, shape in zip(GatedTensors._fields, tensors, shapes, strict=True):
         _checks.check_tensor(name, tensor, shape, x)
+    for name, tensor in zip(("running mean", "running variance"), running or (), strict=False):
+        _checks.check_tensor(name, tensor, (out,), x)
     if handed is not None and (handed.dtype != torch.bool or handed.shape != x.shape[:2]):
         raise ValueError(
             f"handed: expected bool {list(x.shape[:2])}, got {handed.dtype} {list(handed.shape)}"
