@@ -39,7 +39,11 @@ class Accumulation:
 
 class Writer:
     def __init__(
-        self, schema: SchemaTable, sources: list[tuple[object, ...]], rans: bool
+        self,
+        schema: SchemaTable,
+        sources: list[tuple[object, ...]],
+        rans: bool,
+        threads: int = 1,
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...

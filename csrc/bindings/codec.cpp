@@ -104,19 +104,20 @@ Sources load_sources(const SchemaTable& schema, const py::list& items) {
 // A message but for its header.
 class Writer {
  public:
-  Writer(std::shared_ptr<SchemaTable> schema, const py::list& items, bool rans)
+  Writer(std::shared_ptr<SchemaTable> schema, const py::list& items, bool rans, size_t threads)
       : schema_(std::move(schema)), profile_(rans ? Profile::kRans : Profile::kPlain) {
+    require(threads > 0, "no threads");
     const Sources sources = load_sources(*schema_, items);
     codec::Status status;
     {
       py::gil_scoped_release release;
-      status = codec::write(schema_->tensors, sources.list, profile_, &draft_);
+      status = codec::write(schema_->tensors, sources.list, profile_, &draft_, threads);
     }
     require(status.reason != codec::Reason::kCount, "a count is not its bitmap's");
     if (!status.ok()) raise_refused(status);
   }
 
-  uint64_t nbytes() const { return draft_.bytes.size(); }
+  uint64_t nbytes() const { return draft_.size(); }
 
   // (support mode, value mode) of each source, as they stand in the message.
   py::list modes() const {
@@ -126,9 +127,15 @@ class Writer {
     return all;
   }
 
-  py::bytes finish(uint32_t round, uint64_t base_fingerprint) {
-    codec::finish(schema_->fingerprint, base_fingerprint, round, profile_, &draft_);
-    return {reinterpret_cast<const char*>(draft_.bytes.data()), draft_.bytes.size()};
+  py::bytes finish(uint32_t round, uint64_t base_fingerprint) const {
+    const size_t size = draft_.size();
+    py::bytes message(nullptr, size);
+    auto* begin = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(message.ptr()));
+    {
+      py::gil_scoped_release release;
+      codec::finish(schema_->fingerprint, base_fingerprint, round, profile_, draft_, {begin, size});
+    }
+    return message;
   }
 
  private:
@@ -140,8 +147,8 @@ class Writer {
 void bind_codec(py::module_& m) {
   bind_reader(m);
   py::class_<Writer>(m, "Writer")
-      .def(py::init<std::shared_ptr<SchemaTable>, py::list, bool>(), py::arg("schema"),
-           py::arg("sources"), py::arg("rans"))
+      .def(py::init<std::shared_ptr<SchemaTable>, py::list, bool, size_t>(), py::arg("schema"),
+           py::arg("sources"), py::arg("rans"), py::arg("threads") = 1)
       .def_property_readonly("nbytes", &Writer::nbytes)
       .def_property_readonly("modes", &Writer::modes)
       .def("finish", &Writer::finish, py::arg("round"), py::arg("base_fingerprint"));

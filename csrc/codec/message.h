@@ -62,23 +62,36 @@ struct Source {
 // without blocks.
 uint8_t block_log2_of(ValueMode mode);
 
+// A chunk's body, as a thread has coded it.
+struct Piece {
+  size_t thread, begin, size;
+};
+
 // A message that finish() completes: which base it refers to depends on the modes that were chosen.
 struct Draft {
-  std::vector<uint8_t> bytes;
+  // Room for the header, descriptors and directory.
+  std::vector<uint8_t> tables;
+  // What each thread has coded, and the chunks of it in the message's order.
+  std::vector<std::vector<uint8_t>> bodies;
+  std::vector<Piece> pieces;
   std::vector<Descriptor> descriptors;
   // The lowest minor version that has all that the message uses.
   uint16_t minor = 0;
+
+  // Bytes of the message.
+  size_t size() const;
 };
 
 // Writes descriptors, directory and bodies. `sources` go by increasing ordinal and their modes are
 // allowed, which the caller has checked. Refuses values that the format has no bits for: a sign
 // that is not +1 or -1, a value that is not finite or not in its format's range, a count that is
-// not the bitmap's; `where` is then the position in `sources`.
+// not the bitmap's; `where` is then the position in `sources`. The message does not depend on the
+// number of threads, at least 1.
 Status write(std::span<const TensorSpec> schema, std::span<const Source> sources, Profile profile,
-             Draft* out);
+             Draft* out, size_t threads = 1);
 
-// Writes the header.
+// Writes a whole message into draft.size() bytes.
 void finish(uint64_t schema_fingerprint, uint64_t base_fingerprint, uint32_t round, Profile profile,
-            Draft* out);
+            const Draft& draft, std::span<uint8_t> out);
 
 }  // namespace sparsefl::codec

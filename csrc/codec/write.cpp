@@ -6,6 +6,7 @@
 #include "codec/bits.h"
 #include "codec/crc32c.h"
 #include "codec/message.h"
+#include "codec/parallel.h"
 #include "codec/sections.h"
 #include "codec/values.h"
 
@@ -24,27 +25,35 @@ constexpr uint8_t kInt4BlockLog2 = 6;
 // Tiles are at most this many rows high, so spans of as many rows hold whole ones.
 constexpr uint64_t kTileRows = 128;
 
-// One section of each chunk of a tensor, one after the other.
-struct Sections {
+// A section of a chunk, coded.
+struct Section {
   std::vector<uint8_t> bytes;
-  std::vector<size_t> ends;
-  std::vector<uint8_t> coders;
+  uint8_t coder = 0;
 
-  void close(uint8_t coder) {
-    ends.push_back(bytes.size());
-    coders.push_back(coder);
+  uint8_t append_to(std::vector<uint8_t>* out) const {
+    out->insert(out->end(), bytes.begin(), bytes.end());
+    return coder;
   }
-  void clear() {
-    bytes.clear();
-    ends.clear();
-    coders.clear();
-  }
-  // Returns the coder of the i-th.
-  uint8_t append_to(size_t i, std::vector<uint8_t>* out) const {
-    const size_t begin = i == 0 ? 0 : ends[i - 1];
-    out->insert(out->end(), bytes.data() + begin, bytes.data() + ends[i]);
-    return coders[i];
-  }
+};
+
+// A chunk to be written.
+struct Part {
+  size_t source = 0;
+  // In its tensor.
+  uint64_t index = 0;
+  Span span{};
+  // Values of the tensor before its own.
+  uint64_t done = 0;
+  // Where there is a base: coded without it and against it, of which the tensor takes one.
+  Section supports[2], signs[2];
+};
+
+// What one thread codes with, and into.
+struct Coder {
+  Scratch scratch;
+  ValueScratch values;
+  std::vector<uint8_t> bytes;
+  uint16_t minor = 0;
 };
 
 // About what a support takes: 2 bits and the lower bits of the mean distance for each position.
@@ -93,71 +102,57 @@ Descriptor describe(const Source& s, const TensorSpec& spec) {
   return d;
 }
 
-// Writes one tensor after the other.
+// Lists all chunks, then codes each on whatever thread is free.
 class Writer {
  public:
-  Writer(std::span<const TensorSpec> schema, Profile profile, Draft* out)
-      : schema_(schema), profile_(profile), out_(out) {}
+  Writer(std::span<const TensorSpec> schema, std::span<const Source> sources, Profile profile,
+         size_t threads, Draft* out)
+      : schema_(schema), sources_(sources), profile_(profile), coders_(threads), out_(out) {}
 
-  Status run(std::span<const Source> sources) {
-    for (const Source& s : sources) {
-      Descriptor d = describe(s, schema_[s.ordinal]);
-      d.first_chunk = static_cast<uint32_t>(chunks_);
-      chunks_ += d.chunks;
-      out_->descriptors.push_back(d);
+  Status run() {
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      if (!list_parts(i)) return Status{Reason::kCount, static_cast<int64_t>(i)};
     }
-    entry_ = kHeaderBytes + sources.size() * kDescriptorBytes;
-    const size_t tables = entry_ + chunks_ * kChunkBytes;
-    out_->bytes.reserve(tables + about_bytes(sources) + kSlackBytes);
-    out_->bytes.resize(tables);
-    for (size_t i = 0; i < sources.size(); ++i) {
-      const Status status = write_tensor(sources[i], &out_->descriptors[i]);
-      if (!status.ok()) return Status{status.reason, static_cast<int64_t>(i)};
+    out_->tables.resize(kHeaderBytes + sources_.size() * kDescriptorBytes +
+                        parts_.size() * kChunkBytes);
+    const uint64_t share = about_bytes() / coders_.size();
+    for (Coder& coder : coders_) {
+      coder.bytes.reserve((coders_.size() > 1 ? 2 * share : share) + kSlackBytes);
+    }
+    if (const Status status = choose(); !status.ok()) return status;
+    for (size_t i = 0; i < sources_.size(); ++i) {
       store_descriptor(out_->descriptors[i],
-                       out_->bytes.data() + kHeaderBytes + i * kDescriptorBytes);
+                       out_->tables.data() + kHeaderBytes + i * kDescriptorBytes);
     }
-    return {};
+    out_->pieces.resize(parts_.size());
+    const Status status = take_turns([this](size_t i, size_t thread) { return code(i, thread); });
+    for (Coder& coder : coders_) {
+      out_->minor = std::max(out_->minor, coder.minor);
+      out_->bodies.push_back(std::move(coder.bytes));
+    }
+    return status;
   }
 
  private:
-  // What all chunks take, seldom less. Memory that is not used costs nothing.
-  size_t about_bytes(std::span<const Source> sources) const {
-    uint64_t bytes = 0;
-    for (const Source& s : sources) {
-      if (s.support == SupportMode::kSeed) continue;
-      const TensorSpec& spec = schema_[s.ordinal];
-      bytes += support_bytes(s, spec) +
-               value_section_bytes(s.value, spec.dtype, s.count, block_log2_of(s.value));
-    }
-    return bytes;
-  }
-
-  Status write_tensor(const Source& s, Descriptor* d) {
-    if (s.support == SupportMode::kSeed) return {};
-    if (s.base_bitmap != nullptr) choose_supports(s, d);
-    if (s.base_signs != nullptr && !choose_signs(s, d)) return Status{Reason::kValue};
+  // Describes the i-th source and lists its chunks. False where its count is not its bitmap's.
+  bool list_parts(size_t i) {
+    const Source& s = sources_[i];
+    Descriptor d = describe(s, schema_[s.ordinal]);
+    d.first_chunk = static_cast<uint32_t>(parts_.size());
+    out_->descriptors.push_back(d);
+    if (s.support == SupportMode::kSeed) return true;
     uint64_t done = 0;
-    for (size_t i = 0; i < d->chunks; ++i, entry_ += kChunkBytes) {
-      const Span span = span_of(s, *d, i);
-      if (span.count > s.count - done) return Status{Reason::kCount};
-      std::vector<uint8_t>& bytes = out_->bytes;
-      const size_t body = bytes.size();
-      uint8_t coders = append_support(s, *d, span, i);
-      const size_t values = bytes.size();
-      if (!append_chunk_values(s, *d, span, i, done, &coders)) return Status{Reason::kValue};
-      uint8_t* entry = bytes.data() + entry_;
-      store(entry + chunk::kSupportBytesAt, static_cast<uint32_t>(values - body));
-      store(entry + chunk::kValueBytesAt, static_cast<uint32_t>(bytes.size() - values));
-      store(entry + chunk::kCountAt, static_cast<uint32_t>(span.count));
-      entry[chunk::kCodersAt] = coders;
-      store(entry + chunk::kChecksumAt, crc32c(bytes.data() + body, bytes.size() - body));
-      done += span.count;
+    for (size_t chunk = 0; chunk < d.chunks; ++chunk) {
+      Part part;
+      part.source = i, part.index = chunk, part.done = done;
+      part.span = span_of(s, d, chunk);
+      done += part.span.count;
+      parts_.push_back(std::move(part));
     }
-    return done == s.count ? Status{} : Status{Reason::kCount};
+    return done == s.count;
   }
 
-  // The positions of the i-th chunk. Counts them: just before they are coded, so that they are read
-  // from memory once.
+  // The positions of the i-th chunk.
   Span span_of(const Source& s, const Descriptor& d, size_t i) const {
     const TensorSpec& spec = schema_[s.ordinal];
     const uint64_t begin = uint64_t{d.span} * i;
@@ -168,76 +163,143 @@ class Writer {
     return span;
   }
 
-  // Codes the support and its changes from the base, and keeps what is smaller.
-  void choose_supports(const Source& s, Descriptor* d) {
-    supports_.clear();
-    Sections changes;
-    for (size_t i = 0; i < d->chunks; ++i) {
-      const Span span = span_of(s, *d, i);
-      const uint64_t at = uint64_t{d->span} * i / 8;
-      supports_.close(append_sent(s.bitmap + at, span, profile_, &scratch_, &supports_.bytes));
-      append_changes(s.bitmap + at, s.base_bitmap + at, span, profile_, &scratch_, &changes.bytes);
-      changes.close(0);
+  // What all chunks take, seldom less. Memory that is not used costs nothing.
+  uint64_t about_bytes() const {
+    uint64_t bytes = 0;
+    for (const Source& s : sources_) {
+      if (s.support == SupportMode::kSeed) continue;
+      const TensorSpec& spec = schema_[s.ordinal];
+      bytes += support_bytes(s, spec) +
+               value_section_bytes(s.value, spec.dtype, s.count, block_log2_of(s.value));
     }
-    if (changes.bytes.size() >= supports_.bytes.size()) return;
-    d->support = SupportMode::kChanges;
-    supports_ = std::move(changes);
+    return bytes;
   }
 
-  // Codes the signs and their differences from the base's, and keeps what is smaller. False where
-  // one is no sign.
-  bool choose_signs(const Source& s, Descriptor* d) {
-    signs_.clear();
-    Sections flips;
-    bool valid = true;
-    uint64_t done = 0;
-    for (size_t i = 0; i < d->chunks; ++i) {
-      const Span span = span_of(s, *d, i);
-      if (span.count > s.count - done) break;
-      const auto* signs = reinterpret_cast<const int8_t*>(s.values) + done;
-      signs_.close(
-          append_signs(signs, nullptr, span.count, profile_, &scratch_, &signs_.bytes, &valid));
-      flips.close(append_signs(signs, s.base_signs + done, span.count, profile_, &scratch_,
-                               &flips.bytes, &valid));
-      done += span.count;
+  // Calls take(part, thread) -> Reason for all parts.
+  template <class Take>
+  Status take_turns(Take take) {
+    const Failure failure = for_each_turn(parts_.size(), coders_.size(), take);
+    if (failure.reason == Reason::kNone) return {};
+    return Status{failure.reason, static_cast<int64_t>(parts_[failure.turn].source)};
+  }
+
+  // Codes what refers to a base both ways, and keeps of each tensor what is smaller.
+  Status choose() {
+    const auto has_base = [](const Source& s) {
+      return s.base_bitmap != nullptr || s.base_signs != nullptr;
+    };
+    if (std::none_of(sources_.begin(), sources_.end(), has_base)) return {};
+    const Status status =
+        take_turns([this](size_t i, size_t thread) { return code_both(&parts_[i], thread); });
+    if (!status.ok()) return status;
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      Descriptor* d = &out_->descriptors[i];
+      const std::span<Part> parts = std::span(parts_).subspan(d->first_chunk, d->chunks);
+      if (sources_[i].base_bitmap != nullptr && is_second_smaller(parts, &Part::supports)) {
+        d->support = SupportMode::kChanges;
+      }
+      if (sources_[i].base_signs != nullptr && is_second_smaller(parts, &Part::signs)) {
+        d->value = ValueMode::kFlips;
+      }
     }
-    if (flips.bytes.size() >= signs_.bytes.size()) return valid;
-    d->value = ValueMode::kFlips;
-    signs_ = std::move(flips);
-    return valid;
+    return {};
+  }
+
+  static bool is_second_smaller(std::span<const Part> parts, Section (Part::*sections)[2]) {
+    size_t bytes[2] = {0, 0};
+    for (const Part& part : parts) {
+      for (int i = 0; i < 2; ++i) bytes[i] += (part.*sections)[i].bytes.size();
+    }
+    return bytes[1] < bytes[0];
+  }
+
+  // The support and its changes from the base, and the signs and their differences from the base's.
+  Reason code_both(Part* part, size_t thread) {
+    const Source& s = sources_[part->source];
+    Scratch* scratch = &coders_[thread].scratch;
+    if (s.base_bitmap != nullptr) {
+      const uint64_t at = first_byte(*part);
+      part->supports[0].coder =
+          append_sent(s.bitmap + at, part->span, profile_, scratch, &part->supports[0].bytes);
+      append_changes(s.bitmap + at, s.base_bitmap + at, part->span, profile_, scratch,
+                     &part->supports[1].bytes);
+    }
+    bool valid = true;
+    for (int i = 0; i < 2 && s.base_signs != nullptr; ++i) {
+      const int8_t* base = i == 0 ? nullptr : s.base_signs + part->done;
+      part->signs[i].coder = append_signs(signs_of(s, *part), base, part->span.count, profile_,
+                                          scratch, &part->signs[i].bytes, &valid);
+    }
+    return valid ? Reason::kNone : Reason::kValue;
+  }
+
+  // Of a part, in its tensor's bitmaps.
+  uint64_t first_byte(const Part& part) const {
+    return uint64_t{out_->descriptors[part.source].span} * part.index / 8;
+  }
+  static const int8_t* signs_of(const Source& s, const Part& part) {
+    return reinterpret_cast<const int8_t*>(s.values) + part.done;
+  }
+
+  // Appends a chunk to what the thread has coded, and enters it into the directory.
+  Reason code(size_t i, size_t thread) {
+    const Part& part = parts_[i];
+    Coder* coder = &coders_[thread];
+    std::vector<uint8_t>& bytes = coder->bytes;
+    const size_t body = bytes.size();
+    uint8_t coders = append_support(part, coder);
+    const size_t values = bytes.size();
+    if (!append_chunk_values(part, coder, &coders)) return Reason::kValue;
+    uint8_t* entry =
+        out_->tables.data() + kHeaderBytes + sources_.size() * kDescriptorBytes + i * kChunkBytes;
+    store(entry + chunk::kSupportBytesAt, static_cast<uint32_t>(values - body));
+    store(entry + chunk::kValueBytesAt, static_cast<uint32_t>(bytes.size() - values));
+    store(entry + chunk::kCountAt, static_cast<uint32_t>(part.span.count));
+    entry[chunk::kCodersAt] = coders;
+    store(entry + chunk::kChecksumAt, crc32c(bytes.data() + body, bytes.size() - body));
+    out_->pieces[i] = {thread, body, bytes.size() - body};
+    return Reason::kNone;
   }
 
   // Appends the support section of a chunk and returns its coder.
-  uint8_t append_support(const Source& s, const Descriptor& d, const Span& span, size_t i) {
+  uint8_t append_support(const Part& part, Coder* coder) const {
+    const Source& s = sources_[part.source];
     if (s.support != SupportMode::kSent) return 0;
-    if (s.base_bitmap != nullptr) return supports_.append_to(i, &out_->bytes);
-    const uint8_t* bits = s.bitmap + uint64_t{d.span} * i / 8;
-    return append_sent(bits, span, profile_, &scratch_, &out_->bytes);
+    if (s.base_bitmap != nullptr) {
+      const bool changes = out_->descriptors[part.source].support == SupportMode::kChanges;
+      return part.supports[changes ? 1 : 0].append_to(&coder->bytes);
+    }
+    return append_sent(s.bitmap + first_byte(part), part.span, profile_, &coder->scratch,
+                       &coder->bytes);
   }
 
   // Appends the value section of a chunk and adds its coder. False where a value has no place in
   // its format.
-  bool append_chunk_values(const Source& s, const Descriptor& d, const Span& span, size_t i,
-                           uint64_t done, uint8_t* coders) {
+  bool append_chunk_values(const Part& part, Coder* to, uint8_t* coders) const {
+    const Source& s = sources_[part.source];
     if (s.value == ValueMode::kNone) return true;
     bool valid = true;
     uint8_t coder = 0;
     if (s.base_signs != nullptr) {
-      coder = signs_.append_to(i, &out_->bytes);
+      const bool flips = out_->descriptors[part.source].value == ValueMode::kFlips;
+      coder = part.signs[flips ? 1 : 0].append_to(&to->bytes);
     } else if (s.value == ValueMode::kSign) {
-      const auto* signs = reinterpret_cast<const int8_t*>(s.values) + done;
-      coder = append_signs(signs, nullptr, span.count, profile_, &scratch_, &out_->bytes, &valid);
+      coder = append_signs(signs_of(s, part), nullptr, part.span.count, profile_, &to->scratch,
+                           &to->bytes, &valid);
     } else {
       const Dtype dtype = schema_[s.ordinal].dtype;
       Draws draws = s.draws.value_or(Draws{});
-      draws.first += done;
-      const uint8_t* values = s.values + done * memory_item_bytes(s.value, dtype);
-      const ValueSource source{s.value, dtype,      d.block_log2,
-                               values,  span.count, s.draws ? &draws : nullptr};
+      draws.first += part.done;
+      const ValueSource source{s.value,
+                               dtype,
+                               block_log2_of(s.value),
+                               s.values + part.done * memory_item_bytes(s.value, dtype),
+                               part.span.count,
+                               s.draws ? &draws : nullptr};
       ValueCoder chosen = ValueCoder::kRaw;
-      valid = append_values(source, profile_, &value_scratch_, &out_->bytes, &chosen);
+      valid = append_values(source, profile_, &to->values, &to->bytes, &chosen);
       coder = static_cast<uint8_t>(chosen);
-      if (chosen == ValueCoder::kClasses) out_->minor = kClassesMinor;
+      if (chosen == ValueCoder::kClasses) to->minor = kClassesMinor;
     }
     *coders = static_cast<uint8_t>(*coders | coder << 4);
     return valid;
@@ -255,15 +317,11 @@ class Writer {
   }
 
   std::span<const TensorSpec> schema_;
+  std::span<const Source> sources_;
   Profile profile_;
+  std::vector<Coder> coders_;
   Draft* out_;
-  Scratch scratch_;
-  ValueScratch value_scratch_;
-  // Of one tensor, where they were chosen among two.
-  Sections supports_;
-  Sections signs_;
-  uint64_t chunks_ = 0;
-  size_t entry_ = 0;
+  std::vector<Part> parts_;
 };
 
 }  // namespace
@@ -274,31 +332,40 @@ uint8_t block_log2_of(ValueMode mode) {
   return mode == ValueMode::kInt4 ? kInt4BlockLog2 : 0;
 }
 
+size_t Draft::size() const {
+  size_t bytes = tables.size();
+  for (const Piece& piece : pieces) bytes += piece.size;
+  return bytes;
+}
+
 Status write(std::span<const TensorSpec> schema, std::span<const Source> sources, Profile profile,
-             Draft* out) {
+             Draft* out, size_t threads) {
   *out = Draft{};
-  return Writer(schema, profile, out).run(sources);
+  return Writer(schema, sources, profile, threads, out).run();
 }
 
 void finish(uint64_t schema_fingerprint, uint64_t base_fingerprint, uint32_t round, Profile profile,
-            Draft* out) {
-  uint8_t* h = out->bytes.data();
+            const Draft& draft, std::span<uint8_t> out) {
+  uint8_t* h = out.data();
+  std::memcpy(h, draft.tables.data(), draft.tables.size());
   std::memset(h, 0, kHeaderBytes);
   std::memcpy(h, kMagic, sizeof kMagic);
-  uint32_t chunks = 0;
-  for (const Descriptor& d : out->descriptors) chunks += d.chunks;
   store(h + header::kMajorAt, kMajor);
-  store(h + header::kMinorAt, out->minor);
-  store(h + header::kTotalBytesAt, static_cast<uint64_t>(out->bytes.size()));
+  store(h + header::kMinorAt, draft.minor);
+  store(h + header::kTotalBytesAt, static_cast<uint64_t>(out.size()));
   store(h + header::kSchemaAt, schema_fingerprint);
   store(h + header::kBaseAt, base_fingerprint);
   store(h + header::kRoundAt, round);
-  store(h + header::kTensorsAt, static_cast<uint32_t>(out->descriptors.size()));
-  store(h + header::kChunksAt, chunks);
+  store(h + header::kTensorsAt, static_cast<uint32_t>(draft.descriptors.size()));
+  store(h + header::kChunksAt, static_cast<uint32_t>(draft.pieces.size()));
   store(h + header::kProfileAt, static_cast<uint32_t>(profile));
-  const size_t tables =
-      kHeaderBytes + out->descriptors.size() * kDescriptorBytes + chunks * kChunkBytes;
-  store(h + header::kChecksumAt, crc32c(h, tables));
+  store(h + header::kChecksumAt, crc32c(h, draft.tables.size()));
+  uint8_t* body = h + draft.tables.size();
+  for (const Piece& piece : draft.pieces) {
+    if (piece.size == 0) continue;
+    std::memcpy(body, draft.bodies[piece.thread].data() + piece.begin, piece.size);
+    body += piece.size;
+  }
 }
 
 }  // namespace sparsefl::codec

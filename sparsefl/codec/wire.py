@@ -49,6 +49,7 @@ def encode(
     *,
     rounding: Rounding = "nearest",
     rans: bool = True,
+    threads: int = 1,
 ) -> bytes:
     """Write an update as one message.
 
@@ -83,22 +84,25 @@ def encode(
             and differ by less than a whole step instead of half of one.
         rans: Whether range asymmetric numeral systems may be used, which some decoders leave out:
             supports are then at most 4.5 % above their information bound, values not entropy-coded.
+        threads: On how many threads chunks are encoded; the message does not depend on it.
 
     Returns:
         The message.
 
     Raises:
         TypeError: if an argument or a tensor's dtype is of the wrong type.
-        ValueError: if a tensor does not fit the schema, a format is unknown, or a value is one that
-            its format cannot hold: not finite, past the format's range, a sign of 0.
+        ValueError: if a tensor does not fit the schema, a format is unknown, a value is one that
+            its format cannot hold: not finite, past the format's range, a sign of 0; or ``threads``
+            is below 1.
 
     Source: Rice 1979, "Some practical universal noiseless coding techniques" (gaps); Duda 2013,
     "Asymmetric numeral systems", arXiv 1311.2540 (``rans``); FORMAT.md beside this file.
     """
+    threads = as_threads(threads)
     items = plan(update, schema, value_format, base)
     sources = [(*item.source, draws_of(rounding, item.name, update.round)) for item in items]
     try:
-        writer = _codec.Writer(schema.table, sources, rans)
+        writer = _codec.Writer(schema.table, sources, rans, threads)
     except _codec.RefusedError as error:
         item = items[error.args[1]]
         rule = "bools must be 0 or 1" if item.spec.dtype == "bool" else _RULES[item.value_mode]

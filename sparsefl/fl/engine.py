@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import get_num_threads
 from torch.nn.functional import cross_entropy
 
 from sparsefl import codec
@@ -328,11 +329,12 @@ class Federation:
         privacy, schema, message, base = self.privacy, own.wire.schema, reply, own.base
         expand = self.method.expand if own.wire.expands else None
         if privacy or expand is not None:
-            update = codec.decode(reply, schema, base=base)
+            update = codec.decode(reply, schema, base, threads=get_num_threads())
             if expand is not None:
                 expanded = expand(schema, update)
                 if expanded is not update:
-                    update, message, base = expanded, codec.encode(expanded, schema), {}
+                    update, base = expanded, {}
+                    message = codec.encode(expanded, schema, threads=get_num_threads())
             weight = privacy.weight(update) if privacy else weight
         pool.add(message, weight, base)
         entry.aggregate_s += time.perf_counter() - started

@@ -87,7 +87,9 @@ class Pool:
             CodecError: if it is refused.
             ValueError: if it lacks a tensor.
         """
-        update = codec.decode(message, self._schema, base) if self.gathered else {}
+        update: Mapping[str, codec.Entry] = {}
+        if self.gathered:
+            update = codec.decode(message, self._schema, base, threads=torch.get_num_threads())
         self._accumulator.add(message, weight, base)
         for name, entries in self.gathered.items():
             if name in update:

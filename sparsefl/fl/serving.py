@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import get_num_threads
+
 from sparsefl import codec
 from sparsefl.fl.method import Client, Method, Wire
 from sparsefl.fl.pool import Mean, Pool, merge
@@ -35,7 +37,11 @@ class Served:
     def message(self) -> bytes:
         """The broadcast, encoded against what these clients hold."""
         return codec.encode(
-            self.sent, self.wire.schema, value_format=self.wire.downlink_format, base=self.held
+            self.sent,
+            self.wire.schema,
+            value_format=self.wire.downlink_format,
+            base=self.held,
+            threads=get_num_threads(),
         )
 
     @functools.cached_property
@@ -47,7 +53,7 @@ class Served:
 
     def reply_bound_bytes(self, reply: bytes) -> int:
         """Return the information bound of a reply of these clients."""
-        update = codec.decode(reply, self.wire.schema, base=self.base)
+        update = codec.decode(reply, self.wire.schema, self.base, threads=get_num_threads())
         return codec.bound_bytes(
             update, self.wire.schema, value_format=self.wire.uplink_format, base=self.base
         )
@@ -60,7 +66,9 @@ class Served:
         """
         if not (self.held or self.wire.supports):
             return {}
-        received = codec.decode(self.message, self.wire.schema, base=self.held)
+        received = codec.decode(
+            self.message, self.wire.schema, self.held, threads=get_num_threads()
+        )
         return {**self.held, **whole(self.method, self.wire, self.entries, received)}
 
 
@@ -203,8 +211,9 @@ def read(method: Method, client: Client, message: bytes) -> codec.Update:
         CodecError: if the message is refused; the model is untouched.
         ValueError: if it does not fit the model, which is untouched, or what the client holds.
     """
-    received = codec.decode(message, client.wire.schema, base=client.wire.supports)
-    update = whole(method, client.wire, client.held, received)
+    wire = client.wire
+    received = codec.decode(message, wire.schema, wire.supports, threads=get_num_threads())
+    update = whole(method, wire, client.held, received)
     method.receive(client, update)
     return update
 
@@ -229,4 +238,5 @@ def answer(method: Method, client: Client, received: codec.Update, seed: int = 0
         value_format=client.wire.uplink_format,
         base={**client.wire.supports, **received},
         rounding=codec.Stochastic(seed) if client.wire.unbiased else "nearest",
+        threads=get_num_threads(),
     )

@@ -157,9 +157,9 @@ Buffer encode(const Case& c) {
   if (!write(c.schema, c.sources, Profile::kRans, &draft).ok()) std::abort();
   bool uses_base = false;
   for (const Descriptor& d : draft.descriptors) uses_base = uses_base || takes_base(d.support);
-  finish(kSchemaFingerprint, uses_base ? kBaseFingerprint : 0, 0, Profile::kRans, &draft);
-  Buffer out(draft.bytes.size());
-  std::memcpy(out.bytes.get(), draft.bytes.data(), out.size);
+  Buffer out(draft.size());
+  finish(kSchemaFingerprint, uses_base ? kBaseFingerprint : 0, 0, Profile::kRans, draft,
+         {out.bytes.get(), out.size});
   return out;
 }
 

@@ -134,23 +134,25 @@ struct Sums {
   std::vector<Addend> addends;
 };
 
-std::vector<uint8_t> encoded(const std::vector<Tensor>& all, std::vector<TensorSpec>* schema) {
+std::vector<uint8_t> encoded(const std::vector<Tensor>& all, size_t threads,
+                             std::vector<TensorSpec>* schema) {
   std::vector<Source> sources;
   for (const Tensor& t : all) {
     schema->push_back(t.spec);
     sources.push_back(t.source);
   }
   Draft draft;
-  if (!write(*schema, sources, Profile::kRans, &draft).ok()) std::abort();
-  finish(kSchemaFingerprint, kBaseFingerprint, 1, Profile::kRans, &draft);
-  return draft.bytes;
+  if (!write(*schema, sources, Profile::kRans, &draft, threads).ok()) std::abort();
+  std::vector<uint8_t> bytes(draft.size());
+  finish(kSchemaFingerprint, kBaseFingerprint, 1, Profile::kRans, draft, bytes);
+  return bytes;
 }
 
 template <class T>
 void run(const char* name, bool large, SumType type, size_t held_bytes, size_t threads) {
   const std::vector<Tensor> all = tensors(large);
   std::vector<TensorSpec> schema;
-  const std::vector<uint8_t> bytes = encoded(all, &schema);
+  const std::vector<uint8_t> bytes = encoded(all, threads, &schema);
   Sums<T> sums(all, type);
   Accumulation accumulation(held_bytes);
   Message message;

@@ -151,8 +151,9 @@ Case encode(const Case& c, const Decoded& decoded, Integers integers) {
   uint64_t base = 0;
   for (const Descriptor& d : draft.descriptors)
     if (codec::takes_base(d.support)) base = kBaseFingerprint;
-  codec::finish(kSchemaFingerprint, base, decoded.message.round, profile, &draft);
-  return {c.tensors, std::move(draft.bytes)};
+  std::vector<uint8_t> bytes(draft.size());
+  codec::finish(kSchemaFingerprint, base, decoded.message.round, profile, draft, bytes);
+  return {c.tensors, std::move(bytes)};
 }
 
 bool is_rounded(const codec::Message& message) {
