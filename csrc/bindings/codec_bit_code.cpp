@@ -3,9 +3,9 @@
 #include <pybind11/numpy.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
+#include "bindings/codec_require.h"
 #include "codec/bit_code.h"
 
 namespace py = pybind11;
@@ -19,10 +19,6 @@ using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
 Bytes to_array(const std::vector<uint8_t>& bytes) {
   return Bytes(static_cast<py::ssize_t>(bytes.size()), bytes.data());
-}
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
 }
 
 // Returns (coder, code): of the given coder, or of the best where `coder` is -1; None where the

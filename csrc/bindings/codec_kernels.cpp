@@ -3,11 +3,11 @@
 #include <pybind11/numpy.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/codec_require.h"
 #include "bindings/random.h"
 #include "codec/bits.h"
 #include "codec/dense_kernels.h"
@@ -24,11 +24,6 @@ using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 using Weights = py::array_t<int32_t, py::array::c_style>;
 using IsaName = std::optional<std::string>;
-
-// What the Python side guarantees; a failure is a mistake of ours, not of the user.
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(std::string("_codec: ") + what);
-}
 
 size_t bytes_of(size_t bits) { return (bits + 7) / 8; }
 

@@ -7,10 +7,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "bindings/codec_require.h"
 #include "codec/message.h"
 
 namespace sparsefl {
@@ -27,11 +26,6 @@ struct SchemaTable {
 // Raises `_codec.RefusedError(reason, where)`; the Python side makes a CodecError or a ValueError
 // of it.
 [[noreturn]] void raise_refused(const codec::Status& status);
-
-// What the Python side guarantees; a failure is a mistake of ours, not of the user.
-inline void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(std::string("_codec: ") + what);
-}
 
 // What the base has of one descriptor, as Target says, and the arrays that it points into.
 struct BaseArrays {

@@ -9,9 +9,6 @@
 
 namespace sparsefl {
 
-// What an element costs beside a flop of a kernel that reads its cache.
-constexpr int64_t kFlopsAnElement = 8;
-
 // The rows of an operand in batch-last memory.
 template <class T>
 const T* rows(const Tensor& x) {

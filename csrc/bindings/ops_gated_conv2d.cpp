@@ -68,7 +68,6 @@ struct GatedGeometry {
         x{g.at(6), g.at(7), g.at(8), g.at(9), g.at(10), g.at(11)} {}
 
   int64_t taps() const { return y.kernel * x.kernel; }
-  int64_t in_pixels() const { return y.input * x.input; }
   int64_t out_pixels() const { return y.output * x.output; }
 };
 

@@ -18,9 +18,7 @@
 namespace sparsefl {
 namespace {
 
-// Streaming an element costs about as much as so many flops.
-constexpr int64_t kFlopsAnElement = 8;
-// And an element of a selection, so many.
+// What an element of a selection costs beside a flop.
 constexpr int64_t kFlopsASelection = 100;
 
 // The images' sizes and how many threads share their samples.

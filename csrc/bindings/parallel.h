@@ -15,6 +15,8 @@ namespace sparsefl {
 // Below this a parallel region costs more than it saves (9 us with a passive OpenMP wait policy,
 // which is some 0.5 to 1 MFLOP).
 constexpr int64_t kSerialFlops = 1'000'000;
+// What an element that streams by costs beside a flop of a kernel that reads its cache.
+constexpr int64_t kFlopsAnElement = 8;
 
 // Torch's pool hangs in a forked child of a parent whose pool has threads, whoever started them. A
 // parent that had more than one thread when it forked is taken to have such a pool.

@@ -11,10 +11,8 @@
 
 namespace sparsefl::codec {
 
-// A byte code has fewer symbols than this, and so fewer words than three bytes count.
-inline constexpr size_t kMaxByteCodeSymbols = size_t{1} << 24;
-
-// Appends the code of n symbols, nothing for none: at most n + 1 bytes.
+// Appends the code of n symbols, nothing for none: at most n + 1 bytes. n < 2^24, so that three
+// bytes count its words.
 void append_byte_code(const uint8_t* symbols, size_t n, Profile profile, std::vector<uint8_t>* out);
 
 // As above with the model of choose_byte_model() for these symbols, n >= 1.

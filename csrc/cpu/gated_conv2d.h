@@ -49,11 +49,13 @@ struct GatedOuterArgs {
   T* grad_weight;   // [rows, in_channels, taps]
 };
 
-// Whether the small images' kernels take a pass: square, at most 4 x 4 pixels, a 3 x 3 kernel with
-// stride 1 and padding 1.
+constexpr int64_t kMostSmallSide = 4;
+
+// Whether the small images' kernels take a pass: square, at most kMostSmallSide pixels wide, a 3 x
+// 3 kernel with stride 1 and padding 1.
 [[gnu::always_inline]] inline bool is_small(const Axis& y, const Axis& x) {
   const auto fits = [](const Axis& a) {
-    return a.input == a.output && a.grid == a.output && a.grid >= 1 && a.grid <= 4 &&
+    return a.input == a.output && a.grid == a.output && a.grid >= 1 && a.grid <= kMostSmallSide &&
            a.in_step == 1 && a.out_step == 1 && a.kernel == 3 && a.tap[1] == 0 &&
            (a.tap[0] == 1 || a.tap[0] == -1) && a.tap[2] == -a.tap[0];
   };

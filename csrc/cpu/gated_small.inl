@@ -7,7 +7,6 @@ namespace sparsefl {
 namespace {
 
 constexpr int kSmallTaps = 9;
-constexpr int64_t kMostSmallSide = 4;
 
 // Rows of pixels, and vectors of output channels, whose sums the registers hold.
 template <int kSide>

@@ -1,5 +1,7 @@
 // The kernels of max_pool2d.h, written once for every instruction set.
 
+#include <limits>
+
 #include "cpu/simd.inl"
 
 namespace sparsefl {
@@ -51,14 +53,19 @@ inline void for_window(const PoolGeometry& g, int64_t oh, int64_t ow, const Run&
   }
 }
 
+// The greatest of a window all of which is padding, between two pixels that its dilation skips.
+template <class T>
+constexpr T kNoPixel = -std::numeric_limits<T>::infinity();
+
 // Of kVectors vectors of samples.
 template <class T, int kVectors>
 inline void choose(const PoolGeometry& g, int64_t oh, int64_t ow, const T* x, T* y, uint8_t* taps) {
   typedef typename Vec<T>::Type V;
   typedef typename Taps<T>::Wide Wide;
   constexpr int kLanes = Vec<T>::kLanes;
-  V best[kVectors] = {};
+  V best[kVectors];
   Wide chosen[kVectors] = {};
+  for (int k = 0; k < kVectors; ++k) best[k] = kNoPixel<T> - V{};
   bool first = true;
   for_window(g, oh, ow, [&](int64_t pixel, int64_t tap) {
     const Wide number = static_cast<typename Choice<T>::Type>(tap) - Wide{};
@@ -85,7 +92,7 @@ inline void choose(const PoolGeometry& g, int64_t oh, int64_t ow, const T* x, T*
 template <class T>
 inline void choose_scalar(const PoolGeometry& g, int64_t oh, int64_t ow, const T* x, T* y,
                           uint8_t* taps) {
-  T best = 0;
+  T best = kNoPixel<T>;
   int64_t chosen = -1;
   for_window(g, oh, ow, [&](int64_t pixel, int64_t tap) {
     const T v = x[pixel * g.batch];

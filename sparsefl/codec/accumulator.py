@@ -18,7 +18,7 @@ from sparsefl.codec.plan import SupportMode, ValueMode, check_schema
 from sparsefl.codec.received import Received, as_threads, receive
 from sparsefl.codec.scalars import as_number
 from sparsefl.codec.schema import Schema
-from sparsefl.codec.targets import Floating, checked_supports, memory_of, zeros
+from sparsefl.codec.targets import Floating, check_apart, checked_supports, memory_of, zeros
 from sparsefl.support import Support
 
 SumDtype: TypeAlias = Literal["float32", "float64"]
@@ -91,8 +91,8 @@ class Accumulator:
             supports: Tensors whose support every message shares with the base: their sums are
                 ``[nnz]``, one a kept position, in the order of their values.
             into: Where to sum, instead of zeros: arrays or CPU tensors, float32 or float64,
-                contiguous, of the tensors' shapes (``[nnz]`` in ``supports``). Tensors that it
-                leaves out are checked, and not added.
+                contiguous, of the tensors' shapes (``[nnz]`` in ``supports``), no two in one memory
+                (of tied weights give one). Tensors that it leaves out are checked, and not added.
             votes: Whether to count ``Signs`` as votes, ``sum_k w_k sign_k`` in int32 whatever their
                 scales are. Weights are then integers.
             per_position: Whether to keep ``sum_k w_k`` of the messages that keep a position, for
@@ -151,6 +151,9 @@ class Accumulator:
         if missing := sorted(self._required - came):
             raise ValueError(f"the update lacks {', '.join(missing)}")
         with self._lock:
+            # Under the lock: two votes that each fit may not fit together.
+            if self._votes and self._total_votes + abs(weight) > _MAX_COUNT:
+                raise ValueError(f"a weight of {weight} lets the count of votes exceed 32 bits")
             self._add(received, weight)
 
     @property
@@ -207,12 +210,14 @@ class Accumulator:
         """Add ``rate`` times the mean to a model, in place and without a dense temporary.
 
         Args:
-            tensors: Arrays or CPU tensors as of ``into``, of each tensor that came.
+            tensors: Arrays or CPU tensors as of ``into``, of each tensor that came; of tied weights
+                name all but one in ``left_out``.
             rate: The server's learning rate.
 
         Raises:
             TypeError: if one is no float32 or float64 array or tensor.
-            ValueError: if one is missing, of another shape or not contiguous, or there is no mean.
+            ValueError: if one is missing, of another shape, not contiguous or in the memory of
+                another, or there is no mean.
         """
         sums = self._checked_sums()
         missing = [name for name in sums if name not in tensors]
@@ -269,8 +274,6 @@ class Accumulator:
             raise ValueError(f"weight must be finite, got {weight}")
         if self._votes and not checked.is_integer():
             raise ValueError(f"weight must be an integer where votes are counted, got {weight}")
-        if self._votes and self._total_votes + abs(checked) > _MAX_COUNT:
-            raise ValueError(f"a weight of {weight} lets the count of votes exceed 32 bits")
         return checked
 
     def _checked_targets(self, tensors: Mapping[str, Floating]) -> dict[str, npt.NDArray[Any]]:
@@ -283,6 +286,7 @@ class Accumulator:
                 raise ValueError(
                     f"tensor {name!r}: expected shape {self._shape(name)}, got {target.shape}"
                 )
+        check_apart(targets)
         return targets
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -367,7 +371,8 @@ def feedback(
     Raises:
         CodecError: if the message is refused; nothing has changed.
         TypeError: if an argument is of the wrong type.
-        ValueError: if a residual does not fit the schema, or is not contiguous.
+        ValueError: if a residual does not fit the schema, is not contiguous, or in the memory of
+            another.
 
     Source: Stich et al. 2018, "Sparsified SGD with memory", arXiv 1809.07599, algorithm 1.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -64,3 +65,27 @@ def memory_of(value: Floating, name: str) -> npt.NDArray[Any]:
     if not (value.flags.c_contiguous and value.flags.writeable):
         raise ValueError(f"tensor {name!r} must be contiguous and writeable")
     return value
+
+
+def check_apart(targets: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse tensors in one memory, as tied weights are: it would be added to once for each name.
+
+    Args:
+        targets: Contiguous arrays by name.
+
+    Raises:
+        ValueError: if two of them overlap.
+    """
+    names = list(targets)
+    spans = sorted(
+        (array.__array_interface__["data"][0], array.nbytes, where)
+        for where, array in enumerate(targets.values())
+        if array.nbytes
+    )
+    for (begin, size, where), (following, _, other) in itertools.pairwise(spans):
+        if following < begin + size:
+            first, second = (names[position] for position in sorted((where, other)))
+            raise ValueError(
+                f"tensors {first!r} and {second!r} share memory, which would be added to twice: "
+                "leave one of them out"
+            )

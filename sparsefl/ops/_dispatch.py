@@ -279,6 +279,8 @@ def forget() -> None:
 
 # Columns that a list's uint16 can name.
 MOST_LISTED = 65536
+# And their rows' beginnings count kept elements in 31 bits.
+MOST_KEPT = 2**31 - 1
 # Up to this density lists of a linear layer's packed signs take less time than triples for one
 # sample: 0.13 and 0.21 ms at density .03 of 4096 x 4096, both 0.2 ms at .05, with AVX-512, which
 # looks up 16 rows at a time. Elsewhere, from this many samples on, and for convolutions (0.26 and

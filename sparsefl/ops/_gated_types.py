@@ -10,12 +10,24 @@ Pair: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class GatedGeometry:
-    """Extents of a 2-d convolution of one group, ``(height, width)`` each; zero padding."""
+    """Extents of a 2-d convolution of one group, ``(height, width)`` each; zero padding.
+
+    Raises:
+        ValueError: if one is no pair of whole numbers, a padding is negative, or another below 1.
+    """
 
     kernel_size: Pair
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no geometry."""
+        for name, pair in vars(self).items():
+            least = 0 if name == "padding" else 1
+            whole = len(pair) == 2 and all(isinstance(size, int) for size in pair)
+            if not whole or min(pair) < least:
+                raise ValueError(f"{name} must be two whole numbers from {least} on, got {pair!r}")
 
     def output_size(self, height: int, width: int) -> Pair:
         """Return height and width of the output of an input of that size."""
@@ -42,7 +54,7 @@ class GatedOptions:
     """What a gated convolution does beside its tensors.
 
     Attributes:
-        kept: Output channels that a sample keeps at most.
+        kept: Output channels that a sample keeps at most, from 1 to all.
         all_samples: Whether the batch statistics are of all pairs, not of the open ones alone.
         sigmoid: Whether the gates see the sigmoid of the channels' means.
         relu: Whether the result passes a ReLU.

@@ -59,6 +59,9 @@ def gated_conv2d(
     """
     x = _checks.check_operand(x)
     _check(x, tensors, geometry, running, handed)
+    out = tensors.weight.shape[0]
+    if not 1 <= options.kept <= out:
+        raise ValueError(f"kept must be from 1 to the {out} output channels, got {options.kept}")
     if _dispatch.accelerated(x.device):
         return gated_formula(x, tensors, geometry, options, running)
     dense = _dispatch.gated_layout(geometry, (x.shape[2], x.shape[3]), x.device) == "dense"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsefl.ops import _checks
 from sparsefl.ops._axis import Axis
-from sparsefl.ops._dispatch import MOST_LISTED, PackedLayout
+from sparsefl.ops._dispatch import MOST_KEPT, MOST_LISTED, PackedLayout
 from sparsefl.ops._library import LIBRARY, define
 
 Activations = Literal["float32", "int8"]
@@ -86,7 +86,7 @@ def pack_signs(
     Raises:
         TypeError: if a bitmap is no uint8 tensor.
         ValueError: if the bitmaps do not fit the shape or each other, the layout is another, or
-            lists cannot name so many columns.
+            lists cannot name so many columns or kept elements.
     """
     if layout not in ("triples", "lists"):
         raise ValueError(f"layout: expected 'triples' or 'lists', got {layout!r}")
@@ -99,6 +99,8 @@ def pack_signs(
         raise ValueError(f"groups={groups} does not divide the weight's {rows} rows")
     _check_bits("support", support, rows * columns)
     nnz = _count(support)
+    if layout == "lists" and nnz > MOST_KEPT:
+        raise ValueError(f"layout: lists hold at most {MOST_KEPT} kept elements, there are {nnz}")
     _check_bits("negative", negative, nnz)
     begin, data = torch.ops.sparsefl.packed_sign_pack.default(
         support.contiguous(), negative.contiguous(), rows, columns, groups, nnz, layout == "lists"

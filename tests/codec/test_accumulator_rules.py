@@ -58,6 +58,7 @@ def test_votes_refuse_what_they_cannot_count(updates):
     accumulator.add(signs, weight=2**31 - 2)
     with pytest.raises(ValueError, match="32 bits"):
         accumulator.add(signs, weight=2)
+    assert accumulator.messages == 1
     with pytest.raises(codec.CodecError) as caught:
         accumulator.add(codec.encode(updates.sparse((9,), 0.5), schema))
     assert caught.value.reason is CodecReason.CONTENT
@@ -160,6 +161,33 @@ def test_wrong_targets_are_refused(updates, into, error):
     schema = updates.schema((3, 5))
     with pytest.raises(error, match=f"'{next(iter(into))}'"):
         codec.Accumulator(schema, into=into)
+
+
+@pytest.mark.parametrize("overlap", [0, 14, 15], ids=["tied", "one-element", "apart"])
+def test_memory_that_two_names_share_is_refused(overlap):
+    schema = codec.Schema(dict.fromkeys(("encoder", "decoder", "other"), ((3, 5), "float32")))
+    memory = torch.zeros(2, 15).view(-1)
+    model = {
+        "encoder": memory[:15].view(3, 5),
+        "other": torch.zeros(3, 5),
+        "decoder": memory[overlap : overlap + 15].view(3, 5),
+    }
+    update = codec.Update({name: codec.Dense(torch.ones(3, 5)) for name in schema})
+    message = codec.encode(update, schema)
+    accumulator = codec.Accumulator(schema)
+    accumulator.add(message)
+    for adds in (
+        lambda: accumulator.add_into(model),
+        lambda: codec.Accumulator(schema, into=model).add(message),
+        lambda: codec.feedback(model, message, schema),
+    ):
+        if overlap == 15:
+            adds()
+            continue
+        with pytest.raises(ValueError, match="'encoder' and 'decoder' share memory"):
+            adds()
+        assert not memory.any()
+    assert memory.any() == (overlap == 15)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,28 @@ def test_bad_input_is_named(change, error, message):
         ops.gated_conv2d(x, tensors, GEOMETRY, options, None, change.get("handed"))
 
 
+@pytest.mark.parametrize("kept", [-1, 0, 23])
+def test_only_channels_that_there_are_can_be_kept(kept):
+    options = ops.GatedOptions(kept, False, False, True, 1e-5)
+    with pytest.raises(ValueError, match=f"kept must be from 1 to the 22 .*, got {kept}"):
+        ops.gated_conv2d(torch.zeros(2, 13, 8, 8), tensors_of(22, 13), GEOMETRY, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("kernel_size", (0, 3)),
+        ("stride", (1, 0)),
+        ("stride", (2,)),
+        ("padding", (-1, 0)),
+        ("dilation", (1, 1.5)),
+    ],
+)
+def test_extents_that_are_none_are_named(name, pair):
+    with pytest.raises(ValueError, match=f"{name} must be two whole numbers from . on, got"):
+        ops.GatedGeometry(**{"kernel_size": (3, 3), name: pair})
+
+
 def test_too_small_an_input_is_named():
     geometry = ops.GatedGeometry((3, 3), (1, 1), (0, 0))
     options = ops.GatedOptions(2, False, False, True, 1e-5)

@@ -48,6 +48,15 @@ def test_is_torchs(shape, window, dtype):
     assert ours[0].permute(1, 2, 3, 0).is_contiguous()
 
 
+@pytest.mark.parametrize("batch", [3, 16, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_window_between_the_pixels_has_none(batch, dtype):
+    x, window = torch.ones(batch, 2, 4, 6, dtype=dtype), ((1, 2), (1, 1), (0, 1), (1, 7))
+    ours, torchs = pooled(x, *window), reference.max_pool2d(x, *window)
+    assert ours.isneginf().all()
+    assert torch.equal(ours, torchs)
+
+
 def test_threads_cover_every_channel():
     x, window = torch.randn(48, 7, 63, 31), WINDOWS["overlapping"]
     before = torch.get_num_threads()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsefl import ops, reference
+from sparsefl.ops import packed_sign
 
 DENSITIES = (0.0, "one", 0.01, 0.1, 0.5, 1.0)
 LAYOUTS = ("triples", "lists")
@@ -300,3 +301,10 @@ def test_convolution_of_too_small_an_image_is_refused() -> None:
         ops.packed_sign_conv2d(
             torch.zeros(1, 2, 2, 2), pack(make_signs((3, 2, 3, 3), 0.5), "lists"), 1.0
         )
+
+
+def test_more_kept_elements_than_lists_can_count_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(packed_sign, "MOST_KEPT", 11)
+    pack(make_signs((1, 11), 1.0), "lists")
+    with pytest.raises(ValueError, match="at most 11 kept elements, there are 12"):
+        pack(make_signs((1, 12), 1.0), "lists")
