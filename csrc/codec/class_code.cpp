@@ -1,6 +1,7 @@
 #include "codec/class_code.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -13,45 +14,72 @@ namespace sparsefl::codec {
 namespace {
 
 constexpr int kMaxClasses = 16;
+// Written are at most so many: twice as many save .4 % of FedAvg's changes, and their tables take
+// more than that of less.
+constexpr int kMostWritten = 8;
 constexpr int kLeastBlockLog2 = 4;
 // On FedAvg's changes in int8 blocks of 32 take 2 % less than blocks of 64, which take 3 % less
 // than those of 128; below 32 the classes themselves are too many.
 constexpr int kBlockLog2 = 5;
 constexpr size_t kBlock = size_t{1} << kBlockLog2;
 // What a class should have, so that its table and states stay below 2 % of it.
-constexpr size_t kClassBytes = 4096;
+constexpr size_t kClassBytes = 8192;
+// Fewer symbols have no classes: tables would take what these save.
+constexpr size_t kLeastSymbols = 8192;
 // From so many symbols on a class has so many lanes.
-constexpr size_t kWideSymbols = size_t{1} << 14, kWideLanes = 32;
+constexpr size_t kWideSymbols = size_t{1} << 13, kWideLanes = 32;
 // Classes are found on so many blocks.
-constexpr size_t kSample = 2048;
-constexpr int kSteps = 5;
+constexpr size_t kSample = 1024;
+// Two more save 3 in 10,000 bytes.
+constexpr int kSteps = 3;
 // Blocks' sums vary 1 to 3.6 times as much as independent symbols' do where values are independent,
 // the more the heavier the tails that a scale of 1024 values is taken from; 12 times and more in
 // FedAvg's changes.
 constexpr uint64_t kLeastSpread = 4;
-// Costs count in 2^-6 bits: a block's stays below 2^16.
-constexpr int kCostBits = 6;
-// A code must save this part of the plain one, for its passes over the symbols: 1 / 128.
-constexpr int kLeastSavingLog2 = 7;
+// Costs count in 2^-5 bits: a block's stays below 2^15.
+constexpr int kCostBits = 5;
+// A code must save this part of the plain one, for it takes twice the time: 1 / 32.
+constexpr int kLeastSavingLog2 = 5;
+// What the table of a class takes, about, and what its states do.
+constexpr uint64_t kTableBytes = 50, kStateBytes = 3 * kWideLanes;
 
 // Costs of one symbol, or of a block, in each class.
-typedef uint16_t HalfCosts __attribute__((vector_size(16)));
-struct Costs {
-  HalfCosts low, high;
-};
+typedef int16_t Costs __attribute__((vector_size(2 * kMostWritten)));
 
-// log2(x) in units of 2^-kCostBits, rounded down, for 1 <= x < 2^32.
-uint32_t log2_of(uint32_t x) {
-  const int whole = std::bit_width(x) - 1;
-  uint64_t mantissa = uint64_t{x} << (31 - whole);
-  auto log = static_cast<uint32_t>(whole);
-  for (int bit = 0; bit < kCostBits; ++bit) {
-    mantissa = mantissa * mantissa >> 31;
-    const auto doubled = static_cast<uint32_t>(mantissa >> 32);
-    log = log << 1 | doubled;
-    mantissa >>= doubled;
+// The class of least cost, in steps of 8; the first of equals.
+inline uint8_t cheapest(Costs costs) {
+  constexpr Costs kClass = {0, 1, 2, 3, 4, 5, 6, 7};
+  Costs keys = (costs & ~7) | kClass;
+  const auto take_lower = [&](Costs other) { keys = keys < other ? keys : other; };
+  take_lower(__builtin_shufflevector(keys, keys, 4, 5, 6, 7, 0, 1, 2, 3));
+  take_lower(__builtin_shufflevector(keys, keys, 2, 3, 0, 1, 6, 7, 4, 5));
+  take_lower(__builtin_shufflevector(keys, keys, 1, 0, 3, 2, 5, 4, 7, 6));
+  return static_cast<uint8_t>(keys[0] & 7);
+}
+
+// log2(1 + i / 256) in units of 2^-kCostBits, rounded down: each squaring gives a bit.
+constexpr std::array<uint8_t, 256> make_logarithms() {
+  std::array<uint8_t, 256> logs{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint64_t mantissa = uint64_t{256 + i} << 23;  // in [2^31, 2^32)
+    uint32_t log = 0;
+    for (int bit = 0; bit < kCostBits; ++bit) {
+      mantissa = mantissa * mantissa >> 31;
+      const auto doubled = static_cast<uint32_t>(mantissa >> 32);
+      log = log << 1 | doubled;
+      mantissa >>= doubled;
+    }
+    logs[i] = static_cast<uint8_t>(log);
   }
-  return log;
+  return logs;
+}
+constexpr auto kLogarithms = make_logarithms();
+
+// log2(x) in units of 2^-kCostBits, by the upper nine bits of x, for 1 <= x < 2^32.
+inline uint32_t log2_of(uint32_t x) {
+  const int whole = std::bit_width(x) - 1;
+  const uint64_t mantissa = (uint64_t{x} << 8 >> whole) & 255;
+  return static_cast<uint32_t>(whole) << kCostBits | kLogarithms[mantissa];
 }
 
 size_t blocks_of(size_t n, int block_log2) {
@@ -66,10 +94,10 @@ class Classes {
   Classes(const uint8_t* symbols, size_t n)
       : symbols_(symbols),
         blocks_(n >> kBlockLog2),
-        classes_(static_cast<int>(std::clamp<size_t>(n / kClassBytes, 2, kMaxClasses))),
+        classes_(static_cast<int>(std::clamp<size_t>(n / kClassBytes, 2, kMostWritten))),
         step_(std::max<size_t>(1, blocks_ / kSample)),
         costs_(256),
-        counts_(2 * 256 * kMaxClasses) {}
+        counts_(2 * 256 * kMostWritten) {}
 
   int number() const { return classes_; }
 
@@ -84,13 +112,20 @@ class Classes {
       assign(step_, labels.data());
       best = learn(labels, step_);
     }
-    return always || best + (one >> kLeastSavingLog2) < one;
+    return always || best + overhead() + (one >> kLeastSavingLog2) < one;
   }
 
   // The classes of all blocks; that of what is left behind them too.
   void label(uint8_t* labels) { assign(1, labels); }
 
  private:
+  // What classes take beside their symbols, the sample's part of it, as a cost.
+  uint64_t overhead() const {
+    const auto classes = static_cast<size_t>(classes_);
+    const bool wide = blocks_ * kBlock >= classes * kWideSymbols;
+    return (8 * classes * (kTableBytes + (wide ? kStateBytes : 0)) << kCostBits) / step_;
+  }
+
   // Of every step_-th block the sum of magnitudes, of bytes as signed numbers.
   std::vector<uint32_t> block_sums() {
     std::vector<uint32_t> sums((blocks_ + step_ - 1) / step_);
@@ -135,7 +170,7 @@ class Classes {
   // 2^-kCostBits bits, what tells their classes apart included.
   uint64_t learn(const std::vector<uint8_t>& labels, size_t step) {
     std::fill(counts_.begin(), counts_.end(), 0u);
-    uint32_t blocks[kMaxClasses] = {};
+    uint32_t blocks[kMostWritten] = {};
     for (size_t i = 0; i < labels.size(); ++i) {
       const uint8_t* block = symbols_ + (i * step << kBlockLog2);
       // Equal neighbours would wait for each other's count: two tables.
@@ -146,9 +181,9 @@ class Classes {
       }
       ++blocks[labels[i]];
     }
-    const uint32_t all = log2_of(static_cast<uint32_t>(labels.size()) + kMaxClasses);
+    const uint32_t all = log2_of(static_cast<uint32_t>(labels.size()) + kMostWritten);
     uint64_t cost = 0;
-    for (int c = 0; c < kMaxClasses; ++c) {
+    for (int c = 0; c < kMostWritten; ++c) {
       const uint32_t* counts = counts_.data() + 512 * c;
       // What a block of the class pays for it, a symbol's part; a class of no block is never taken.
       const uint32_t own = all - log2_of(blocks[c] + 1);
@@ -156,10 +191,8 @@ class Classes {
       for (int s = 0; s < 256; ++s) {
         const uint32_t count = counts[s] + counts[256 + s];
         const uint32_t bits = total - log2_of(4 * count + 1);
-        const auto paid = static_cast<uint16_t>(blocks[c] == 0 ? kNever : bits + own / kBlock);
-        HalfCosts& half =
-            c < 8 ? costs_[static_cast<size_t>(s)].low : costs_[static_cast<size_t>(s)].high;
-        half[c % 8] = paid;
+        costs_[static_cast<size_t>(s)][c] =
+            static_cast<int16_t>(blocks[c] == 0 ? kNever : bits + own / kBlock);
         cost += uint64_t{count} * bits;
       }
       cost += uint64_t{blocks[c]} * own;
@@ -167,27 +200,22 @@ class Classes {
     return cost;
   }
 
-  // Gives every step-th block the class of least cost, the first of equals.
+  // Gives every step-th block the class of least cost.
   void assign(size_t step, uint8_t* labels) const {
     const Costs* const costs = costs_.data();
     for (size_t i = 0; i * step < blocks_; ++i) {
       const uint8_t* block = symbols_ + (i * step << kBlockLog2);
-      HalfCosts low{}, high{};
-      for (size_t j = 0; j < kBlock; ++j) {
-        low += costs[block[j]].low;
-        high += costs[block[j]].high;
+      Costs even{}, odd{};
+      for (size_t j = 0; j < kBlock; j += 2) {
+        even += costs[block[j]];
+        odd += costs[block[j + 1]];
       }
-      uint32_t least = ~uint32_t{0};
-      for (uint32_t c = 0; c < kMaxClasses; ++c) {
-        const uint32_t cost = c < 8 ? low[c] : high[c - 8];
-        least = std::min(least, cost << 4 | c);
-      }
-      labels[i] = static_cast<uint8_t>(least & 15);
+      labels[i] = cheapest(even + odd);
     }
   }
 
-  // kBlock of them are just below 2^16, and no symbol's cost exceeds 29 bits.
-  static constexpr uint32_t kNever = ((1 << 16) - 1) / kBlock;
+  // kBlock of them are just below 2^15, and no symbol's cost exceeds 31 bits.
+  static constexpr uint32_t kNever = ((1 << 15) - 1) / kBlock;
 
   const uint8_t* symbols_;
   size_t blocks_;
@@ -237,7 +265,7 @@ void sizes_of(const uint8_t* labels, size_t n, int block_log2, size_t* sizes, si
 
 bool append_class_code(const uint8_t* symbols, size_t n, uint64_t bytes, bool always,
                        std::vector<uint8_t>* out) {
-  if (n < (always ? 2 * kBlock : 2 * kClassBytes)) return false;
+  if (n < (always ? 2 * kBlock : kLeastSymbols)) return false;
   Classes classes(symbols, n);
   if (!classes.find(always)) return false;
   const size_t blocks = blocks_of(n, kBlockLog2);
