@@ -25,6 +25,9 @@ from .inputs import NAME
 COPY = "memcpy"
 # Symbols a byte code, as in the chunks of messages.
 SECTION = 1 << 18
+# Positions a chunk of a support.
+CHUNK = 1 << 20
+RICE = 1
 WIDTH = 127
 
 
@@ -35,7 +38,8 @@ class Step:
     Attributes:
         provider: Who does it.
         variant: Which way, where there are several.
-        mode: ``encode``, ``decode``, ``accumulate``, or ``copy`` of the yardstick.
+        mode: ``encode``, ``decode``, ``positions`` (decode to them), ``accumulate``, or ``copy`` of
+            the yardstick.
         run: Does it.
         correct: Whether what ``run`` returned is right.
     """
@@ -70,9 +74,32 @@ def support_steps(numel: int, density: float) -> list[Step]:
                 functools.partial(operator.eq, support),
             ),
         ]
+    steps.append(positions_step(support))
     for name, coder in peers.installed(peers.SUPPORTS, support):
         steps += peer_steps(name, coder)
     return steps
+
+
+def positions_step(support: Support) -> Step:
+    """Prepare Golomb-Rice codes, of a chunk each, that are read to positions, as sums need them."""
+    chunks = np.split(support.packed, range(CHUNK // 8, support.packed.size, CHUNK // 8))
+    counts = [int(np.unpackbits(chunk).sum()) for chunk in chunks]
+    codes = [
+        _codec.bit_code(chunk, 8 * chunk.size, count, 0, 0, RICE)[1]
+        for chunk, count in zip(chunks, counts, strict=True)
+    ]
+
+    def read() -> list[peers.Array]:
+        return [
+            _codec.read_bit_indices(RICE, code, 8 * chunk.size, count, 0)[1]
+            for code, chunk, count in zip(codes, chunks, counts, strict=True)
+        ]
+
+    def correct(read_back: Sequence[peers.Array]) -> bool:
+        found = [CHUNK * i + part.astype(np.int64) for i, part in enumerate(read_back)]
+        return np.array_equal(np.concatenate(found), support.indices)
+
+    return Step(OURS, "plain", "positions", read, correct)
 
 
 def peer_steps(name: str, coder: peers.Coder) -> list[Step]:

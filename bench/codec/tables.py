@@ -32,7 +32,10 @@ AS_PEER = {
 }
 # Of the shares of flips.
 SHOWN_FLIPS = (0.01, 0.1, 0.3)
-MODES = {"encode": ": encode", "decode": ": decode", "accumulate": ": decode and add", "fwd": ""}
+MODES = {
+    **{"encode": ": encode", "decode": ": decode", "positions": ": decode to positions"},
+    **{"accumulate": ": decode and add", "fwd": ""},
+}
 # What is timed, by the start of the op.
 DONE = {
     "support": "support, Golomb-Rice, density {density:g}",
