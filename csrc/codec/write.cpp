@@ -16,6 +16,8 @@ namespace {
 // A chunk should hold this much, so that its directory entry and the states of its coders stay
 // below .2 % of it.
 constexpr double kChunkPayloadBytes = 256 * 1024;
+// A chunk of values alone, whose tables are many, may be so many times as large.
+constexpr uint32_t kDensePayloads = 4;
 // Coders that are about to take fewer bytes first make room for more.
 constexpr size_t kSlackBytes = size_t{1} << 20;
 // A scale of 2 bytes for int8 is then .2 %; for int4, whose error needs small blocks, 6 %.
@@ -85,7 +87,11 @@ uint32_t choose_span(const Source& s, const TensorSpec& spec) {
   uint32_t span = kMinSpan;
   while (span < kMaxSpan && span < spec.numel && payload * static_cast<double>(span) < wanted)
     span *= 2;
-  return align_to_rows(span, spec.row);
+  const uint32_t aligned = align_to_rows(span, spec.row);
+  // Rows are nothing to values that are all sent, and tiles of long ones are one thread's work.
+  const bool large = payload * aligned > kDensePayloads * wanted;
+  return s.support == SupportMode::kDense && large ? std::min(kDensePayloads * span, kMaxSpan)
+                                                   : aligned;
 }
 
 Descriptor describe(const Source& s, const TensorSpec& spec) {

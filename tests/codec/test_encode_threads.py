@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sparsefl import codec
+from sparsefl.codec.summary import summarise
 from sparsefl.support import Support
 
 SHAPE = (3511, 640)
@@ -84,3 +85,17 @@ def test_the_first_tensor_that_is_refused_is_named(update, threads):
 def test_a_number_of_threads_that_is_none_is_refused(update, threads, error):
     with pytest.raises(error, match="threads"):
         codec.encode(update[0], update[1], base=update[2], threads=threads)
+
+
+@pytest.mark.parametrize(("value_format", "least"), [("fp32", 4), ("bf16", 2)])
+def test_dense_tensors_of_long_rows_leave_something_to_each_thread(value_format, least):
+    shape = (128, 9216)
+    schema = codec.Schema({"w": (shape, "float32"), "small": ((128, 96), "float32")})
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    update = codec.Update({"w": codec.Dense(values), "small": codec.Dense(values[:, :96])})
+
+    message = codec.encode(update, schema, value_format)
+
+    chunks = {tensor.name: tensor.chunks for tensor in summarise(message, schema).tensors}
+    assert chunks["w"] >= least
+    assert chunks["small"] == 1
