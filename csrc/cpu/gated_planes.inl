@@ -8,10 +8,14 @@ namespace {
 // Taps and output channels whose sums the registers hold.
 constexpr int kPlaneTaps = SPARSEFL_VECTOR_BYTES == 64 ? 9 : 3;
 constexpr int kPlaneRows = SPARSEFL_VECTOR_BYTES == 64 ? 3 : 4;
+// Whether a register is left for pixels that all rows share. Loaded for each of them, across cache
+// lines mostly, they would take twice the time.
+constexpr bool kKeepsPixels = SPARSEFL_VECTOR_BYTES == 64;
 // Of the sums of a block of input channels, so that they stay in the L2 cache beside the gradients.
 constexpr int64_t kPlaneSumBytes = 256 << 10;
 
 constexpr int64_t kLeastPlane = 256;
+constexpr int64_t kMostPlaneRows = SPARSEFL_VECTOR_BYTES == 64 ? 32 : 16;
 
 // A sample's channel and how its pixels follow each other.
 template <class T>
@@ -46,7 +50,8 @@ void multiply_planes(const Planes<T>& a, const T* const* gradients, const int64_
       for (int r = 0; r < kRows; ++r) g[r] = load(gradient[r] + pixel);
 #pragma GCC unroll 9
       for (int t = 0; t < kTaps; ++t) {
-        const auto pixels = load(row + at[t]);
+        auto pixels = load(row + at[t]);
+        if (kKeepsPixels) keep(pixels);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) sum[r][t] += g[r] * pixels;
       }
@@ -177,11 +182,11 @@ int64_t plane_outer_scratch(const GatedOuterArgs<T>& a) {
 // Whether the pixels fill vectors, which the channels do not. With more of them, or with smaller
 // images, for which sums are loaded and stored more often, channels in the lanes are faster (seen
 // on one core at density .5: 16 channels of 32 x 32 70 against 40 GFLOP/s, 32 of 16 x 16 60 against
-// 88).
+// 88 on AVX2; on two by AVX-512 250 against 201, 64 of 16 x 16 157 against 187).
 template <class T>
 bool fits_planes(const GatedOuterArgs<T>& a) {
   const int64_t pixels = a.y.grid * a.x.grid;
-  return pixels % Vec<T>::kLanes == 0 && pixels >= kLeastPlane && a.rows.channels <= 16;
+  return pixels % Vec<T>::kLanes == 0 && pixels >= kLeastPlane && a.rows.channels <= kMostPlaneRows;
 }
 
 }  // namespace
