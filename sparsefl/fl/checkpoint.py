@@ -1,16 +1,18 @@
 """Checkpoints of a run: written atomically, read without running what is in them.
 
 A checkpoint is plain: numbers, strings, lists, dictionaries and tensors, in torch's file format and
-read with ``weights_only=True``. Records (the methods' states, the ledger) are named by class and
-rebuilt only from sparsefl's own dataclasses.
+read with ``weights_only=True``, behind a SHA-256 of all of it that is checked first.
+Records (the methods' states, the ledger) are named by class and rebuilt only from sparsefl's own
+dataclasses.
 """
 
 import dataclasses
+import hashlib
 import importlib
+import io
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +25,10 @@ from sparsefl.codec import Schema
 from sparsefl.support import Support
 
 FILE = "checkpoint.pt"
-_FORMAT = 2
+_FORMAT = 3
+# Formats 1 and 2 were torch's file alone, a zip archive.
+_UNDIGESTED = b"PK\x03\x04"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _KIND = "kind"
 _OWN = "sparsefl."
 
@@ -50,8 +55,11 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         content = {"format": _FORMAT, "config": json.dumps(self.config), "run": to_plain(run)}
+        written = io.BytesIO()
+        torch.save(content, written)
         with unfinished.open("wb") as file:
-            torch.save(content, file)
+            file.write(hashlib.sha256(written.getbuffer()).digest())
+            file.write(written.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self.path)
@@ -83,12 +91,9 @@ class Checkpoint:
         """Return what the file holds, its configuration parsed, the run still plain."""
         if not self.path.exists():
             return None
+        written = _checked(self.path.read_bytes(), self.path)
         try:
-            # Torch itself reads on over flipped bits.
-            with zipfile.ZipFile(self.path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"the checksum of {damaged} is wrong")
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
             version, config, run = (content[key] for key in ("format", "config", "run"))
             config = json.loads(config)
         except Exception as error:  # torch raises one of half a dozen
@@ -96,6 +101,23 @@ class Checkpoint:
         if version != _FORMAT:
             raise ValueError(f"{self.path} has format {version}, this version reads {_FORMAT}")
         return {"config": config, "run": run}
+
+
+def _checked(found: bytes, path: pathlib.Path) -> bytes:
+    """Return what follows the digest: torch reads on over flipped bits, also those a zip misses.
+
+    Raises:
+        ValueError: if the digest is of other bytes.
+    """
+    digest, written = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+    if hashlib.sha256(written).digest() == digest:
+        return written
+    if found.startswith(_UNDIGESTED):
+        raise ValueError(
+            f"{path} has a format before {_FORMAT}, the one that this version reads, or is "
+            "damaged: go on with the version that wrote it, or choose another folder"
+        )
+    raise ValueError(f"{path} is no checkpoint, or a damaged one: its digest is wrong")
 
 
 def _check_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Interrupted runs: what they end in, and which are refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -217,6 +218,27 @@ def test_a_damaged_checkpoint_is_named(damage, small, tmp_path):
         small("fedavg", rounds=1, checkpoint=tmp_path, resume=True)
 
 
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {"a": 1})
+    checkpoint.save({"value": torch.arange(3)})
+    whole = checkpoint.path.read_bytes()
+    damaged = [whole[:size] for size in range(0, len(whole), 13)]
+    for position in range(len(whole)):
+        flipped = bytes([whole[position] ^ (1 << position % 8)])
+        damaged.append(whole[:position] + flipped + whole[position + 1 :])
+    for content in damaged:
+        checkpoint.path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            checkpoint.load()
+
+
+def test_a_checkpoint_without_a_digest_is_named_as_an_older_one(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {})
+    torch.save({"format": 2, "config": "{}", "run": {}}, checkpoint.path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt has a format before 3"):
+        checkpoint.load()
+
+
 def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, {"a": 1})
     checkpoint.save({"value": 1})
@@ -224,7 +246,7 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatc
     def crash(*_, **__):
         raise KilledError
 
-    monkeypatch.setattr(torch, "save", crash)
+    monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(KilledError):
         checkpoint.save({"value": 2})
     assert checkpoint.load() == {"value": 1}
