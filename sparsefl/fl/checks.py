@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from sparsefl.fl.batches import Dataset, Reader
+from sparsefl.fl.method import Method
 from sparsefl.fl.options import check_count, check_whole
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import floating_dtype, seeded, seeded_model
+from sparsefl.pruning._prunable import check_density
 
 _logger = logging.getLogger(__name__)
 
@@ -109,6 +111,16 @@ def check_counts(
     schedule.check()
     if not 0 <= check_whole("seed", seed) < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
+
+
+def check_kept(method: Method, density: object) -> float:
+    """Return the density that a run has: 1 for methods that do not prune, whatever is given.
+
+    Raises:
+        TypeError: if the method prunes, and ``density`` is not a number.
+        ValueError: if it prunes, and that is outside (0, 1].
+    """
+    return check_density(density) if method.prunes else 1.0
 
 
 def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> tuple[Tensor, int]:

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from sparsefl import data, defaults, models
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.capabilities import check_capabilities, spread
-from sparsefl.fl.checks import check_clients, check_counts, label_shape, try_model
+from sparsefl.fl.checks import check_clients, check_counts, check_kept, label_shape, try_model
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.loading import call, load_data
 from sparsefl.fl.method import Task, load_method
@@ -330,11 +330,11 @@ def check(
     check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
     check_count("checkpoint_every", setting.checkpoint_every)
     chosen, clients = load_method(prepared.method), len(check_clients(problem.clients))
-    given = chosen.with_defaults(prepared.options)
+    given, density = chosen.with_defaults(prepared.options), check_kept(chosen, setting.density)
     check_capabilities(chosen, spread(setting.capabilities or [], clients), clients, given)
     example, _ = try_model(prepared.factory, seed, _first_examples(problem))
     if chosen.check_model is not None:
-        chosen.check_model(Task(prepared.factory, example, seed, setting.density, given))
+        chosen.check_model(Task(prepared.factory, example, seed, density, given))
 
 
 def play(

@@ -18,7 +18,7 @@ from torch import nn
 
 from sparsefl.fl.batches import Reader, batch_indices, stream
 from sparsefl.fl.capabilities import spread
-from sparsefl.fl.checks import check_clients, check_counts, try_model
+from sparsefl.fl.checks import check_clients, check_counts, check_kept, try_model
 from sparsefl.fl.device import check_device, computing_on
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.experiment import Problem, Setting, prepare
@@ -158,7 +158,7 @@ def _forecast(
         prepared.factory,
         example,
         seed,
-        setting.density,
+        check_kept(chosen, setting.density),
         given,
         public=problem.public,
         device=check_device(setting.device),

@@ -21,6 +21,7 @@ from sparsefl.fl.checks import (
     check_clients,
     check_counts,
     check_dataset,
+    check_kept,
     check_labels,
     data_sha256,
     label_shape,
@@ -146,6 +147,7 @@ def run(
     placed = check_device(device)
     _check_memory_cell(chosen, description, placed)
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
+    density = check_kept(chosen, density)
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
@@ -339,7 +341,7 @@ def _config(
         "model": description.model or type(model).__name__,
         "data": description.data,
         "norm": _norm_of(model),
-        "density": task.density if method.prunes else 1.0,
+        "density": task.density,
         "seed": task.seed,
         "rounds": rounds,
         "clients": len(data),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl.measuring import torch_threads
+from sparsefl.pruning._prunable import check_density
 
 
 def check_model(model: object) -> None:
@@ -39,19 +40,6 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_density(name: str, density: object) -> None:
-    """Refuse what is no density.
-
-    Raises:
-        TypeError: if it is no number.
-        ValueError: if it is outside (0, 1].
-    """
-    if isinstance(density, bool) or not isinstance(density, int | float):
-        raise TypeError(f"{name} must be a number, got {type(density).__name__}")
-    if not 0 < density <= 1:
-        raise ValueError(f"{name} must be within (0, 1], got {density}")
-
-
 def ascending(densities: Sequence[float]) -> tuple[float, ...]:
     """Return the densities to compare in order, each once.
 
@@ -62,7 +50,7 @@ def ascending(densities: Sequence[float]) -> tuple[float, ...]:
     if isinstance(densities, str) or not isinstance(densities, Sequence):
         raise TypeError(f"densities must be a sequence, got {type(densities).__name__}")
     for density in densities:
-        check_density("densities", density)
+        check_density(density, "densities")
     distinct = sorted({float(density) for density in densities})
     if len(distinct) < 2:
         raise ValueError(f"densities must be two or more different ones, got {list(densities)}")

@@ -11,7 +11,6 @@ from sparsefl.nn._support_layer import SupportLike
 from sparsefl.profiling.arguments import (
     check_amounts,
     check_choice,
-    check_density,
     check_model,
     make_inputs,
     silent,
@@ -22,6 +21,7 @@ from sparsefl.profiling.measure import Budget
 from sparsefl.profiling.network import OptimizerName
 from sparsefl.profiling.result import Profile
 from sparsefl.profiling.study import Study
+from sparsefl.pruning._prunable import check_density
 
 
 def profile(
@@ -82,7 +82,7 @@ def profile(
     check_model(model)
     check_choice("layer", layer, ("sparse", "sign"))
     check_choice("optimizer", optimizer, ("sgd", "adam"))
-    check_density("density", density)
+    density = check_density(density)
     check_amounts(batch_size, threads, seconds)
     with surroundings(threads, seed):
         inputs = make_inputs(input_shape, example_input, batch_size)

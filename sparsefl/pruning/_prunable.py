@@ -1,5 +1,7 @@
 """The weights that pruning may touch, and the exact selection of the k best of them."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
@@ -95,17 +97,23 @@ def _spared(layer: nn.Module) -> str | None:
     return "depthwise" if isinstance(layer, _LAYERS) and 1 < groups == layer.in_channels else None
 
 
-def check_density(density: float) -> None:
-    """Refuse a density outside (0, 1].
+def check_density(density: object, name: str = "density") -> float:
+    """Return a density in (0, 1] as Python's number.
+
+    Args:
+        density: Any real number, numpy's too.
+        name: What messages call it.
 
     Raises:
         TypeError: if ``density`` is not a number.
         ValueError: if it is outside (0, 1].
     """
-    if isinstance(density, bool) or not isinstance(density, int | float):
-        raise TypeError(f"density must be a number in (0, 1], got {type(density).__name__}")
-    if not 0.0 < density <= 1.0:
-        raise ValueError(f"density must be in (0, 1], got {density}")
+    if isinstance(density, bool) or not isinstance(density, Real):
+        raise TypeError(f"{name} must be a number in (0, 1], got {type(density).__name__}")
+    number = float(density)
+    if not 0 < number <= 1:
+        raise ValueError(f"{name} must be in (0, 1], got {number:g}")
+    return number
 
 
 def keep_largest(scores: Tensor, count: int) -> Tensor:

@@ -124,7 +124,7 @@ def _weights(
     model: nn.Module, density: float, kind: str, output: bool, include_dense: bool
 ) -> dict[str, nn.Parameter]:
     """Check what all candidates share; return the weights that are masked."""
-    check_density(density)
+    density = check_density(density)
     if kind not in ("noise_uniform", "erdos_renyi"):
         raise ValueError(f"kind must be 'noise_uniform' or 'erdos_renyi', got {kind!r}")
     weights = prunable_weights(model, include_dense)

@@ -41,7 +41,7 @@ def magnitude(
         ValueError: if ``density``, ``scope`` or ``structure`` is out of range, or there is nothing
             to prune.
     """
-    check_density(density)
+    density = check_density(density)
     if scope not in ("global", "layer"):
         raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
     grid = parse(structure)

@@ -44,7 +44,7 @@ def random(
         TypeError: if an argument is of the wrong type.
         ValueError: if ``density`` or ``structure`` is out of range, or there is nothing to prune.
     """
-    check_density(density)
+    density = check_density(density)
     grid = parse(structure)
     weights = prunable_weights(model, include_dense)
     counts = {name: round(density * weight.numel()) for name, weight in weights.items()}
@@ -85,7 +85,7 @@ def erdos_renyi(
         ValueError: if ``density``, ``select`` or ``structure`` is out of range, or there is nothing
             to prune.
     """
-    check_density(density)
+    density = check_density(density)
     check_select(select)
     grid = parse(structure)
     weights = prunable_weights(model, include_dense)

@@ -71,7 +71,7 @@ def synflow(
         ValueError: if ``density``, ``iterations`` or ``structure`` is out of range, there is
             nothing to prune, or the scores are not finite.
     """
-    check_density(density)
+    density = check_density(density)
     if not isinstance(example_input, Tensor):
         raise TypeError(f"example_input must be a tensor, got {type(example_input).__name__}")
     if example_input.dim() < 1 or example_input.shape[0] < 1:

@@ -1,11 +1,12 @@
 import dataclasses
 import hashlib
 import json
+import math
 
 import pytest
 import torch
 
-from sparsefl.fl import Description, Schedule, load_method
+from sparsefl.fl import METHODS, Description, Schedule, load_method
 from sparsefl.fl.flops import forward_flops
 from sparsefl.fl.result import model_sha256, summarise_clients
 from sparsefl.fl.training import accuracy
@@ -184,6 +185,18 @@ def test_nothing_is_built_for_bad_arguments(change, small):
 
     with pytest.raises((TypeError, ValueError)):
         small("fedavg", model=factory, **change)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if load_method(name).prunes])
+@pytest.mark.parametrize("density", [-1, 0, 1.5, math.nan, math.inf, True, "0.1", None], ids=str)
+def test_methods_that_prune_refuse_what_is_no_density_before_a_model_is_built(
+    method, density, small
+):
+    def factory():
+        raise AssertionError("built")
+
+    with pytest.raises((TypeError, ValueError), match=r"density must be .*in \(0, 1\], got"):
+        small(method, density=density, model=factory)
 
 
 def test_bad_clients_are_named(clients, small):
