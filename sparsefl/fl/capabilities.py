@@ -6,7 +6,7 @@ have the same magnitude, so that none is the first to go and one scale a layer i
 are kept; nor FedPM, whose clients draw masks of the whole model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -15,9 +15,9 @@ from sparsefl.names import METHODS
 
 
 def check_capabilities(
-    method: Method, capabilities: Sequence[float], clients: int, options: Mapping[str, Any]
-) -> None:
-    """Refuse what is no capability of each client, or a method that has no use for them.
+    method: Method, capabilities: Iterable[float], clients: int, options: Mapping[str, Any]
+) -> list[float]:
+    """Return the capability of each client, as Python's own numbers, or none.
 
     Args:
         method: The method.
@@ -30,8 +30,9 @@ def check_capabilities(
         ValueError: if there are others than one a client, or one is outside (0, 1], or all clients
             of the method train the same, or there is privacy.
     """
-    if not capabilities:
-        return
+    found: list[Any] = list(capabilities)
+    if not found:
+        return []
     if method.view is None:
         able = " and ".join(name for name in METHODS if load_method(name).view)
         raise ValueError(
@@ -39,13 +40,16 @@ def check_capabilities(
         )
     if options.get("dp_clip"):
         raise ValueError("capabilities and dp_clip do not go together: noise is for equal clients")
-    if len(capabilities) != clients:
-        raise ValueError(f"capabilities must be one a client, {clients}, got {len(capabilities)}")
-    for value in capabilities:
+    if len(found) != clients:
+        raise ValueError(f"capabilities must be one a client, {clients}, got {len(found)}")
+    for value in found:
         if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"capabilities must be numbers, got {value!r}")
-        if not 0 < value <= 1:
-            raise ValueError(f"capabilities must be above 0 and at most 1, got {value}")
+    shares = [float(value) for value in found]
+    for share in shares:
+        if not 0 < share <= 1:
+            raise ValueError(f"capabilities must be above 0 and at most 1, got {share:g}")
+    return shares
 
 
 def spread(capabilities: Sequence[float], clients: int) -> list[float]:

@@ -89,6 +89,17 @@ def check_dataset(data: object, name: str) -> None:
         raise TypeError(f"{name} must be a map-style dataset, got {type(data).__name__}")
 
 
+class Counts(NamedTuple):
+    """The whole numbers that a run is given, as :func:`sparsefl.fl.run` takes them."""
+
+    rounds: int
+    evaluate_every: int
+    seed: int
+    timed_steps: int
+    threads: int | None
+    checkpoint_every: int
+
+
 def check_counts(
     rounds: int,
     evaluate_every: int,
@@ -96,21 +107,25 @@ def check_counts(
     schedule: Schedule,
     timed_steps: int = 0,
     threads: int | None = None,
-) -> None:
-    """Refuse counts that are none, and seeds that are none.
+    checkpoint_every: int = 1,
+) -> Counts:
+    """Return the counts and the seed as Python's own numbers.
 
     Raises:
-        TypeError: if one is no integer.
-        ValueError: if a number is out of range.
+        TypeError: if one of them, or of the schedule's, is no integer.
+        ValueError: if one is out of range.
     """
-    check_count("rounds", rounds)
-    check_count("evaluate_every", evaluate_every, least=0)
-    check_count("timed_steps", timed_steps, least=0)
-    if threads is not None:
-        check_count("threads", threads)
     schedule.check()
     if not 0 <= check_whole("seed", seed) < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
+    return Counts(
+        rounds=check_count("rounds", rounds),
+        evaluate_every=check_count("evaluate_every", evaluate_every, least=0),
+        seed=int(seed),
+        timed_steps=check_count("timed_steps", timed_steps, least=0),
+        threads=None if threads is None else check_count("threads", threads),
+        checkpoint_every=check_count("checkpoint_every", checkpoint_every),
+    )
 
 
 def check_kept(method: Method, density: object) -> float:

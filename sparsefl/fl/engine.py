@@ -97,7 +97,9 @@ class Federation:
             _logger.info("%d clients own no training example and are never sampled", empty)
         if self.privacy and self.privacy.entropy == "seed":
             _logger.warning("dp_entropy is 'seed': who knows the seed can take the noise off")
-        check_capabilities(self.method, self.capabilities, len(self.datasets), self.task.options)
+        self.capabilities = check_capabilities(
+            self.method, self.capabilities, len(self.datasets), self.task.options
+        )
         levels = tuple(sorted(set(self.capabilities), reverse=True))
         self._levels: tuple[float | None, ...] = levels or (None,)
         eligible = len(self._examples) - empty

@@ -327,8 +327,13 @@ def check(
         TypeError, ValueError: as ``play``.
     """
     prepared = prepare(method, setting, problem, options)
-    check_counts(setting.rounds, setting.evaluate_every, seed, setting.schedule)
-    check_count("checkpoint_every", setting.checkpoint_every)
+    check_counts(
+        setting.rounds,
+        setting.evaluate_every,
+        seed,
+        setting.schedule,
+        checkpoint_every=setting.checkpoint_every,
+    )
     chosen, clients = load_method(prepared.method), len(check_clients(problem.clients))
     given, density = chosen.with_defaults(prepared.options), check_kept(chosen, setting.density)
     check_capabilities(chosen, spread(setting.capabilities or [], clients), clients, given)

@@ -21,6 +21,7 @@ from sparsefl.codec.plan import ValueFormat
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.device import HOST
 from sparsefl.fl.learning_rate import with_horizon
+from sparsefl.fl.options import plain
 from sparsefl.fl.pool import Mean
 from sparsefl.fl.training import seeded_model
 from sparsefl.names import METHODS
@@ -240,7 +241,7 @@ class Method:
         return self.supports_of(state, version)
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Fill the options up with their defaults.
+        """Fill the options up with their defaults; numbers become Python's own.
 
         Raises:
             TypeError: if an option that is a number or text by default is given as something else.
@@ -253,7 +254,7 @@ class Method:
             raise ValueError(f"{self.name} has no option {', '.join(unknown)}; it has: {known}")
         for key, value in given.items():
             self._check_option(key, value)
-        options = {**self.defaults, **given}
+        options = {**self.defaults, **{key: plain(value) for key, value in given.items()}}
         if self.check is not None:
             self.check(options)
         return options

@@ -1,8 +1,18 @@
-"""Numbers that a user sets, refused by name where they are out of range."""
+"""Numbers that a user sets, as Python's own, refused by name where they are out of range."""
 
 import numbers
 from collections.abc import Mapping
 from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Return a number of any library, numpy's scalars above all, as Python's own; else the value.
+
+    Reports and checkpoints hold these alone.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def check_whole(name: str, value: Any) -> int:
@@ -16,15 +26,17 @@ def check_whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no whole number, or too small a one.
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that is not too small.
 
     Raises:
         TypeError: if ``value`` is no integer.
         ValueError: if it is below ``least``.
     """
-    if check_whole(name, value) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    count = check_whole(name, value)
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    return count
 
 
 def check_at_least(options: Mapping[str, Any], least: Mapping[str, float]) -> None:

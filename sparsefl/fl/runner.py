@@ -18,6 +18,7 @@ from sparsefl.fl.capabilities import check_capabilities
 from sparsefl.fl.checkpoint import Checkpoint
 from sparsefl.fl.checks import (
     ClientData,
+    Counts,
     check_clients,
     check_counts,
     check_dataset,
@@ -32,7 +33,6 @@ from sparsefl.fl.device import HOST, check_device
 from sparsefl.fl.engine import Federation
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
-from sparsefl.fl.options import check_count
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import Loss, accuracy
@@ -141,8 +141,9 @@ def run(
         RuntimeError: if no client could train.
     """
     schedule, description = schedule or Schedule(), description or Description()
-    check_counts(rounds, evaluate_every, seed, schedule, timed_steps, threads)
-    check_count("checkpoint_every", checkpoint_every)
+    counts = check_counts(
+        rounds, evaluate_every, seed, schedule, timed_steps, threads, checkpoint_every
+    )
     chosen = method if isinstance(method, Method) else load_method(method)
     placed = check_device(device)
     _check_memory_cell(chosen, description, placed)
@@ -151,14 +152,14 @@ def run(
     if resume and checkpoint is not None:
         given = _with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
-    check_capabilities(chosen, capabilities, len(data), given)
-    with torch_threads(threads):
+    shares = check_capabilities(chosen, capabilities, len(data), given)
+    with torch_threads(counts.threads):
         servers = {"test": test, "dev": dev, "public": public}
-        task = _task(model, data, servers, seed, density, given, rounds, placed)
-        config = _config(chosen, task, data, schedule, rounds, description, loss)
-        config["capabilities"] = list(capabilities) or None
+        task = _task(model, data, servers, counts, density, given, placed)
+        config = _config(chosen, task, data, schedule, description, loss)
+        config["capabilities"] = shares or None
         kept = _checkpoint(checkpoint, config, data, task)
-        saved = _saved(kept, resume, rounds)
+        saved = _saved(kept, resume, counts.rounds)
         trains, devs = [own.train for own in data], [own.dev for own in data]
         federation = Federation(
             chosen,
@@ -168,12 +169,10 @@ def run(
             saved=saved,
             loss=loss,
             devs=devs,
-            capabilities=list(capabilities),
+            capabilities=shares,
         )
-        judged_by = _round_data(dev, data)
-        every = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
-        _play(federation, rounds, judged_by, kept, on_round, **every)
-        return _result(federation, config, data, test, timed_steps, description)
+        _play(federation, counts, _round_data(dev, data), kept, on_round)
+        return _result(federation, config, data, test, counts.timed_steps, description)
 
 
 def _result(
@@ -215,15 +214,14 @@ def _task(
     model: Callable[[], nn.Module],
     data: Sequence[ClientData],
     servers: Mapping[str, Dataset | None],
-    seed: int,
+    counts: Counts,
     density: float,
     options: Mapping[str, Any],
-    rounds: int,
     device: torch.device,
 ) -> Task:
     """Try the model on the data, compare all labels with its classes, and put the task together."""
     first = next(client.train for client in data if len(client.train) > 0)
-    example, classes = try_model(model, seed, first)
+    example, classes = try_model(model, counts.seed, first)
     labels = label_shape(first)
     named = [(name, own) for name, own in servers.items() if own is not None]
     for name, own in named:
@@ -232,6 +230,7 @@ def _task(
     for name, own in named:
         check_labels(own, name, classes, labels)
     public = servers["public"]
+    seed, rounds = counts.seed, counts.rounds
     return Task(model, example, seed, density, options, rounds, public, device=device)
 
 
@@ -289,15 +288,13 @@ def _round_data(dev: Dataset | None, data: Sequence[ClientData]) -> Dataset | No
 
 def _play(
     federation: Federation,
-    rounds: int,
+    counts: Counts,
     dev: Dataset | None,
     checkpoint: Checkpoint | None,
     on_round: Callable[[Round], None] | None,
-    *,
-    evaluate_every: int,
-    checkpoint_every: int,
 ) -> None:
     """Play the rounds that are left, evaluate, save and report each."""
+    rounds, evaluate_every = counts.rounds, counts.evaluate_every
     for round in range(len(federation.ledger.rounds) + 1, rounds + 1):
         entry = federation.play(round)
         due = evaluate_every > 0 and (round % evaluate_every == 0 or round == rounds)
@@ -306,7 +303,7 @@ def _play(
             model = federation.method.global_model(federation.task, federation.state)
             entry.accuracy = accuracy(model, dev, federation.task.device)
             entry.evaluate_s = time.perf_counter() - started
-        if checkpoint is not None and (round % checkpoint_every == 0 or round == rounds):
+        if checkpoint is not None and (round % counts.checkpoint_every == 0 or round == rounds):
             checkpoint.save(federation.snapshot())
         if on_round is not None:
             on_round(entry)
@@ -329,7 +326,6 @@ def _config(
     task: Task,
     data: Sequence[ClientData],
     schedule: Schedule,
-    rounds: int,
     description: Description,
     loss: Loss,
 ) -> dict[str, Any]:
@@ -343,7 +339,7 @@ def _config(
         "norm": _norm_of(model),
         "density": task.density,
         "seed": task.seed,
-        "rounds": rounds,
+        "rounds": task.rounds,
         "clients": len(data),
         **asdict(schedule),
         "threads": torch.get_num_threads(),

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from sparsefl.fl.options import check_count
+from sparsefl.fl.options import check_count, plain
 from sparsefl.fl.sampling import RULES, Rule
+
+_COUNTS = ("batch_size", "local_epochs")
+_OPTIONAL = ("local_steps", "clients_per_round")
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,15 @@ class Schedule:
     sampling: Rule = "uniform"
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: if there is no such sampling."""
+        """Hold counts as Python's own numbers.
+
+        Raises:
+            ValueError: if there is no such sampling.
+        """
         if self.sampling not in RULES:
             raise ValueError(f"sampling must be one of {', '.join(RULES)}, got {self.sampling!r}")
+        for name in (*_COUNTS, *_OPTIONAL):
+            object.__setattr__(self, name, plain(getattr(self, name)))
 
     def check(self) -> None:
         """Refuse counts that are none.
@@ -37,8 +46,8 @@ class Schedule:
             TypeError: if one is no whole number.
             ValueError: if one is below 1.
         """
-        for name in ("batch_size", "local_epochs"):
+        for name in _COUNTS:
             check_count(name, getattr(self, name))
-        for name in ("local_steps", "clients_per_round"):
+        for name in _OPTIONAL:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))

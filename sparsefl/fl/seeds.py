@@ -13,6 +13,7 @@ from torch import nn
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import Method
+from sparsefl.fl.options import check_whole
 from sparsefl.fl.result import Result
 from sparsefl.fl.runner import run
 from sparsefl.fl.table import IDENTITY, format_table
@@ -136,12 +137,14 @@ def run_seeds(
         arguments: Any other argument of :func:`sparsefl.fl.run`.
 
     Raises:
+        TypeError: if a seed is no integer.
         ValueError: if there is no seed, or one comes twice.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different integers, at least one, got {list(seeds)}")
+    each = [check_whole("seeds", seed) for seed in seeds]
+    if not each or len(set(each)) < len(each):
+        raise ValueError(f"seeds must be different integers, at least one, got {each}")
     results = []
-    for seed in seeds:
+    for seed in each:
 
         def report_round(entry: Round, seed: int = seed) -> None:
             if on_round is not None:

@@ -1,10 +1,14 @@
 """Own data and own models: what works, and how the rest is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
+
+from sparsefl.fl import Schedule
 
 
 class Converted:
@@ -54,6 +58,40 @@ def test_equal_data_of_any_type_give_the_same_model(change, play, clients, test_
     other = play(converted(clients, **change), Converted(test_data, **change))
     assert other.model_sha256 == plain.model_sha256
     assert other.accuracy == plain.accuracy
+
+
+def without_seconds(value):
+    """Returns a report without what is measured."""
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if not k.endswith("_s")}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def test_numbers_of_numpy_are_those_of_python(play, tmp_path):
+    def numbers(whole, real):
+        return {
+            "rounds": whole(2),
+            "seed": whole(3),
+            "evaluate_every": whole(1),
+            "timed_steps": whole(0),
+            "threads": whole(1),
+            "checkpoint_every": whole(2),
+            "density": real(0.25),
+            "capabilities": np.array([1.0, 0.5, 0.5], real)
+            if real is np.float32
+            else [1, 0.5, 0.5],
+            "options": {"lr": real(0.125), "pool_size": whole(2), "iterations": whole(5)},
+            "schedule": Schedule(whole(2), whole(16), local_epochs=whole(1), local_steps=whole(3)),
+        }
+
+    plain = play(method="fedtiny", **numbers(int, float))
+    given = numbers(np.int64, np.float32)
+    other = play(method="fedtiny", **given, checkpoint=tmp_path / "checkpoint")
+    assert other.model_sha256 == plain.model_sha256
+    other.save(tmp_path)
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert without_seconds(saved) == without_seconds(plain.report())
+    play(method="fedtiny", **given, checkpoint=tmp_path / "checkpoint", resume=True)
 
 
 def test_half_precision_inputs_become_the_models(play, clients):

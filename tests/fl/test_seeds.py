@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from sparsefl.fl import Schedule, Spread, run_seeds
@@ -27,6 +28,13 @@ def test_spread_of_known_numbers():
     assert Spread.of([1.0, 3.0, 2.0]) == Spread(2.0, 1.0, 1.0, 3.0)
     assert Spread.of([5.0]) == Spread(5.0, None, 5.0, 5.0)
     assert str(Spread.of([0.8, 0.9])) == "0.85 +- 0.071"
+
+
+def test_seeds_of_numpy_are_those_of_python(seeds, tmp_path):
+    found = seeds(np.arange(2))
+    assert [type(seed) for seed in found.seeds] == [int, int]
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0, 1]
 
 
 def test_mean_and_spread_of_what_was_measured(seeds, tmp_path):
