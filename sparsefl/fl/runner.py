@@ -1,18 +1,19 @@
 """One call for a whole run: build the federation, play its rounds, measure, evaluate."""
 
-import logging
+import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import ConcatDataset
 
-from sparsefl.codec import Schema
 from sparsefl.fl.batches import Dataset
 from sparsefl.fl.capabilities import check_capabilities
 from sparsefl.fl.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ from sparsefl.fl.checks import (
     check_dataset,
     check_kept,
     check_labels,
-    data_sha256,
     label_shape,
     try_model,
 )
@@ -34,16 +34,12 @@ from sparsefl.fl.engine import Federation
 from sparsefl.fl.ledger import Round
 from sparsefl.fl.method import ROUNDS, Method, Task, load_method
 from sparsefl.fl.result import Result, model_sha256, summarise_clients
+from sparsefl.fl.resuming import checkpoint_of, saved_run, with_saved_horizon
 from sparsefl.fl.schedule import Schedule
 from sparsefl.fl.training import Loss, accuracy
 from sparsefl.measuring import torch_threads
 from sparsefl.names import METHODS
 from sparsefl.timing import TIMED_STEPS
-
-_logger = logging.getLogger(__name__)
-
-# What a run that goes on may have otherwise than its checkpoint: the data are compared themselves.
-_FREE = ("rounds", "label", "data")
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ def run(
     given: Mapping[str, Any] = chosen.with_defaults(options or {})
     density = check_kept(chosen, density)
     if resume and checkpoint is not None:
-        given = _with_saved_horizon(given, checkpoint)
+        given = with_saved_horizon(given, checkpoint)
     data = check_clients(clients)
     shares = check_capabilities(chosen, capabilities, len(data), given)
     with torch_threads(counts.threads):
@@ -158,8 +154,8 @@ def run(
         task = _task(model, data, servers, counts, density, given, placed)
         config = _config(chosen, task, data, schedule, description, loss)
         config["capabilities"] = shares or None
-        kept = _checkpoint(checkpoint, config, data, task)
-        saved = _saved(kept, resume, counts.rounds)
+        kept = checkpoint_of(checkpoint, config, data, task, dev)
+        saved = saved_run(kept, resume, counts.rounds)
         trains, devs = [own.train for own in data], [own.dev for own in data]
         federation = Federation(
             chosen,
@@ -234,47 +230,6 @@ def _task(
     return Task(model, example, seed, density, options, rounds, public, device=device)
 
 
-def _with_saved_horizon(
-    options: Mapping[str, Any], folder: str | os.PathLike[str]
-) -> Mapping[str, Any]:
-    """Fill in the horizon of a cosine schedule that has none from the run that goes on."""
-    if options.get("lr_schedule") != "cosine" or options["lr_horizon"]:
-        return options
-    saved = Checkpoint(folder, {}).saved_config() or {}
-    return {**options, "lr_horizon": saved.get("options", {}).get("lr_horizon", 0)}
-
-
-def _saved(checkpoint: Checkpoint | None, resume: bool, rounds: int) -> dict[str, Any] | None:
-    """Return the run to go on with, if there is one.
-
-    Raises:
-        ValueError: if the checkpoint is of another run, or further than this one should go, or is
-            there although nothing is to be resumed.
-    """
-    if checkpoint is None:
-        if resume:
-            raise ValueError("resume needs checkpoint, the folder to go on from")
-        return None
-    saved = checkpoint.load()
-    if saved is None:
-        return None
-    if not resume:
-        raise ValueError(
-            f"checkpoint: {checkpoint.path} exists already; give resume=True to go on with it, or "
-            "another folder"
-        )
-    done = len(saved["ledger"].rounds)
-    if done > rounds:
-        raise ValueError(f"rounds is {rounds}, the checkpoint has played {done} already")
-    options = checkpoint.config["options"]
-    if options.get("lr_schedule") == "cosine" and options["lr_horizon"] < rounds:
-        _logger.warning(
-            "the learning rate is 0 after round %d, where the run was to end when it began",
-            options["lr_horizon"],
-        )
-    return saved
-
-
 def _round_data(dev: Dataset | None, data: Sequence[ClientData]) -> Dataset | None:
     """Return what rounds are judged by: the server's development data, else all clients' together.
 
@@ -345,29 +300,21 @@ def _config(
         "threads": torch.get_num_threads(),
         "device": task.device.type,
         "options": dict(task.options),
-        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
+        "loss": _described(loss),
     }
 
 
-def _checkpoint(
-    folder: str | os.PathLike[str] | None,
-    config: Mapping[str, Any],
-    data: Sequence[ClientData],
-    task: Task,
-) -> Checkpoint | None:
-    """Say what a checkpoint must agree in: the configuration, the model, the clients' data."""
-    if folder is None:
-        return None
-    schema = Schema.of(task.new_model())
-    same = {key: value for key, value in config.items() if key not in _FREE} | {
-        "parameters": {name: [list(spec.shape), spec.dtype] for name, spec in schema.items()},
-        "examples": [len(client.train) for client in data],
-        "train_sha256": {
-            f"clients[{number}]": data_sha256(client.train) for number, client in enumerate(data)
-        },
-        "public_sha256": None if task.public is None else data_sha256(task.public),
-    }
-    return Checkpoint(folder, same)
+def _described(value: Any) -> str:
+    """Name a loss, or an argument that one is given, the same in every process."""
+    if isinstance(value, functools.partial):
+        named = [f"{key}={_described(own)}" for key, own in sorted(value.keywords.items())]
+        parts = [_described(part) for part in (value.func, *value.args)]
+        return f"partial({', '.join([*parts, *named])})"
+    if callable(value):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    # All digits of all elements, where repr leaves some out; addresses differ with the process.
+    shown = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(shown))
 
 
 def _norm_of(model: nn.Module) -> str | None:

@@ -133,6 +133,8 @@ def test_a_longer_cosine_leaves_room_for_rounds(small, tmp_path):
         ({"clients": "labels"}, "train_sha256.clients[1] is"),
         ({"clients": "inputs"}, "train_sha256.clients[1] is"),
         ({"clients": "items"}, "train_sha256.clients[1] is"),
+        ({"clients": "dev"}, "dev_sha256.clients[1] is"),
+        ({"dev": "other"}, "server_dev_sha256 is"),
         ({"threads": 1}, "threads"),
     ],
     ids=lambda value: str(value)[:30],
@@ -147,10 +149,15 @@ def test_another_run_is_refused_by_its_key(change, key, small, toy, clients, tmp
             "inputs": TensorDataset(-x, y),
             "items": list(zip(x, (y + 1) % 3, strict=True)),
         }
-        rest = {2: clients[:2], "others": [*clients[:2], clients[0]]} | {
+        rest = {
             kind: [clients[0], (data, clients[1][1]), clients[2]] for kind, data in second.items()
         }
+        rest["dev"] = [clients[0], (clients[1][0], clients[0][1]), clients[2]]
+        rest["others"] = [*clients[:2], (clients[0][0], clients[2][1])]
+        rest[2] = clients[:2]
         change = {"clients": rest[change["clients"]]}
+    if "dev" in change:
+        change = {"dev": clients[0][1]}
     small("fedavg", rounds=1, threads=2, checkpoint=tmp_path)
     before = (tmp_path / FILE).read_bytes()
     arguments = {"method": "fedavg", "threads": 2, **change}
@@ -158,6 +165,14 @@ def test_another_run_is_refused_by_its_key(change, key, small, toy, clients, tmp
         small(**arguments, rounds=1, checkpoint=tmp_path, resume=True)
     assert key in str(caught.value)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_other_test_data_may_judge_a_run_that_goes_on(small, toy, clients, tmp_path):
+    small("fedavg", rounds=1, checkpoint=tmp_path)
+    judged = [(*parts, toy.clusters(9, 3)) for parts in clients]
+    other = {"clients": judged, "test": toy.clusters(50, 4)}
+    more = small("fedavg", **other, rounds=2, checkpoint=tmp_path, resume=True)
+    assert len(more.ledger.rounds) == 2
 
 
 class Noisy:

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -260,6 +261,25 @@ def test_clients_minimise_the_loss_that_is_given(small, tmp_path):
     assert result.ledger.rounds[0].loss == pytest.approx(2 * plain.ledger.rounds[0].loss)
     with pytest.raises(ValueError, match=r"loss is 'cross_entropy', there it was '.*doubled'"):
         small("fedavg", options=options, checkpoint=tmp_path, resume=True)
+
+
+def weighted(outputs, labels, *, weights, by=None):
+    return torch.nn.functional.cross_entropy(outputs, labels, weights)
+
+
+def test_a_loss_with_other_arguments_is_another_run(small, tmp_path):
+    class Scale:
+        pass
+
+    def loss(last):
+        weights = torch.tensor([1.0, 1.0, last])
+        return functools.partial(weighted, weights=weights, by=[Scale(), weighted])
+
+    small("fedavg", loss=loss(1.0), rounds=1, checkpoint=tmp_path)
+    same = small("fedavg", loss=loss(1.0), rounds=1, checkpoint=tmp_path, resume=True)
+    assert same.config["loss"].startswith("partial(weighted, by=[<")
+    with pytest.raises(ValueError, match=r"loss is .*1\.000\d+\].*, there it was .*1\.0\]"):
+        small("fedavg", loss=loss(1.00001), rounds=1, checkpoint=tmp_path, resume=True)
 
 
 def test_forward_flops_by_shapes(toy):
