@@ -3,6 +3,7 @@
 Bytes are lengths of encoded messages, never formulas: each is counted where it is handed over.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -61,6 +62,11 @@ class Round:
     accuracy: float | None = None
     epsilon: float | None = None
     spent_bytes: int = 0
+
+    def line(self) -> dict[str, Any]:
+        """Return the round as a JSON-ready record."""
+        record: dict[str, Any] = json_ready(asdict(self))
+        return record
 
     @property
     def total_bytes(self) -> int:
@@ -167,9 +173,21 @@ class Ledger:
         entry.spent_bytes = before + entry.total_bytes
         self.rounds.append(entry)
 
-    def lines(self) -> list[dict[str, object]]:
+    def lines(self) -> list[dict[str, Any]]:
         """Return one JSON-ready record a round."""
-        return [asdict(entry) for entry in self.rounds]
+        return [entry.line() for entry in self.rounds]
+
+
+def json_ready(value: Any) -> Any:
+    """Return mappings and sequences with ``None`` for numbers that are not finite: JSON has none.
+
+    They stand where nothing is known, as the accuracy on a test set without examples.
+    """
+    if isinstance(value, Mapping):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def rounds_to(lines: Iterable[Mapping[str, Any]], target: float) -> int | None:

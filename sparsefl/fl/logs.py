@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -98,7 +98,7 @@ class CsvLog(_FileLog):
             csv.DictWriter(self._file, _COLUMNS, lineterminator="\n").writeheader()
 
     def _write(self, entry: Round) -> None:
-        csv.DictWriter(self._file, _COLUMNS, lineterminator="\n").writerow(asdict(entry))
+        csv.DictWriter(self._file, _COLUMNS, lineterminator="\n").writerow(entry.line())
 
     def _round_of(self, line: str) -> int:
         first = line.partition(",")[0]
@@ -109,7 +109,7 @@ class JsonLinesLog(_FileLog):
     """A JSON record a round, one a line."""
 
     def _write(self, entry: Round) -> None:
-        self._file.write(json.dumps(asdict(entry)) + "\n")
+        self._file.write(json.dumps(entry.line()) + "\n")
 
     def _round_of(self, line: str) -> int:
         return int(json.loads(line)["round"])
@@ -138,7 +138,7 @@ class TensorBoardLog(_Log):
 
     def __call__(self, entry: Round) -> None:
         """Write one round's scalars."""
-        for name, value in asdict(entry).items():
+        for name, value in entry.line().items():
             if name != "round" and value is not None:
                 self._writer.add_scalar(_tag(name), value, entry.round)
         self._writer.flush()

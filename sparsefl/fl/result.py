@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl.fl.costs import Costs
-from sparsefl.fl.ledger import Ledger
+from sparsefl.fl.ledger import Ledger, json_ready
 from sparsefl.fl.plots import plot_curves
 from sparsefl.fl.table import format_table
 
@@ -37,7 +37,7 @@ class Result:
     Attributes:
         method: Name of the method.
         config: Everything that determines the run, JSON-ready.
-        accuracy: Test accuracy of the last global model.
+        accuracy: Test accuracy of the last global model; NaN without test data, null in files.
         accuracy_per_client: "mean", "worst_decile" and "each" of the clients' own held-out data;
             for methods whose clients have models of their own, the same of these as "personal".
         ledger: Bytes and seconds of every round.
@@ -57,6 +57,10 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         """Return the run as one row of ``compare.json``; what was not measured is ``None``."""
+        row: dict[str, Any] = json_ready(self._row())
+        return row
+
+    def _row(self) -> dict[str, Any]:
         sums, costs = self.ledger.sums(), self.costs
         return {
             "method": self.config["label"],
@@ -110,6 +114,10 @@ class Result:
 
     def report(self) -> dict[str, Any]:
         """Return what ``result.json`` holds."""
+        report: dict[str, Any] = json_ready(self._report())
+        return report
+
+    def _report(self) -> dict[str, Any]:
         return {
             "config": dict(self.config),
             "accuracy": self.accuracy,
@@ -117,7 +125,7 @@ class Result:
             "model_sha256": self.model_sha256,
             "ledger": self.ledger.sums(),
             "costs": asdict(self.costs),
-            "row": self.row(),
+            "row": self._row(),
         }
 
     def table(self) -> str:

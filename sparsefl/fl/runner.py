@@ -233,10 +233,10 @@ def _task(
 def _round_data(dev: Dataset | None, data: Sequence[ClientData]) -> Dataset | None:
     """Return what rounds are judged by: the server's development data, else all clients' together.
 
-    ``None`` where nobody has any: the test set is for the end alone.
+    ``None`` where these hold no example: the test set is for the end alone.
     """
     if dev is not None:
-        return dev
+        return dev if len(dev) > 0 else None
     owned: list[Any] = [client.dev for client in data if len(client.dev) > 0]
     return ConcatDataset(owned) if owned else None
 

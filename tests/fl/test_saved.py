@@ -1,8 +1,12 @@
 import json
+import math
 
 import pytest
 
+from sparsefl.fl.logs import JsonLinesLog
 from sparsefl.fl.saved import Run, load_runs, name_runs
+from sparsefl.fl.table import format_table
+from sparsefl.report import draw
 
 
 def row(method="fedpt", seed=0, **change):
@@ -27,6 +31,26 @@ def test_a_result_and_its_files_are_the_same_run(small, tmp_path):
     assert load_runs(tmp_path) == [Run.of(result)]
     spent = ("setup_bytes", "downlink_bytes", "uplink_bytes")
     assert Run.of(result).curve(*spent) == result.ledger.curve()
+
+
+def test_what_is_not_known_of_a_run_without_test_data_is_null(small, toy, tmp_path):
+    def refused(constant):
+        raise AssertionError(constant)
+
+    none = toy.clusters(0, 1)
+    with JsonLinesLog(tmp_path / "rounds.jsonl") as log:
+        result = small("fedpt", test=none, dev=none, on_round=log)
+    result.save(tmp_path)
+    files = [tmp_path / name for name in ("rounds.jsonl", "log.jsonl")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    lines.append((tmp_path / "result.json").read_text())
+    *rounds, report = [json.loads(line, parse_constant=refused) for line in lines]
+    assert {entry["accuracy"] for entry in rounds} == {report["accuracy"]} == {None}
+    assert math.isnan(result.accuracy)
+    (run,) = load_runs(tmp_path)
+    assert run == Run.of(result)
+    assert "not measured: test" in format_table([run.row, {**run.row, "seed": 1}])
+    assert draw([run], tmp_path)
 
 
 def test_a_run_is_read_with_its_log_and_memory(tmp_path):
