@@ -167,19 +167,22 @@ def step_trained(
 ) -> tuple[dict[str, Tensor], ServerOptimizer]:
     """Take the server's step along the clients' mean change; all that is not trained moves by it.
 
+    Integers and bools come as values, and are the nearest to their mean.
+
     Args:
         server: The server's optimizer.
         tensors: The server's tensors.
         trained: Names of those that the optimizer steps on; the rest is averaged plainly.
-        change: ``sum_k p_k D_k`` of each, float64.
+        change: ``sum_k p_k D_k`` of each, float64; of integers and bools ``sum_k p_k x_k``.
 
     Returns:
         The new tensors, in their order, and the optimizer with its new moments.
     """
     stepped_on = {name: tensors[name] for name in trained}
     others = {name: value for name, value in tensors.items() if name not in stepped_on}
+    floating = {name: value for name, value in others.items() if value.is_floating_point()}
     stepped, server = server.step(stepped_on, change)
-    moved = {**stepped, **add_change(others, change)}
+    moved = {**cast_like(others, change), **add_change(floating, change), **stepped}
     return {name: moved[name] for name in tensors}, server
 
 

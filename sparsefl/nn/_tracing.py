@@ -4,10 +4,27 @@ Neither can follow a layer into its kernels: torch.fx hands it a proxy in place 
 ``torch.jit.script`` compiles its Python.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 from torch.fx import Proxy
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put buffers and torch's random state back, which a forward changes as it is traced."""
+    state = torch.get_rng_state()
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
 
 
 def call_whole(layer: nn.Module, x: Proxy) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Graph, Node, Tracer
 
 from sparsefl.nn._fusion import first_line
+from sparsefl.nn._tracing import undisturbed
 from sparsefl.nn.gated import GatedConvBN2d, Stats, why_not_gated
 
 _logger = logging.getLogger(__name__)
@@ -150,9 +151,9 @@ class _Chain:
 
 def _trace(model: nn.Module) -> Graph:
     tracer = Tracer()
-    state = torch.get_rng_state()
     try:
-        return tracer.trace(model)
+        with undisturbed(model):
+            return tracer.trace(model)
     except Exception as error:
         # A user's forward may raise anything when it meets a proxy.
         raise ValueError(
@@ -160,7 +161,6 @@ def _trace(model: nn.Module) -> Graph:
             f"convolutions cannot be found: {first_line(error)}"
         ) from error
     finally:
-        torch.set_rng_state(state)
         # The graph's cycles would keep the module until they are collected.
         vars(tracer).clear()
 

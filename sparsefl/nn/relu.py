@@ -6,7 +6,7 @@ from torch.fx import Node
 
 from sparsefl import ops
 from sparsefl.nn._stand_in import in_transform
-from sparsefl.nn._tracing import call_whole
+from sparsefl.nn._tracing import call_whole, undisturbed
 from sparsefl.nn.frozen import FrozenConv2d, FrozenLinear
 
 # Layers that keep nothing of their input for backward: those of frozen weights, and views.
@@ -51,7 +51,8 @@ def use_bit_relu(model: nn.Module) -> tuple[str, ...]:
         The names of the layers replaced.
     """
     try:
-        graph = _Tracer().trace(model)
+        with undisturbed(model):
+            graph = _Tracer().trace(model)
     except Exception:  # torch.fx raises what the model's own code raises at a proxy
         return ()
     calls: dict[str, list[Node]] = {}

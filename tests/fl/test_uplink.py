@@ -156,6 +156,36 @@ def test_biases_and_buffers_stay_as_they_are(federation, toy):
     assert run.method.global_model(run.task, run.state)[1].num_batches_tracked > 0
 
 
+class Counting(nn.Module):
+    """Takes back what it counts, and turns a flag: changes that its dtypes have no room for."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("left", torch.tensor(200, dtype=torch.uint8))
+        self.register_buffer("seen", torch.tensor(False))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            self.seen.fill_(True)
+            self.steps += 1
+        return x
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedpt"])
+@pytest.mark.parametrize("uplink", ["fp32", "int8", "sign", "eden"])
+def test_integers_and_bools_are_the_nearest_to_the_clients_mean(method, uplink, toy, federation):
+    run = federation(method, factory=lambda: nn.Sequential(Counting(), *toy.cnn()), uplink=uplink)
+    entry = run.play(1)
+    counted = run.method.global_model(run.task, run.state)[0]
+    steps = np.average([3, 2, 2], weights=[40, 24, 33])
+    assert entry.lost == 0
+    assert int(counted.steps) == round(steps)
+    assert int(counted.left) == 200 - round(steps)
+    assert bool(counted.seen)
+
+
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedpt"])
 @pytest.mark.parametrize(
     ("uplink", "bits", "off"), [("bf16", 16, 0.005), ("int8", 8, 0.02), ("int8_unbiased", 8, 0.04)]

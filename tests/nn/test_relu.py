@@ -139,3 +139,20 @@ def test_models_of_the_zoo_are_traced():
     for name in ("conv4", "conv6"):
         model.set_submodule(name, FrozenConv2d.replacing(model.get_submodule(name), name=name))
     assert len(use_bit_relu(model)) >= 1
+
+
+def test_tracing_leaves_buffers_and_random_numbers_alone():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.tensor(0, dtype=torch.uint8))
+
+        def forward(self, x):
+            self.calls += 1
+            return x * torch.rand(())
+
+    model = nn.Sequential(Counting(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    state = torch.get_rng_state()
+    use_bit_relu(model)
+    assert int(model[0].calls) == 0
+    assert torch.equal(torch.get_rng_state(), state)

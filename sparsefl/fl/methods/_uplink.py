@@ -88,10 +88,16 @@ def sends_changes(options: Mapping[str, Any]) -> bool:
 
 
 def report_change(client: Client, received: Update, round: int) -> Update:
-    """Send ``D_k = w_k - w_t`` of what a client trains, clipped and rounded as asked."""
+    """Send ``D_k = w_k - w_t`` of what a client trains, clipped and rounded as asked.
+
+    Integers and bools, which may have no room for a difference, are sent as they are.
+    """
     held = client.model.state_dict()
     trained = {n: t for n, t in dense_tensors(received).items() if n not in client.wire.untrained}
-    change = {name: held[name].detach() - old for name, old in trained.items()}
+    change = {
+        name: held[name].detach() - old if old.is_floating_point() else held[name].detach()
+        for name, old in trained.items()
+    }
     bounded = privacy.clipped(change, client.options["dp_clip"])
     return change_update(bounded, client.options, round)
 
@@ -100,7 +106,7 @@ def change_update(change: Mapping[str, Tensor], options: Mapping[str, Any], roun
     """Return the message of a change ``D_k``.
 
     Args:
-        change: By name.
+        change: By name; of integers and bools the values.
         options: "uplink" among them.
         round: Number of the round, part of what keys the draws.
     """
