@@ -146,10 +146,12 @@ def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> 
 
     Raises:
         TypeError: if the factory gives no module, or the module no tensor.
-        ValueError: if the model cannot take the example, or does not give class scores.
+        ValueError: if the model cannot take the example, or does not give class scores, or the
+            factory gives the same memory twice.
     """
     with seeded(seed), torch.no_grad():
         model = seeded_model(factory, seed).eval()
+        _check_new(seeded_model(factory, seed), model)
         example, labels = Reader(dataset, floating_dtype(model)).take(np.zeros(1, np.int64))
         kind = f"{str(example.dtype).removeprefix('torch.')} {list(example.shape)}"
         try:
@@ -172,6 +174,29 @@ def try_model(factory: Callable[[], nn.Module], seed: int, dataset: Dataset) -> 
             f"{list(example.shape)}"
         )
     return example, scores.shape[1]
+
+
+def _check_new(model: nn.Module, before: nn.Module) -> None:
+    """Refuse a model that would train the memory of one that was built before it.
+
+    Raises:
+        ValueError: if it is that module, or has a parameter of it.
+    """
+    held = set(_addresses(before).values())
+    shared = [name for name, address in _addresses(model).items() if address in held]
+    if model is before or shared:
+        what = "the same module" if model is before else f"the same parameter {shared[0]!r}"
+        raise ValueError(
+            f"model must build a new module at each call, it gave {what} twice: server and clients "
+            "would train one memory; give lambda: Net(), not lambda: net"
+        )
+
+
+def _addresses(model: nn.Module) -> dict[str, int]:
+    """Return where parameters are in memory, of those that are anywhere."""
+    made = ((n, p) for n, p in model.named_parameters() if not nn.parameter.is_lazy(p))
+    found = {name: parameter.untyped_storage().data_ptr() for name, parameter in made}
+    return {name: address for name, address in found.items() if address != 0}
 
 
 def label_shape(data: Dataset) -> tuple[int, ...]:

@@ -255,6 +255,9 @@ def test_labels_of_held_out_data_are_checked_too(part, play, clients, toy):
         play(**arguments)
 
 
+ONE = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
 class Pair(nn.Module):
     def forward(self, x):
         return x, x
@@ -273,8 +276,14 @@ class Pair(nn.Module):
         ),
         (Pair, TypeError, "tensor of scores, it gave tuple"),
         (lambda: 3, TypeError, "factory of nn.Module"),
+        (lambda: ONE, ValueError, "model must build a new module .* gave the same module twice"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(1, 1, 1), ONE),
+            ValueError,
+            "model must build a new module .* gave the same parameter '1.1.weight' twice",
+        ),
     ],
-    ids=["map", "no batch", "one class", "shape", "tuple", "no module"],
+    ids=["map", "no batch", "one class", "shape", "tuple", "no module", "one module", "one layer"],
 )
 def test_models_that_cannot_serve_are_refused_by_name(net, error, says, play):
     with pytest.raises(error, match=says):
