@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsefl.fl.result import Result
-from sparsefl.fl.table import Row, identity, name_rows
+from sparsefl.fl.table import NEEDED, NEEDED_PER_CLIENT, Row, identity, name_rows
 from sparsefl.names import COMPARISON, LOG, RESULT, run_folder
 
 
@@ -58,7 +58,7 @@ def load_runs(*paths: str | os.PathLike[str]) -> list[Run]:
 
     Raises:
         FileNotFoundError: if a path holds no run.
-        ValueError: if a file is not one of ours.
+        ValueError: if a file is not one of ours, or lacks what tables need; it is named.
     """
     runs: list[Run] = []
     seen: set[tuple[Any, ...]] = set()
@@ -77,7 +77,9 @@ def _load(path: pathlib.Path) -> list[Run]:
     file = path if path.is_file() else path / COMPARISON
     folder = file.parent
     if file.name != RESULT and file.is_file():
-        rows = _read(file, "rows")["rows"]
+        rows = _parse(file, file.read_bytes(), "rows")["rows"]
+        for row in rows:
+            _check_row(file, row)
         folders = [folder / run_folder(row["method"], row["seed"]) for row in rows]
         # The row stands in both; the folder knows its rounds too.
         return [
@@ -93,20 +95,39 @@ def _load(path: pathlib.Path) -> list[Run]:
 
 
 def _load_run(folder: pathlib.Path) -> Run:
-    report = _read(folder / RESULT, "row")
-    log = folder / LOG
-    lines = log.read_text().splitlines() if log.is_file() else []
-    return Run._of_report(report, [json.loads(line) for line in lines])
+    file, log = folder / RESULT, folder / LOG
+    report = _parse(file, file.read_bytes(), "row", "costs")
+    _check_row(file, report["row"])
+    _check_keys(file, report["costs"], "costs")
+    lines = log.read_bytes().splitlines() if log.is_file() else []
+    return Run._of_report(report, [_parse(log, line, "round", "accuracy") for line in lines])
 
 
-def _read(file: pathlib.Path, needed: str) -> dict[str, Any]:
+def _parse(file: pathlib.Path, text: bytes, *needed: str) -> dict[str, Any]:
     try:
-        report: dict[str, Any] = json.loads(file.read_text())
-        if needed in report:
-            return report
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        found: dict[str, Any] = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no JSON of a run: {error}") from error
-    raise ValueError(f"{file} has no {needed!r}: it is no file of a run, or of an older version")
+    _check_keys(file, found, "it", *needed)
+    return found
+
+
+def _check_row(file: pathlib.Path, row: Any) -> None:
+    _check_keys(file, row, "row", *NEEDED)
+    _check_keys(file, row["accuracy_per_client"], "accuracy_per_client", *NEEDED_PER_CLIENT)
+
+
+def _check_keys(file: pathlib.Path, found: Any, name: str, *needed: str) -> None:
+    """Refuse what a file holds under a name if it is no mapping, or lacks one of the keys."""
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise ValueError(f"{file} is no JSON of a run: {name} must be an object, got {kind}")
+    for key in needed:
+        if key not in found:
+            where = "" if name == "it" else f" in its {name}"
+            raise ValueError(
+                f"{file} has no {key!r}{where}: it is no file of a run, or of an older version"
+            )
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:

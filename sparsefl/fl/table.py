@@ -31,6 +31,36 @@ IDENTITY = (
     "options",
 )
 
+# What a row must have to be shown; older versions' may lack the rest.
+NEEDED = (
+    "method",
+    "model",
+    "norm",
+    "density",
+    "seed",
+    "threads",
+    "rounds",
+    "accuracy",
+    "accuracy_per_client",
+    "uplink_bytes",
+    "downlink_bytes",
+    "setup_bytes",
+    "uplink_bound_bytes",
+    "uplink_claimed_bytes",
+    "uplink_dense_bytes",
+    "downlink_dense_bytes",
+    "client_step_s",
+    "dense_step_s",
+    "claimed_flops",
+    "dense_flops",
+    "client_peak_bytes",
+    "dense_peak_bytes",
+    "encode_s",
+    "decode_s",
+    "aggregate_s",
+)
+NEEDED_PER_CLIENT = ("mean", "worst_decile")
+
 
 def factor(dense: float | None, ours: float | None) -> float | None:
     """Return ``dense / ours``: how many times less ours is; ``None`` where one is unknown."""
@@ -115,11 +145,11 @@ def merge_seeds(rows: Sequence[Row]) -> list[Row]:
 def _merged(group: Sequence[Row]) -> Row:
     merged = {name: _mean([row.get(name) for row in group]) for name in group[0]}
     clients = [row["accuracy_per_client"] for row in group]
-    per_client = {name: _mean([c[name] for c in clients]) for name in ("mean", "worst_decile")}
+    per_client = {name: _mean([c[name] for c in clients]) for name in NEEDED_PER_CLIENT}
     personal = [c["personal"]["mean"] for c in clients if "personal" in c]
     if len(personal) == len(group):
         per_client["personal"] = {"mean": _mean(personal)}
-    spread = {name: _deviation([c[name] for c in clients]) for name in ("mean", "worst_decile")}
+    spread = {name: _deviation([c[name] for c in clients]) for name in NEEDED_PER_CLIENT}
     spread["accuracy"] = _deviation([row["accuracy"] for row in group])
     return merged | {
         "accuracy_per_client": per_client,

@@ -38,6 +38,11 @@ def test_report_takes_several_runs(compared, run, tiny, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
 
 
+def test_a_file_that_lacks_a_key_is_refused_by_name(refused, tmp_path):
+    (tmp_path / "result.json").write_text('{"row": {}, "costs": {}}')
+    assert "result.json has no 'method' in its row" in refused("report", str(tmp_path))
+
+
 def test_rounds_to_a_target_are_printed(compared, refused, capsys):
     capsys.readouterr()
     folders = [

@@ -5,13 +5,14 @@ import pytest
 
 from sparsefl.fl.logs import JsonLinesLog
 from sparsefl.fl.saved import Run, load_runs, name_runs
-from sparsefl.fl.table import format_table
+from sparsefl.fl.table import NEEDED, NEEDED_PER_CLIENT, format_table
 from sparsefl.report import draw
 
 
 def row(method="fedpt", seed=0, **change):
-    base = {"method": method, "seed": seed, "density": 1.0, "model": "mlp", "norm": None}
-    return base | {"rounds": 2} | change
+    base = dict.fromkeys(NEEDED) | {"method": method, "seed": seed, "density": 1.0, "model": "mlp"}
+    per_client = {"mean": 0.5, "worst_decile": None}
+    return base | {"rounds": 2, "accuracy_per_client": per_client} | change
 
 
 def save(folder, parts=None, **change):
@@ -19,8 +20,8 @@ def save(folder, parts=None, **change):
     report = {"row": row(**change), "costs": {"client_memory": parts, "dense_memory": None}}
     (folder / "result.json").write_text(json.dumps(report))
     lines = [
-        {"uplink_bytes": 5, "downlink_bytes": 7, "accuracy": None},
-        {"uplink_bytes": 5, "downlink_bytes": 7, "accuracy": 0.5},
+        {"round": 1, "uplink_bytes": 5, "downlink_bytes": 7, "accuracy": None},
+        {"round": 2, "uplink_bytes": 5, "downlink_bytes": 7, "accuracy": 0.5},
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -105,12 +106,40 @@ def test_names_tell_what_differs():
     [
         ("nothing.txt", "", "holds neither result.json nor compare.json"),
         ("compare.json", "{", "is no JSON of a run"),
-        ("compare.json", "[]", "has no 'rows'"),
-        ("compare.json", "3", "is no JSON of a run"),
+        (
+            "compare.json",
+            "[]",
+            "compare.json is no JSON of a run: it must be an object, got list",
+        ),
+        ("compare.json", "{}", "compare.json has no 'rows'"),
+        ("compare.json", "3", "is no JSON of a run: it must be an object, got int"),
+        ("compare.json", '{"rows": [{}]}', "compare.json has no 'method' in its row"),
         ("result.json", "{}", "has no 'row'"),
+        ("result.json", '{"row": {}, "costs": 3}', "result.json has no 'method' in its row"),
+        ("result.json", '{"row": 3, "costs": {}}', "row must be an object, got int"),
+        ("result.json", '{"row": {}}', "result.json has no 'costs'"),
+        ("result.json", "\xff", "is no JSON of a run"),
     ],
 )
 def test_what_is_no_run_is_refused(name, text, says, tmp_path):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         load_runs(tmp_path)
+
+
+@pytest.mark.parametrize("key", [*NEEDED, *NEEDED_PER_CLIENT, "log: round", "log: accuracy"])
+def test_what_a_table_needs_is_named_where_a_file_lacks_it(key, tmp_path):
+    save(tmp_path / "a")
+    name = "log.jsonl" if key.startswith("log") else "result.json"
+    path, lacking = tmp_path / "a" / name, key.removeprefix("log: ")
+    text = path.read_text()
+    path.write_text(text.replace(f'"{lacking}": ', '"other": '))
+    with pytest.raises(ValueError, match=rf"{name} has no '{lacking}'"):
+        load_runs(tmp_path / "a")
+
+
+def test_a_table_needs_no_more_than_is_asked_for(small):
+    known = small("fedpt", rounds=1).row()
+    needed = {name: known[name] for name in NEEDED}
+    needed["accuracy_per_client"] = dict.fromkeys(NEEDED_PER_CLIENT, 0.5)
+    assert "fedpt" in format_table([needed, {**needed, "seed": 1}])
