@@ -105,6 +105,11 @@ class TestNetwork:
         x = torch.randn(2, 6)
         torch.testing.assert_close(client.model.eval()(x), model(x))
 
+    def test_a_clip_that_leaves_no_probability_is_refused(self):
+        assert METHOD.with_defaults({"clip": 0.49})["clip"] == 0.49
+        with pytest.raises(ValueError, match=r"clip must be below 0\.5, got 0\.5"):
+            METHOD.with_defaults({"clip": 0.5})
+
     def test_a_model_without_a_layer_to_mask_is_refused(self):
         with pytest.raises(ValueError, match="needs a linear or convolution layer"):
             METHOD.init(task_of(lambda: nn.Sequential(nn.LayerNorm(6))))

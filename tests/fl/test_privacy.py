@@ -43,6 +43,12 @@ def test_the_norm_of_a_message_counts_what_it_adds(toy):
     assert norm_of(codec.Update({"x": signs, "y": codec.Dense(torch.ones(1))})) == 3
 
 
+def test_what_has_no_norm_is_refused_instead_of_counted_as_none():
+    masked = codec.Modular(np.ones(3, np.uint32), 0.5)
+    with pytest.raises(ValueError, match="privacy has no norm of Modular"):
+        norm_of(codec.Update({"x": codec.Dense(torch.ones(1)), "y": masked}))
+
+
 @pytest.mark.parametrize("method", PRIVATE)
 def test_without_noise_the_step_is_the_mean_of_clipped_changes(method, federation):
     clip, plain = 0.05, []
