@@ -68,12 +68,20 @@ def test_layers_are_chosen(choice, names):
         ({"frozen": "stem", "fraction": 0.5}, ValueError, "frozen and frozen_fraction"),
         ({"frozen": "stem", "trained": "head"}, ValueError, "frozen and trained"),
         ({"frozen": [3]}, TypeError, "patterns of names"),
+        ({"frozen": 3}, TypeError, "frozen must be patterns of names, got 3"),
     ],
     ids=str,
 )
 def test_impossible_choices_are_named(choice, error, says):
     with pytest.raises(error, match=says):
         frozen_names(residual_net(), **choice)
+
+
+def test_all_layers_may_be_frozen_where_another_weight_trains():
+    net = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    assert frozen_names(net, "*") == ("2.weight",)
+    with pytest.raises(ValueError, match="left to train"):
+        frozen_names(net.requires_grad_(False), "*")
 
 
 def test_shared_and_special_layers_are_left_alone():

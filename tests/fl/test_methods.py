@@ -204,3 +204,30 @@ def test_claims_follow_the_documented_formulas(toy):
     assert claims["fedpt"][0] == 4 * (parameters - 24 * 36)
     assert methods["fedavg"].claimed_flops(states["fedavg"], forward) == 3 * 1230
     assert methods["fedpt"].claimed_flops(states["fedpt"], forward) == 3 * 1230 - 200
+
+
+class Shared(nn.Module):
+    """One layer under two names, or two layers with one weight."""
+
+    def __init__(self, tied: bool):
+        super().__init__()
+        self.a = nn.Linear(64, 64)
+        self.b = nn.Linear(64, 64) if tied else self.a
+        self.b.weight = self.a.weight
+        self.out = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.out(self.b(self.a(x.flatten(1)).relu()).relu())
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["layer", "weight"])
+def test_shared_layers_train_or_are_named_before_the_first_round(method, tied, small):
+    def play():
+        return small(method, model=lambda: Shared(tied), rounds=1)
+
+    if method in ("hidenseek", "fedtiny", "lotteryfl", "fedpm"):
+        with pytest.raises(ValueError, match=f"{method} .* one weight as a.weight and b.weight"):
+            play()
+        return
+    model = play().model
+    assert torch.equal(model.a.weight, model.b.weight)

@@ -30,7 +30,7 @@ def frozen_names(
     Raises:
         TypeError: if patterns are no text.
         ValueError: if more than one choice is made, a pattern matches no layer that can be frozen,
-            or no other layer is left to train.
+            or no other weight is left to train.
     """
     layers = freezable(model)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
@@ -46,7 +46,8 @@ def frozen_names(
     else:
         linear = {name: n for name, n in sizes.items() if isinstance(layers[name], nn.Linear)}
         chosen = _largest(linear or sizes, 0.0, 1)
-    if len(chosen) >= len(layers):
+    others = [n for n, p in model.named_parameters() if n not in layers and p.requires_grad]
+    if len(chosen) >= len(layers) and not any(model.get_parameter(n).dim() > 1 for n in others):
         raise ValueError(
             f"fedpt needs a layer left to train, frozen would be all of {list(layers)}"
         )
@@ -147,6 +148,8 @@ def _matching(
 ) -> set[str]:
     """Return the weights that one of the patterns matches, by their name or their layer's."""
     chosen: set[str] = set()
+    if not isinstance(patterns, Sequence):
+        raise TypeError(f"{option} must be patterns of names, got {patterns!r}")
     for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"{option} must be patterns of names, got {pattern!r}")

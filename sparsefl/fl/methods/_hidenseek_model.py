@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsefl.fl.aggregation import load_tensors
 from sparsefl.fl.method import Task
-from sparsefl.fl.methods._latents import load_latents, support_layers
+from sparsefl.fl.methods._latents import load_latents, support_layers, untied
 from sparsefl.nn import SignConv2d, SignLinear, densify, sparsify
 from sparsefl.nn import report as sparsity_report
 from sparsefl.pruning import left_dense, synflow
@@ -92,18 +92,16 @@ def prune(model: nn.Module, task: Task) -> dict[str, Support]:
     """Choose the kept positions of the layers that get signs, by SynFlow at the task's density.
 
     Raises:
-        ValueError: if one of them is tied to another layer.
+        ValueError: if two layers share a weight.
     """
     layers = signed_weights(model, task.options["dense_layers"])
     masks = synflow(
-        model,
+        untied(model, "hidenseek"),
         task.density,
         task.example_input,
         task.options["iterations"],
         structure=task.options["structure"],
     )
-    if not layers.keys() <= masks.keys():
-        raise ValueError(f"hidenseek cannot sign tied weights: {set(layers) - set(masks)}")
     return {name: Support.from_mask(masks[name]) for name in layers}
 
 

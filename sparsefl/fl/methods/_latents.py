@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefl.nn._support_layer import SupportLayer
+from sparsefl.pruning._prunable import prunable_weights
 
 
 def support_layers(model: nn.Module) -> dict[str, SupportLayer]:
@@ -15,6 +16,23 @@ def support_layers(model: nn.Module) -> dict[str, SupportLayer]:
         for name, layer in model.named_modules()
         if isinstance(layer, SupportLayer)
     }
+
+
+def untied(model: nn.Module, method: str) -> nn.Module:
+    """Return the model, of which no two masked layers share a weight.
+
+    Raises:
+        ValueError: if two do, tied weights or one layer under two names; the message has both.
+    """
+    masked, first = prunable_weights(model), dict[int, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if other != name and (name in masked or other in masked):
+            raise ValueError(
+                f"{method} gives every layer a mask of its own, and the model has one weight as "
+                f"{other} and {name}: take a model without shared layers or tied weights"
+            )
+    return model
 
 
 def load_latents(layers: Mapping[str, SupportLayer], numbers: Mapping[str, Tensor]) -> None:

@@ -50,6 +50,7 @@ from sparsefl.fl.aggregation import (
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods import fedavg
 from sparsefl.fl.methods._fedpm_network import MaskedNetwork, draw_constants, draw_scores
+from sparsefl.fl.methods._latents import untied
 from sparsefl.fl.methods._votes import count_votes, entropy_bits, mode_logits, sample_bits
 from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.fl.pool import Mean
@@ -120,7 +121,7 @@ def wire_of(network: MaskedNetwork, options: Mapping[str, Any]) -> Wire:
 
 def network_of(task: Task) -> MaskedNetwork:
     """Build the network: its frozen weights come from the run's seed, scores with a broadcast."""
-    model = task.new_model()
+    model = untied(task.new_model(), "fedpm")
     constants = draw_constants(model, task.seed, task.options["gain"])
     return MaskedNetwork(model, constants, task.options["evaluated"])
 

@@ -47,6 +47,7 @@ from sparsefl.fl import learning_rate as rates
 from sparsefl.fl.aggregation import cast_like, dense_entries, load_tensors
 from sparsefl.fl.method import Method, Task, Wire
 from sparsefl.fl.methods import fedavg
+from sparsefl.fl.methods._latents import untied
 from sparsefl.fl.methods._lotteryfl_client import (
     COUNT,
     KEPT,
@@ -108,8 +109,8 @@ class State:
 
 
 def init(task: Task) -> State:
-    """Draw the first weights from the run's seed; raises ValueError without a layer to mask."""
-    model = task.new_model()
+    """Draw the first weights from the run's seed; raises ValueError without a layer to mask, or with tied ones."""
+    model = untied(task.new_model(), "lotteryfl")
     whole = whole_of(model)
     return State(
         tensors={name: value.clone() for name, value in model.state_dict().items()},
