@@ -109,7 +109,11 @@ class State:
 
 
 def init(task: Task) -> State:
-    """Draw the first weights from the run's seed; raises ValueError without a layer to mask, or with tied ones."""
+    """Draw the first weights from the run's seed.
+
+    Raises:
+        ValueError: The model has no layer to mask, or layers that share a parameter.
+    """
     model = untied(task.new_model(), "lotteryfl")
     whole = whole_of(model)
     return State(
