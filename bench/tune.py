@@ -109,12 +109,6 @@ def describe(grid: Grid) -> str:
     return f"dense from density, at {grid.positions[-1]:g} positions, on: {', '.join(parts)}"
 
 
-def faster_dense(grid: Grid, size: float, density: float) -> bool:
-    """Tell which layout is expected to be faster at the grid's most positions."""
-    sparse_us, dense_us = grid.expect(size, grid.positions[-1], density)
-    return dense_us < sparse_us
-
-
 def measure_grid(kind: Kind, axes: Axes, batch_last: bool) -> Grid:
     """Measure a grid, cell by cell."""
     sparse: list[list[list[float]]] = []

@@ -17,7 +17,7 @@ from typing import ClassVar, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-# What a reviewer accepts as a measurement (architecture.md, "Claimed beside measured").
+# What a reviewer accepts as a measurement.
 WARMUP_STEPS = 20
 TIMED_STEPS = 50
 

@@ -43,6 +43,10 @@ def load(
 def locate(name: str, data_dir: Path | None = None) -> str:
     """Return the folder or archive that :func:`load` reads, ``"shipped"`` for the digits.
 
+    Args:
+        name: One of ``NAMES``.
+        data_dir: As in :func:`load`.
+
     Raises:
         FileNotFoundError: if the files are not there; it says what to put where.
         ValueError: if there is no such data set.

@@ -41,6 +41,9 @@ _SHARED = ("in_shape", "num_classes", "norm")
 def options_of(name: str) -> tuple[str, ...]:
     """Return the names of a model's own options, ``("width",)`` for most.
 
+    Args:
+        name: One of ``NAMES``.
+
     Raises:
         ValueError: if there is no such model.
     """

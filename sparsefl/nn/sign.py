@@ -58,7 +58,7 @@ class _SignLayer(SupportLayer):
             name: As in the constructor.
 
         Raises:
-            TypeError: if ``dense`` is another layer, its weight neither float32 nor float64,
+            TypeError: if ``dense`` is another layer, its weight of none of the dtypes above,
                 ``mask`` neither bool nor a support, or ``magnitude`` of another type.
             ValueError: if ``mask`` or ``magnitude`` covers another shape than the weight,
                 ``magnitude`` is another string, negative or not finite, or ``dense`` pads with
@@ -273,7 +273,8 @@ class SignLinear(_SignLayer, LinearLayer):
         seed: Seed of the ``"kaiming"`` magnitudes.
         name: Their stream; distinct layers of a model need distinct names.
         device: Where the parameters live.
-        dtype: float32, or float64 (slow: for gradient checks).
+        dtype: float32, bfloat16 or float16 (computed in float32), or float64 (slow: for
+            gradient checks).
 
     Attributes:
         scores: Latent scores, ``[nnz]``, in stored order; see :meth:`row_major`.
@@ -340,7 +341,8 @@ class SignConv2d(_SignLayer, Conv2dLayer):
         seed: Seed of the ``"kaiming"`` magnitudes.
         name: Their stream; distinct layers of a model need distinct names.
         device: Where the parameters live.
-        dtype: float32, or float64 (slow: for gradient checks).
+        dtype: float32, bfloat16 or float16 (computed in float32), or float64 (slow: for
+            gradient checks).
 
     Attributes:
         scores: Latent scores, ``[nnz]``, in stored order; see :meth:`row_major`.

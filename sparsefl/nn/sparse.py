@@ -23,7 +23,8 @@ class SparseLinear(LinearLayer):
             ``[out_features, in_features]``.
         bias: Whether a bias is added; it is dense.
         device: Where the parameters live.
-        dtype: float32, or float64 (slow: for gradient checks).
+        dtype: float32, bfloat16 or float16 (computed in float32), or float64 (slow: for
+            gradient checks).
 
     Attributes:
         values: Kept weights, ``[nnz]``, in stored order; see :meth:`row_major`.
@@ -71,7 +72,8 @@ class SparseConv2d(Conv2dLayer):
         bias: Whether a bias is added; it is dense.
         padding_mode: Only ``"zeros"``.
         device: Where the parameters live.
-        dtype: float32, or float64 (slow: for gradient checks).
+        dtype: float32, bfloat16 or float16 (computed in float32), or float64 (slow: for
+            gradient checks).
 
     Attributes:
         values: Kept weights, ``[nnz]``, in stored order; see :meth:`row_major`.

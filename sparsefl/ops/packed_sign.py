@@ -109,7 +109,17 @@ def pack_signs(
 
 
 def packed_nbytes(shape: tuple[int, ...], nnz: int, layout: PackedLayout, groups: int = 1) -> int:
-    """Return the bytes that packed signs take in memory."""
+    """Return the bytes that packed signs take in memory.
+
+    Lists take 2 bytes an entry and 8 a row, triples 2 bytes for 9 columns of a row, both rounded
+    up.
+
+    Args:
+        shape: Of the weight, ``[out, in]`` or ``[out, in / groups, kh, kw]``.
+        nnz: Signs that are not zero.
+        layout: "lists" or "triples".
+        groups: Of a convolution.
+    """
     rows, columns = _matrix(shape)
     if layout == "lists":
         return 2 * nnz + 4 * (2 * rows + 1)

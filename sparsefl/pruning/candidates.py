@@ -187,5 +187,5 @@ def _drawn_counts(
     raise ValueError(
         f"none of {_DRAWS} draws of layer densities comes within {TOLERANCE:.0%} of density "
         f"{density}: the first layer has {int(sizes[0])} of {int(sizes.sum())} weights, "
-        f"{int(wanted)} are to be kept; try first_dense=False"
+        f"{int(wanted)} are to be kept: take a larger density, or prune the first layer, too"
     )

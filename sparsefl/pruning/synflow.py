@@ -58,7 +58,8 @@ def synflow(
     Args:
         model: Plain torch model; left untouched.
         density: Share of weights kept over all layers that can be sparse, in (0, 1].
-        example_input: ``[batch, ...]``; only the shape of one sample is used.
+        example_input: ``[batch, ...]``; only the shape of one sample is used. A model whose inputs
+            are indices (tokens) has no flow from ones.
         iterations: Steps of the schedule. With a single one layers collapse at low densities.
         structure: As in :mod:`sparsefl.pruning`; the count is then met to within half a rectangle.
         include_dense: As in :func:`sparsefl.pruning.left_dense`.
@@ -69,7 +70,7 @@ def synflow(
     Raises:
         TypeError: if an argument is of the wrong type, or the model's output is no tensor.
         ValueError: if ``density``, ``iterations`` or ``structure`` is out of range, there is
-            nothing to prune, or the scores are not finite.
+            nothing to prune, the model takes indices, or the scores are not finite.
     """
     density = check_density(density)
     if not isinstance(example_input, Tensor):
@@ -80,6 +81,11 @@ def synflow(
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     weights = prunable_weights(model, include_dense)
     grid = parse(structure)
+    if not example_input.is_floating_point() and _takes_indices(model):
+        raise ValueError(
+            f"example_input: SynFlow passes ones of float64 through the model, which looks "
+            f"{example_input.dtype} up in an embedding: choose its masks by pruning.magnitude"
+        )
     flow = _absolute_copy(model)
     theta = [flow.get_parameter(name) for name in weights]
     ones = torch.ones((1, *example_input.shape[1:]), dtype=torch.float64, device=theta[0].device)
@@ -112,6 +118,10 @@ class _ScaleAndShift(nn.Module):
                 shape = (-1, *(1 for _ in x.shape[2:])) if self.by_channel else tensor.shape
                 x = combine(x, tensor.view(shape))
         return x
+
+
+def _takes_indices(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
 
 
 def _absolute_copy(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import pytest
 
 from sparsefl.bench import cases, layers, rows, runner, sweeps
 
-# As style.md lists them.
+# Of every row: what was measured, on what, and the figures.
 FIELDS = {
     *("op", "provider", "mode", "shape", "density", "dtype", "device", "isa", "threads", "correct"),
     *("median_us", "p20_us", "p80_us", "ratio_to_dense", "bytes_moved", "gflops_per_s"),

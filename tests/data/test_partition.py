@@ -77,6 +77,7 @@ def test_dirichlet_leaves_absent_labels_alone() -> None:
         (lambda: partition.dirichlet(LABELS, 2, float("nan")), ValueError, "alpha must be"),
         (lambda: partition.dirichlet(LABELS, 5, 0.5, 0, 999), ValueError, "cannot give 5 clients"),
         (lambda: partition.dirichlet(LABELS, 10, 0.01, 0, 100), ValueError, "none of 1000 draws"),
+        (lambda: partition.by_owner(LABELS, 999), ValueError, "num_clients must be at most"),
         (lambda: partition.split("dirichlet", LABELS, 2), ValueError, "dirichlet:ALPHA"),
         (lambda: partition.split("dirichlet:-1", LABELS, 2), ValueError, "dirichlet:ALPHA"),
         (lambda: partition.split("dirichlet:0", LABELS, 2), ValueError, "alpha must be positive"),

@@ -107,8 +107,10 @@ class TestNetwork:
 
     def test_a_clip_that_leaves_no_probability_is_refused(self):
         assert METHOD.with_defaults({"clip": 0.49})["clip"] == 0.49
-        with pytest.raises(ValueError, match=r"clip must be below 0\.5, got 0\.5"):
+        with pytest.raises(ValueError, match=r"clip must be below 0\.5, .* got 0\.5"):
             METHOD.with_defaults({"clip": 0.5})
+        with pytest.raises(ValueError, match=r"clip must be .* at least 1\.2e-07, got 1e-18"):
+            METHOD.with_defaults({"clip": 1e-18})
 
     def test_a_model_without_a_layer_to_mask_is_refused(self):
         with pytest.raises(ValueError, match="needs a linear or convolution layer"):

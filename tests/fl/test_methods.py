@@ -225,7 +225,7 @@ def test_shared_layers_train_or_are_named_before_the_first_round(method, tied, s
     def play():
         return small(method, model=lambda: Shared(tied), rounds=1)
 
-    if method in ("hidenseek", "fedtiny", "lotteryfl", "fedpm"):
+    if method in ("hidenseek", "fedtiny", "lotteryfl"):
         with pytest.raises(ValueError, match=f"{method} .* one weight as a.weight and b.weight"):
             play()
         return

@@ -159,6 +159,12 @@ def test_bad_input_is_named(change, error, says):
         synflow(**(arguments | change))
 
 
+def test_a_model_of_tokens_is_refused():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    with pytest.raises(ValueError, match=r"example_input: SynFlow .* torch\.int64 .* embedding"):
+        synflow(model, 0.5, torch.zeros(1, 3, dtype=torch.int64))
+
+
 def test_weights_that_are_not_finite_are_refused():
     model = linear_stack([[1.0, float("nan")]])
     with pytest.raises(ValueError, match="not finite"):

@@ -1,7 +1,7 @@
 """The network that FedPM trains: frozen random weights under sampled masks, in plain torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class MaskedNetwork(nn.Module):
         self.inner = model
         self.evaluated = evaluated
         self._names = tuple(constants)
+        # functional_call puts back the wrong tensor where it ties the names of a shared layer.
+        self._sites = _sites(model, self._names)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for number, (name, value) in enumerate(constants.items()):
@@ -82,8 +84,21 @@ class MaskedNetwork(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the model with :meth:`weights`."""
-        result: Tensor = functional_call(self.inner, self.weights(), inputs)
+        weights = self.weights()
+        placed = {site: weights[name] for site, name in self._sites.items()}
+        result: Tensor = functional_call(self.inner, placed, inputs, tie_weights=False)
         return result
+
+
+def _sites(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Map each place of a module that holds one of the parameters to its name: once a module."""
+    known = {id(model.get_parameter(name)): name for name in names}
+    return {
+        f"{path}.{local}" if path else local: known[id(parameter)]
+        for path, module in model.named_modules()
+        for local, parameter in module._parameters.items()
+        if id(parameter) in known
+    }
 
 
 def draw_constants(model: nn.Module, seed: int, gain: float) -> dict[str, Tensor]:

@@ -50,7 +50,6 @@ from sparsefl.fl.aggregation import (
 from sparsefl.fl.method import Client, Method, Task, Wire
 from sparsefl.fl.methods import fedavg
 from sparsefl.fl.methods._fedpm_network import MaskedNetwork, draw_constants, draw_scores
-from sparsefl.fl.methods._latents import untied
 from sparsefl.fl.methods._votes import count_votes, entropy_bits, mode_logits, sample_bits
 from sparsefl.fl.options import check_at_least, check_positive
 from sparsefl.fl.pool import Mean
@@ -82,9 +81,9 @@ def check(options: Mapping[str, Any]) -> None:
         ValueError: if one is out of range.
     """
     check_at_least(options, {"lr": 0, "prior": 1, "reset_every": 1})
-    check_positive(options, "gain", "score_std", "clip")
-    if options["clip"] >= 0.5:
-        raise ValueError(f"clip must be below 0.5, got {options['clip']}")
+    check_positive(options, "gain", "score_std")
+    if not torch.finfo(torch.float32).eps <= options["clip"] < 0.5:  # 1 - clip is below 1
+        raise ValueError(f"clip must be below 0.5, and at least 1.2e-07, got {options['clip']}")
     rates.check_options(options)
 
 
@@ -121,7 +120,7 @@ def wire_of(network: MaskedNetwork, options: Mapping[str, Any]) -> Wire:
 
 def network_of(task: Task) -> MaskedNetwork:
     """Build the network: its frozen weights come from the run's seed, scores with a broadcast."""
-    model = untied(task.new_model(), "fedpm")
+    model = task.new_model()
     constants = draw_constants(model, task.seed, task.options["gain"])
     return MaskedNetwork(model, constants, task.options["evaluated"])
 
