@@ -33,19 +33,20 @@ test-full: $(VENV)/.built .data/.fetched
 bench: $(VENV)/.built
 	$(RUN) -m sparsefl bench --json runs/bench.json --plot runs/bench.png
 
-# The committed results and the README's figures from them; wants a machine that does nothing else.
+# The committed results and the figures of README and docs from them; wants a machine that does nothing else.
 figures: demo codec-figures
 	cp demo/compare.json demo/accuracy.png demo/factors.png bench/results/
 	$(RUN) -m sparsefl bench --table all --json bench/results/cpu.json --plot bench/results/cpu.png
 	$(RUN) -m sparsefl.bench.claims.summary
-	$(RUN) -m sparsefl.bench.tables README.md bench/results
+	$(RUN) -m sparsefl.bench.claims.costs bench/results/methods.png
+	$(RUN) -m sparsefl.bench.tables README.md docs/*.md bench/results
 
 # Those of messages alone, beside what the extra "peers" installs: 5 minutes.
 codec-figures: $(VENV)/.built
 	$(RUN) -m pip install --quiet --no-build-isolation --no-compile --editable '.[peers]'
 	$(RUN) -m sparsefl bench --table codec --json bench/results/codec.json
 	$(RUN) -m sparsefl.bench.codec.plots bench/results
-	$(RUN) -m sparsefl.bench.tables README.md bench/results
+	$(RUN) -m sparsefl.bench.tables README.md docs/*.md bench/results
 
 # Damaged messages against the codec under sanitizers, for ten minutes; `tools/fuzz.sh` has more.
 fuzz:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+
+_PLACE = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /(\w+) -->", re.DOTALL)
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
     """Replace what stands between the markers ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     Raises:
-        ValueError: if a table has no markers.
+        ValueError: if a marker has no end, or names no table.
     """
-    for name, table_text in tables.items():
-        head, opening, rest = text.partition(f"<!-- {name} -->\n")
-        _, closing, tail = rest.partition(f"<!-- /{name} -->")
-        if not opening or not closing:
-            raise ValueError(f"the text has no markers for the table {name}")
-        text = head + opening + table_text + closing + tail
-    return text
+
+    def filled(place: re.Match[str]) -> str:
+        name, _, end = place.groups()
+        if name != end:
+            raise ValueError(f"the marker {name} ends as {end}")
+        if name not in tables:
+            raise ValueError(f"there is no table {name}, only {', '.join(tables)}")
+        return f"<!-- {name} -->\n{tables[name]}<!-- /{name} -->"
+
+    result = _PLACE.sub(filled, text)
+    left = re.search(r"<!-- (/?\w+) -->", _PLACE.sub("", text))
+    if left:
+        raise ValueError(f"the marker {left[1]} stands alone")
+    return result
+
+
+def names_of(text: str) -> list[str]:
+    """List the tables that a text has markers for."""
+    return [place[1] for place in _PLACE.finditer(text)]
 
 
 def markdown(

@@ -1,6 +1,6 @@
 """``sparsefl bench``: runs the cases, prints a line for each row, writes them as JSON.
 
-The tables: ``ops`` (the README's), ``linear``, ``conv`` (layers, through autograd),
+The tables: ``ops`` (single layers), ``linear``, ``conv`` (layers, through autograd),
 ``linear_kernels``, ``conv_kernels`` (their operators called directly), ``fl`` (layers of the size
 that clients train), ``sign``, ``sign_batch_1`` (exported layers), ``resnet18_step``,
 ``resnet18_memory``, ``frozen`` and ``resnet18_cap`` (the step without its convolutions). All of

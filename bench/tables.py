@@ -1,6 +1,6 @@
-"""Writes the README's figures from the committed JSON files, so that none is typed by hand.
+"""Writes the figures of README and docs from the committed JSON files: none is typed by hand.
 
-``python -m sparsefl.bench.tables README.md bench/results`` does so in place.
+``python -m sparsefl.bench.tables README.md docs/*.md bench/results`` does so in place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sparsefl.fl import table
 
 from . import cap, goals, rows
 from .claims import page, summary
-from .claims.accuracy import HERE, RESULTS, STUDY, Results
+from .claims.accuracy import HERE, METHODS, RESULTS, STUDY, Results
 from .claims.study import Study
 from .codec.tables import size_table, speed_table
 from .markdown import fill, markdown
@@ -28,9 +28,11 @@ DENSITY = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rewrite the tables of a README; takes its path and the folder of the results."""
-    readme, results = map(pathlib.Path, argv if argv is not None else sys.argv[1:])
-    readme.write_text(fill(readme.read_text(), tables_of(results)))
+    """Rewrite the tables of pages; takes their paths, and last the folder of the results."""
+    *pages, results = map(pathlib.Path, argv if argv is not None else sys.argv[1:])
+    tables = tables_of(results)
+    for page_path in pages:
+        page_path.write_text(fill(page_path.read_text(), tables))
     return 0
 
 
@@ -39,6 +41,8 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
     measured = rows.read(results / "cpu.json")
     compared = json.loads((results / "compare.json").read_text())
     messages = rows.read(results / "codec.json")
+    claimed = page.load(sorted(HERE.glob("*.json")))
+    studied = Results(RESULTS)
     return {
         "ops": ops_table([row for row in measured if row["table"] == OPS]),
         "goals": goals_table(measured),
@@ -46,8 +50,10 @@ def tables_of(results: pathlib.Path) -> dict[str, str]:
         "codec_sizes": size_table(messages),
         "codec_speed": speed_table(messages),
         "methods": methods_table(compared),
-        "accuracy": accuracy_table(Study.read(STUDY), Results(RESULTS)),
-        "claims": page.overview(page.load(sorted(HERE.glob("*.json")))),
+        "accuracy": accuracy_table(Study.read(METHODS), studied),
+        "accuracy_densities": accuracy_table(Study.read(STUDY), studied),
+        "claims": page.overview(claimed),
+        "claims_missed": page.missed(claimed),
     }
 
 

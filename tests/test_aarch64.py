@@ -59,7 +59,7 @@ small coded bytes 578 crc32c e94cd6f8 refused 0
 small coded cut 578 flipped 4624 damaged 0:3771 1:2711 2:1647 3:472 4:369 5:495 6:277 7:2447 \
 8:3785 9:562 10:1082 11:2951 12:1236 13:378 14:268 15:180 16:2121 17:2703 18:6432 19:107 20:1988 \
 21:1882 22:7 23:308 25:328 27:144 28:68 30:480 31:801
-large coded bytes 226049 crc32c cefbe29c refused 0
+large coded bytes 226049 crc32c 906dfd1d refused 0
 large coded cut 56 flipped 46 damaged 0:13 1:17 2:5 4:1 6:1 7:2 8:13 10:5 11:10 12:3 13:1 14:1 \
 15:1 16:8 17:10 18:14 19:2 20:8 21:19 23:2 25:6 30:1 31:57
 """,
@@ -87,14 +87,14 @@ float16 sections 821b87c9 values 4086f5e1
 float64 sections 2fb2200c values 6f17e1c9
 int64 sections 27272818 values 6f17e1c9
 modular sections ea685e3e values ea685e3e
-fp32 by classes sections 04cfd7ab values ea685e3e
-bf16 by classes sections a54601e5 values 9afa3e10
+fp32 by classes sections 1a8771fd values ea685e3e
+bf16 by classes sections 85b8c671 values 9afa3e10
 int8 by classes sections 82572acc values 3499aef0
-int4 by classes sections 3c7b9ba9 values a5ff535a
+int4 by classes sections 605db29a values a5ff535a
 ternary by classes sections d8de1e55 values c734621a
-float16 by classes sections c8d90aed values 4086f5e1
-float64 by classes sections d1613b3a values 6f17e1c9
-int64 by classes sections be800537 values 6f17e1c9
+float16 by classes sections 3f69f197 values 4086f5e1
+float64 by classes sections b1c5e97c values 6f17e1c9
+int64 by classes sections e3d7f84b values 6f17e1c9
 modular by classes sections ea685e3e values ea685e3e
 """,
     "kernels": """\

@@ -32,6 +32,7 @@ from .study import Job, Row, Setting, Study, choose, with_new_options
 
 HERE = pathlib.Path(__file__).parent
 STUDY = HERE / "accuracy.toml"
+METHODS = HERE / "methods.toml"
 RESULTS = HERE / "accuracy.jsonl"
 
 

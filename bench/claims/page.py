@@ -13,7 +13,7 @@ from .claim import Claim, listed, read, realised, show
 PAGE = "claims.md"
 REALISED = "realised.png"
 HEAD = ("row", "claim", "accounting", "measured", "realised factor", "baseline", "verdict")
-TEXTS = {*HEAD, "not reproduced"} - {"realised factor"}
+TEXTS = {*HEAD} - {"realised factor"}
 # Settings that a curve may run over, and those whose values are curves of their own.
 AXES = ("density", "frozen_fraction")
 SERIES = "model"
@@ -104,7 +104,7 @@ def overview(groups: Group) -> str:
         for own in claims:
             kinds.setdefault(own.row.partition(",")[0], []).append(own)
     ordered = sorted(kinds.items(), key=lambda kind: kind[0])
-    head = ("row", "goals reached", "measured", "realised factor", "not reproduced")
+    head = ("row", "goals reached", "measured", "realised factor")
     if not ordered:
         return "Not measured yet.\n"
     return markdown(head, (_overview_line(kind, claims) for kind, claims in ordered), TEXTS)
@@ -112,18 +112,30 @@ def overview(groups: Group) -> str:
 
 def _overview_line(kind: str, claims: Sequence[Claim]) -> list[str]:
     judged = [own for own in claims if own.goals]
-    missed = [own for own in judged if own.missed]
+    reached = sum(not own.missed for own in judged)
     name = quantity_of(claims)
     values = sorted(own.measured[name] for own in claims if name in own.measured)
     factors = sorted(own.realised_factor for own in claims if own.realised_factor is not None)
     return [
         kind,
-        f"{len(judged) - len(missed)} of {len(judged)}" if judged else "-",
+        f"{reached} of {len(judged)}" if judged else "-",
         _range([show(name, value) for value in values]) if name else "-",
         _range([f"{value:.3g}" for value in factors]),
-        "; ".join(f"{own.row.partition(', ')[2]}: {', '.join(own.missed)}" for own in missed)
-        or "-",
     ]
+
+
+def missed(groups: Group) -> str:
+    """List the goals that were missed, a line a row of a claim."""
+    lines = [
+        f"- {own.row}: {', '.join(own.missed)}\n"
+        for own in sorted((own for claims in groups.values() for own in claims), key=_by_row)
+        if own.missed
+    ]
+    return "".join(lines) or "None.\n"
+
+
+def _by_row(claim: Claim) -> str:
+    return claim.row.partition(",")[0]
 
 
 def _range(texts: Sequence[str]) -> str:

@@ -105,11 +105,12 @@ def test_claims_need_a_folder_and_no_runs_beside_them(files, more, message, caps
 def test_overview_has_a_line_a_kind_in_the_order_of_the_rows():
     groups = {"b": CURVE, "a": [point(0.1, 1.0, row="1 bytes, all", goals={})]}
     lines = page.overview(groups).splitlines()
-    assert lines[2] == "| 1 bytes | - | step 1x | 0.5 | - |"
-    assert lines[3] == (
-        "| 7 PruneFL | 2 of 3 | step 1.1x to step 9x | 0.55 to 4.5 | "
-        "net, density 0.5: step 1.1x instead of at least 2x |"
+    assert lines[2] == "| 1 bytes | - | step 1x | 0.5 |"
+    assert lines[3] == "| 7 PruneFL | 2 of 3 | step 1.1x to step 9x | 0.55 to 4.5 |"
+    assert page.missed(groups) == (
+        "- 7 PruneFL, net, density 0.5: step 1.1x instead of at least 2x\n"
     )
+    assert page.missed({}) == "None.\n"
 
 
 def test_overview_of_nothing_says_so():

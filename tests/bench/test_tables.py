@@ -45,19 +45,33 @@ def test_goals_table_has_kernels_beside_the_layers_that_users_see():
 
 def test_fill_replaces_what_stands_between_the_markers():
     text = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\n"
-    filled = markdown.fill(text, {"one": "new\n", "two": "second\n"})
+    made = {"one": "new\n", "two": "second\n"}
+    filled = markdown.fill(text, made)
     assert filled == (
         "a\n<!-- one -->\nnew\n<!-- /one -->\nb\n<!-- two -->\nsecond\n<!-- /two -->\n"
     )
-    assert markdown.fill(filled, {"one": "new\n"}) == filled
+    assert markdown.fill(filled, made) == filled
+    assert markdown.names_of(text) == ["one", "two"]
 
 
-@pytest.mark.parametrize("text", ["", "<!-- one -->\n", "<!-- /one -->"])
-def test_fill_refuses_a_text_without_markers(text):
-    with pytest.raises(ValueError, match="markers for the table one"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- one -->\n", "the marker one stands alone"),
+        ("<!-- /one -->", "the marker /one stands alone"),
+        ("<!-- one -->\n<!-- /two -->", "the marker one ends as two"),
+        ("<!-- two -->\n<!-- /two -->", "there is no table two, only one"),
+    ],
+)
+def test_fill_refuses_markers_that_do_not_fit(text, message):
+    with pytest.raises(ValueError, match=message):
         markdown.fill(text, {"one": "new"})
 
 
-def test_readme_is_generated_from_the_committed_results():
-    text = (ROOT / "README.md").read_text()
-    assert markdown.fill(text, tables.tables_of(RESULTS)) == text
+def test_pages_are_generated_from_the_committed_results():
+    made, used = tables.tables_of(RESULTS), set()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text()
+        assert markdown.fill(text, made) == text, path.name
+        used.update(markdown.names_of(text))
+    assert used == set(made)

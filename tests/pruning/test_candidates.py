@@ -78,7 +78,7 @@ def test_every_layer_keeps_a_weight():
 
 def test_a_first_layer_that_leaves_nothing_is_named():
     model = nn.Sequential(nn.Linear(90, 100), nn.Linear(100, 10), nn.Linear(10, 2))
-    with pytest.raises(ValueError, match=r"first layer has 9000 of 10000 .* first_dense=False"):
+    with pytest.raises(ValueError, match=r"first layer has 9000 of 10000 .* prune the first layer"):
         candidate(model, 0.1, 0)
 
 
