@@ -140,6 +140,9 @@ Output = Callable[..., str]
 def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
     """A function that builds a program and gives what it prints."""
 
+    # Two threads may not be the first to ask pytest for a folder.
+    tmp_path_factory.getbasetemp()
+
     @functools.cache
     def compiled(command: tuple[str, ...], source: pathlib.Path) -> str:
         """Programs share their objects."""
