@@ -265,6 +265,10 @@ def _check_layers(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
         raise TypeError(f"bn: expected a torch.nn.BatchNorm2d, got {type(bn).__name__}")
     if conv.groups != 1:
         raise ValueError(f"conv: expected groups=1, got {conv.groups}")
+    if 0 in conv.weight.shape:
+        raise ValueError(
+            f"conv: expected channels, got {conv.in_channels} in and {conv.out_channels} out"
+        )
     if conv.padding_mode != "zeros":
         raise ValueError(f'conv: expected padding_mode="zeros", got {conv.padding_mode!r}')
     if bn.num_features != conv.out_channels:

@@ -263,6 +263,13 @@ def test_bad_arguments_are_named(change, error, message):
         GatedConvBN2d(**arguments)
 
 
+def test_no_channels_are_refused():
+    with pytest.warns(UserWarning, match="zero-element"):
+        conv = nn.Conv2d(0, 8, 3)
+    with pytest.raises(ValueError, match="conv: expected channels, got 0 in and 8 out"):
+        GatedConvBN2d(conv, nn.BatchNorm2d(8))
+
+
 def test_pruned_layers_are_refused():
     conv = nn.Conv2d(4, 8, 3)
     torch.nn.utils.prune.random_unstructured(conv, "weight", 0.5)

@@ -333,3 +333,13 @@ def test_strided_weights_of_a_known_size_are_read_in_order():
     y = ops.sparse_conv2d(x, values, bias, plan)
     strided = torch.stack([values, -values], 1)[:, 0]
     assert torch.equal(ops.sparse_conv2d(x, strided, bias, plan), y)
+
+
+def test_what_a_plan_keeps_of_inputs_is_bounded():
+    plan = ops.Conv2dPlan(Support.random((3, 2, 3, 3), 0.5, seed=2))
+    values = torch.randn(plan.support.nnz)
+    sizes = [(height, width) for height in range(3, 23) for width in range(3, 23)]
+    for height, width in sizes:
+        y = ops.sparse_conv2d(torch.randn(1, 2, height, width), values, None, plan)
+        assert y.shape == (1, 3, height - 2, width - 2)
+    assert 0 < len(plan.calls) < len(sizes)
