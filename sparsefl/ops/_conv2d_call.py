@@ -14,9 +14,6 @@ from sparsefl.ops._autograd import BATCH_LAST, ROW_MAJOR
 from sparsefl.ops._layout_table import Kind
 from sparsefl.ops._plan import Conv2dPlan
 
-# Calls that a plan keeps. Batches and images of more sizes are told apart anew.
-_MOST_KEPT = 256
-
 
 class Conv2dCall(NamedTuple):
     """A convolution of inputs of one size and memory order.
@@ -77,10 +74,7 @@ def call_of(plan: Conv2dPlan, x: Tensor) -> Conv2dCall:
     key = (x.shape, x.stride(), torch.get_num_threads())
     call = plan.calls.get(key)
     if call is None:
-        call = _prepare(plan, x)
-        if len(plan.calls) >= _MOST_KEPT:
-            plan.calls.clear()
-        plan.calls[key] = call
+        call = plan.calls[key] = _prepare(plan, x)
     return call  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -100,6 +100,21 @@ class Plan(Protocol):
     @property
     def choices(self) -> dict[Hashable, Choice]:
         """What was chosen, by call."""
+
+
+T = TypeVar("T")
+
+
+class ByInput(dict[Hashable, T]):
+    """What was found for inputs of a size; of more sizes than ``MOST`` it is found anew."""
+
+    MOST = 256
+
+    def __setitem__(self, key: Hashable, value: T) -> None:
+        """Keep what was found, alone if there is no room."""
+        if len(self) >= self.MOST:
+            self.clear()
+        super().__setitem__(key, value)
 
 
 def layout(support: Support) -> Layout:

@@ -9,7 +9,6 @@ values.
 
 import dataclasses
 import math
-from collections.abc import Hashable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from sparsefl.ops import _dispatch
 from sparsefl.ops._axis import Axis
 from sparsefl.ops._compact import Compact, compact
-from sparsefl.ops._dispatch import Choice, Layout
+from sparsefl.ops._dispatch import ByInput, Choice, Layout
 from sparsefl.ops._kernel_plan import KernelPlan, kernel_plan
 from sparsefl.ops._library import define
 from sparsefl.ops._view import View, flat_view
@@ -139,7 +138,7 @@ class LinearPlan:
     whole: bool = dataclasses.field(init=False)
     layout: Layout = dataclasses.field(init=False)
     compact: Compact | None = dataclasses.field(init=False)
-    choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
+    choices: ByInput[Choice] = dataclasses.field(init=False, default_factory=ByInput)
     kernels: KernelPlan | None = dataclasses.field(init=False, default=None)
     host: "LinearPlan | None" = dataclasses.field(init=False, default=None)
 
@@ -203,11 +202,11 @@ def on_device(host: PlanT, device: torch.device) -> PlanT:
         transposed=transposed.to(device),
         turned=turned,
         compact=host.compact and host.compact.to(device, channels_last=True),
-        choices={},
+        choices=ByInput(),
         host=host,
     )
     if isinstance(moved, Conv2dPlan):
-        moved.__dict__["calls"] = {}  # those of the plan hold its tensors
+        moved.__dict__["calls"] = ByInput()  # those of the plan hold its tensors
     moved.__dict__["kernels"] = kernel_plan(host, device)
     return moved
 
@@ -269,8 +268,8 @@ class Conv2dPlan:
     axes: tuple[Axis, Axis] = dataclasses.field(init=False)
     pointwise: bool = dataclasses.field(init=False)
     linear: bool = dataclasses.field(init=False)
-    choices: dict[Hashable, Choice] = dataclasses.field(init=False, default_factory=dict)
-    calls: dict[Hashable, Any] = dataclasses.field(init=False, default_factory=dict)
+    choices: ByInput[Choice] = dataclasses.field(init=False, default_factory=ByInput)
+    calls: ByInput[Any] = dataclasses.field(init=False, default_factory=ByInput)
     kernels: KernelPlan | None = dataclasses.field(init=False, default=None)
     host: "Conv2dPlan | None" = dataclasses.field(init=False, default=None)
 

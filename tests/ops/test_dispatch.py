@@ -71,6 +71,14 @@ def test_either_layout_gives_the_same(measured, layer):
     torch.testing.assert_close(dense, sparse)
 
 
+def test_choices_that_a_plan_keeps_are_bounded(measured, layer):
+    measured()
+    plan, values, bias = layer
+    for batch in range(1, 400):
+        ops.sparse_linear(torch.randn(batch, 30), values, bias, plan)
+    assert 0 < len(plan.choices) <= 256
+
+
 def test_choice_is_made_once_for_each_batch(measured, layer, monkeypatch):
     measured()
     plan, values, bias = layer
